@@ -1,0 +1,29 @@
+"""Knowledge distillation for MMDetection 3.x.
+
+``custom_imports = dict(imports=['mmkd'])`` in a config registers everything.
+"""
+
+from mmkd.compat import adapt_mmengine, check_environment
+
+check_environment()
+adapt_mmengine()
+
+from mmkd.detectors import KDSingleStageDetector  # noqa: E402
+from mmkd.errors import UserError  # noqa: E402
+from mmkd.hooks import MetricsFileHook, ProgressHook  # noqa: E402
+from mmkd.losses import DistillationLoss  # noqa: E402
+from mmkd.structures import DenseOutputs, DistillContext  # noqa: E402
+from mmkd.teachers import FrozenTeacher  # noqa: E402
+from mmkd.version import __version__  # noqa: E402
+
+__all__ = [
+    "DenseOutputs",
+    "DistillContext",
+    "DistillationLoss",
+    "FrozenTeacher",
+    "KDSingleStageDetector",
+    "MetricsFileHook",
+    "ProgressHook",
+    "UserError",
+    "__version__",
+]

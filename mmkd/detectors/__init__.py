@@ -1,0 +1,5 @@
+"""Detectors that learn from a teacher."""
+
+from mmkd.detectors.kd_single_stage import KDSingleStageDetector
+
+__all__ = ["KDSingleStageDetector"]

@@ -1,0 +1,196 @@
+"""`KDSingleStageDetector`: where teacher, head and losses meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from mmdet.models.detectors import SingleStageDetector
+from mmengine.logging import MessageHub
+from torch import Tensor, nn
+
+from mmkd.detectors.observe import Observation, observe
+from mmkd.errors import UserError, user_error
+from mmkd.heads import adapter_for
+from mmkd.losses import DistillLoss, registered_losses
+from mmkd.registry import MODELS
+from mmkd.structures import DenseOutputs, DistillContext
+from mmkd.teachers import FrozenTeacher
+
+
+@MODELS.register_module()
+class KDSingleStageDetector(SingleStageDetector):
+    """A single-stage detector that learns from a frozen teacher as well.
+
+    The student's path is mmdet's own. Its losses come first in the result,
+    unchanged; each distillation loss is added as ``loss_kd_<name>``. The
+    teacher is in none of the parameters, state or checkpoints. ``predict`` is
+    that of the student alone.
+
+    Args:
+        teacher: ``dict(config=…, checkpoint=…)``; see
+            `mmkd.teachers.teacher_model_and_checkpoint`.
+        distill: name → config of a distillation loss; at least one.
+        task_loss_weight: factor ≥ 0 of the student's own losses. Hinton's
+            ``α·T²·KL + (1 − α)·CE`` is ``loss_weight=α, task_loss_weight=1 − α``.
+        **student: the arguments of `SingleStageDetector`.
+
+    Raises:
+        UserError: a part of ``distill`` or ``teacher`` is wrong, or teacher and
+            student do not fit each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        teacher: Mapping[str, Any],
+        distill: Mapping[str, Any],
+        task_loss_weight: float = 1.0,
+        **student: Any,
+    ) -> None:
+        super().__init__(**student)
+        if not isinstance(task_loss_weight, (int, float)) or not 0 <= task_loss_weight < float("inf"):
+            raise UserError(f"task_loss_weight must be a number ≥ 0, found {task_loss_weight!r}")
+        self.task_loss_weight = task_loss_weight
+        self.distill = build_losses(distill)
+        needs = frozenset[Any]().union(*(term.needs for term in self.distill.values()))
+        self.teacher = FrozenTeacher(teacher, needs, student=self)
+        self._classes_checked = False
+        for term in self.distill.values():
+            term.check(adapter_for(self.bbox_head).spec(self.bbox_head), self.teacher.spec)
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: list[Any]) -> dict[str, Any]:
+        """The student's own losses and ``loss_kd_<name>`` for each term.
+
+        Args:
+            batch_inputs: B×3×H×W, normalised and padded.
+            batch_data_samples: mmdet's data samples.
+        """
+        self._check_class_names()
+        active = [term for term in self.distill.values() if term.loss_weight > 0]
+        with observe(self.bbox_head, labels=any("labels" in term.needs for term in active)) as seen:
+            losses = super().loss(batch_inputs, batch_data_samples)
+        if self.task_loss_weight != 1:
+            losses = {key: self._weigh(key, value) for key, value in losses.items()}
+        if active:
+            image_shapes = [sample.img_shape for sample in batch_data_samples]
+            teacher = self.teacher(batch_inputs, image_shapes)
+            student, context = self._read(seen, image_shapes, batch_data_samples)
+            _check_same_maps(student, teacher)
+        for name, term in self.distill.items():
+            losses[f"loss_kd_{name}"] = (
+                term(student, teacher, context) if term in active else batch_inputs.new_zeros(())
+            )
+        return losses
+
+    def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum the losses, and stop before a non-finite one reaches the weights.
+
+        Raises:
+            UserError: the sum is not finite; names the first term and the iteration.
+        """
+        total, log_vars = super().parse_losses(losses)
+        if not torch.isfinite(total):
+            terms = {key: float(value) for key, value in log_vars.items() if key != "loss"}
+            first = next((key for key, value in terms.items() if not abs(value) < float("inf")), "their sum")
+            iteration = MessageHub.get_current_instance().get_info("iter", 0) + 1
+            raise user_error(
+                f"Training stopped: {first} is not finite at iteration {iteration}.",
+                expected="finite losses",
+                found=", ".join(f"{key} {value:.4g}" for key, value in terms.items()),
+                remedy="lower the learning rate or the term's loss_weight, clip gradients "
+                "(optim_wrapper.clip_grad), or check the annotations; the last checkpoint is intact",
+            )
+        return total, log_vars
+
+    def _read(
+        self, seen: Observation, image_shapes: list[Any], data_samples: list[Any]
+    ) -> tuple[DenseOutputs, DistillContext]:
+        assert len(seen.raw) == 1, "a dense head runs once per loss"
+        head, adapter = self.bbox_head, adapter_for(self.bbox_head)
+        everything = frozenset({"feats", "cls_logits", "bbox_pred", "extra"})
+        student = adapter.outputs(head, seen.feats[0], seen.raw[0], everything)
+        assert student.cls_logits is not None
+        labels_N = None
+        if any("labels" in term.needs for term in self.distill.values() if term.loss_weight > 0):
+            labels_N = adapter.assigned_labels(head, student.flat_cls_logits(), seen.loss_cls_args)
+        context = DistillContext(
+            valid_N=adapter.valid_priors(head, student.cls_logits, image_shapes),
+            num_images=len(data_samples),
+            data_samples=data_samples,
+            labels_N=labels_N,
+        )
+        return student, context
+
+    def _weigh(self, key: str, value: Any) -> Any:
+        if "loss" not in key:  # mmengine sums the keys that contain it; others are only reported
+            return value
+        if isinstance(value, Tensor):
+            return value * self.task_loss_weight
+        return [part * self.task_loss_weight for part in value]
+
+    def _check_class_names(self) -> None:
+        """Compare class names once, when the Runner has made the data set's known."""
+        if self._classes_checked:
+            return
+        dataset_meta = MessageHub.get_current_instance().get_info("dataset_meta", None) or {}
+        own, taught = dataset_meta.get("classes"), self.teacher.class_names
+        if own is not None and taught is not None and tuple(own) != taught:
+            raise user_error(
+                "Teacher and student name their classes differently.",
+                expected=_shortened(own) + " (the training data set's)",
+                found=_shortened(taught) + " (the teacher's checkpoint)",
+                remedy="give the data set the teacher's classes in the teacher's order (metainfo), "
+                "or use a teacher that was trained on these",
+            )
+        self._classes_checked = True
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
+        self.teacher.apply_(fn)
+        return super()._apply(fn, *args, **kwargs)
+
+
+def build_losses(distill: Mapping[str, Any]) -> nn.ModuleDict:
+    """Build the terms of ``distill``.
+
+    Raises:
+        UserError: it is empty, or a type is unknown; lists the valid ones.
+    """
+    example = "distill=dict(cls=dict(type='DistillationLoss'))"
+    if not isinstance(distill, Mapping) or not distill:
+        raise user_error(
+            "`distill` names no loss.",
+            expected=f"at least one, like {example}",
+            found=repr(distill),
+            remedy="add a loss, or train the student alone with its stock config",
+        )
+    valid = registered_losses()
+    for name, cfg in distill.items():
+        found = cfg.get("type") if isinstance(cfg, Mapping) else cfg
+        loss = MODELS.get(found) if isinstance(found, str) else found
+        if not (isinstance(loss, type) and issubclass(loss, DistillLoss)):
+            raise user_error(
+                f"distill.{name} is no distillation loss.",
+                expected=f"type, one of: {', '.join(valid)}",
+                found=repr(found),
+                remedy=f"correct the type, as in {example}",
+            )
+    return nn.ModuleDict({name: MODELS.build(cfg) for name, cfg in distill.items()})
+
+
+def _check_same_maps(student: DenseOutputs, teacher: DenseOutputs) -> None:
+    sizes_s = [tuple(level.shape[-2:]) for level in student.feats]
+    sizes_t = [tuple(level.shape[-2:]) for level in teacher.feats]
+    if sizes_s != sizes_t:
+        raise user_error(
+            "Teacher and student give feature maps of different sizes for the same images.",
+            expected=f"{sizes_s} (the student's)",
+            found=f"{sizes_t} (the teacher's)",
+            remedy="set data_preprocessor.pad_size_divisor to a multiple of the largest stride of both backbones",
+        )
+
+
+def _shortened(names: Any) -> str:
+    names = list(names)
+    return f"{len(names)}: " + ", ".join(names[:10]) + (", …" if len(names) > 10 else "")

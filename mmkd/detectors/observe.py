@@ -1,0 +1,52 @@
+"""Watch mmdet's own forward and loss from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass
+class Observation:
+    """What a dense head was given and gave during one loss.
+
+    Attributes:
+        feats: the head's input, one entry per call of its forward.
+        raw: the head's output, likewise.
+        loss_cls_args: positional arguments of each call of its ``loss_cls``.
+    """
+
+    feats: list[Sequence[Tensor]] = field(default_factory=list)
+    raw: list[Any] = field(default_factory=list)
+    loss_cls_args: list[tuple[Any, ...]] = field(default_factory=list)
+
+
+@contextmanager
+def observe(head: nn.Module, *, labels: bool) -> Iterator[Observation]:
+    """Record one loss of a head by forward hooks, which change nothing.
+
+    Args:
+        head: a dense head.
+        labels: also record the calls of its classification loss.
+    """
+    seen = Observation()
+
+    def on_forward(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        seen.feats.append(args[0])
+        seen.raw.append(output)
+
+    def on_loss_cls(_: nn.Module, args: tuple[Any, ...]) -> None:
+        seen.loss_cls_args.append(args)
+
+    handles = [head.register_forward_hook(on_forward)]
+    if labels and isinstance(getattr(head, "loss_cls", None), nn.Module):
+        handles.append(head.loss_cls.register_forward_pre_hook(on_loss_cls))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

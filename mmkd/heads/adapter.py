@@ -1,0 +1,174 @@
+"""How a dense head says what it says: class of head → `DenseOutputs`.
+
+The default serves every head whose forward gives ``(cls_scores, bbox_preds, …)``
+as lists over levels, with logits as class scores. A head that deviates has an
+adapter of its own, found along the MRO of the head's class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from mmdet.models.dense_heads import ATSSHead, FCOSHead, RTMDetHead, VFNetHead
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from torch import Tensor, nn
+
+from mmkd.errors import user_error
+from mmkd.structures import DenseOutputs, HeadSpec, Levels, Need
+
+# Heads that follow the forms of the default adapter but not its meaning.
+NOT_YET_SERVED = {
+    "TOODHead": "its class scores are probabilities, not logits",
+    "YOLOV3Head": "classes, boxes and objectness share one map",
+    "YOLOXHead": "its score is class times objectness",
+    "CornerHead": "it predicts corners, not priors",
+    "CenterNetHead": "it predicts a heat map, not priors",
+}
+
+
+class DenseHeadAdapter:
+    """The default adapter. It has no state: the head is always an argument."""
+
+    extra_names: tuple[str, ...] = ()
+
+    def spec(self, head: nn.Module) -> HeadSpec:
+        """The layout of the head's outputs.
+
+        Raises:
+            UserError: the head has no prior generator to tell its layout.
+        """
+        generator = getattr(head, "prior_generator", None)
+        if generator is None:
+            raise _unsupported(head, "it has no prior generator")
+        return HeadSpec(
+            num_classes=int(head.num_classes),
+            cls_channels=int(head.cls_out_channels),
+            use_sigmoid=bool(getattr(head, "use_sigmoid_cls", True)),
+            strides=tuple((int(x), int(y)) for x, y in generator.strides),
+            num_base_priors=tuple(int(a) for a in generator.num_base_priors),
+        )
+
+    def outputs(
+        self, head: nn.Module, feats: Sequence[Tensor], raw: Sequence[Any], needs: frozenset[Need]
+    ) -> DenseOutputs:
+        """Sort the raw outputs of a head's forward.
+
+        Args:
+            head: the head.
+            feats: its input, per level B×C×H×W.
+            raw: what its forward returned.
+            needs: the parts to keep.
+
+        Raises:
+            UserError: the class scores are not B×(A·K)×H×W per level.
+        """
+        spec = self.spec(head)
+        cls_logits = tuple(raw[0])
+        expected = [A * spec.cls_channels for A in spec.num_base_priors]
+        found = [level.shape[1] for level in cls_logits]
+        if found != expected:
+            raise _unsupported(head, f"class channels per level are {found}, not {expected}")
+        extra: dict[str, Levels] = {}
+        if "extra" in needs:
+            extra = {name: tuple(levels) for name, levels in zip(self.extra_names, raw[2:])}
+        return DenseOutputs(
+            spec=spec,
+            feats=tuple(feats),
+            cls_logits=cls_logits if "cls_logits" in needs else None,
+            bbox_pred=tuple(raw[1]) if "bbox_pred" in needs else None,
+            extra=extra,
+        )
+
+    def assigned_labels(
+        self, head: nn.Module, flat_cls_logits_NK: Tensor, loss_cls_args: Sequence[Sequence[Any]]
+    ) -> Tensor:
+        """The class assigned to each prior, (N,), background = ``num_classes``.
+
+        Read from what the head passes to its own classification loss, level by
+        level or at once, so that the assignment is not computed again.
+
+        Args:
+            head: the head.
+            flat_cls_logits_NK: the head's logits, to make sure of the order.
+            loss_cls_args: the positional arguments of each call of ``head.loss_cls``.
+
+        Raises:
+            UserError: the head passes no class indices to its loss, or not in
+                the order of its outputs.
+        """
+        labels = [args[1][0] if isinstance(args[1], tuple) else args[1] for args in loss_cls_args]
+        if not labels or any(part.dim() != 1 or part.is_floating_point() for part in labels):
+            raise _unsupported(head, "it gives its loss no class index per prior, so it has no 'foreground'")
+        first_class_N = torch.cat([args[0].reshape(-1, flat_cls_logits_NK.shape[1])[:, 0] for args in loss_cls_args])
+        if not torch.equal(first_class_N, flat_cls_logits_NK[:, 0]):
+            raise _unsupported(head, "it passes its priors to its loss in an order of its own, so 'foreground' is unknown")
+        return torch.cat(labels)
+
+    def valid_priors(
+        self, head: nn.Module, cls_logits: Levels, image_shapes: Sequence[tuple[int, ...]]
+    ) -> Tensor:
+        """Which priors lie on their image and not in its padding, (N,) bool.
+
+        Args:
+            head: the head.
+            cls_logits: per level B×(A·K)×H×W, for sizes and device.
+            image_shapes: (height, width) of each image before padding.
+        """
+        sizes = [tuple(level.shape[-2:]) for level in cls_logits]
+        device = cls_logits[0].device
+        per_image = [head.prior_generator.valid_flags(sizes, shape, device) for shape in image_shapes]
+        return torch.cat([torch.cat(level) for level in zip(*per_image)])
+
+
+class CenternessAdapter(DenseHeadAdapter):
+    """Heads with a centerness map per level as their third output."""
+
+    extra_names = ("centerness",)
+
+
+ADAPTERS: dict[type, DenseHeadAdapter] = {
+    BaseDenseHead: DenseHeadAdapter(),
+    ATSSHead: CenternessAdapter(),
+    FCOSHead: CenternessAdapter(),
+    # Subclasses of the above without centerness.
+    RTMDetHead: DenseHeadAdapter(),
+    VFNetHead: DenseHeadAdapter(),
+}
+
+_Adapter = TypeVar("_Adapter", bound=type[DenseHeadAdapter])
+
+
+def register_adapter(head_class: type) -> Callable[[_Adapter], _Adapter]:
+    """Class decorator: use this adapter for a class of heads and its subclasses."""
+
+    def register(adapter: _Adapter) -> _Adapter:
+        ADAPTERS[head_class] = adapter()
+        return adapter
+
+    return register
+
+
+def adapter_for(head: nn.Module) -> DenseHeadAdapter:
+    """The adapter of a head.
+
+    Raises:
+        UserError: no adapter serves this class of heads.
+    """
+    for cls in type(head).__mro__:
+        if cls in ADAPTERS:
+            return ADAPTERS[cls]
+        if cls.__name__ in NOT_YET_SERVED:
+            raise _unsupported(head, NOT_YET_SERVED[cls.__name__])
+    raise _unsupported(head, "it is not a dense head of mmdet")
+
+
+def _unsupported(head: nn.Module, why: str) -> Exception:
+    return user_error(
+        f"{type(head).__name__} cannot be distilled: {why}.",
+        expected="a dense head whose forward gives (cls_scores, bbox_preds, …) per level, as logits",
+        found=type(head).__name__,
+        remedy="write an adapter for it: a DenseHeadAdapter under "
+        f"@mmkd.heads.register_adapter({type(head).__name__})",
+    )

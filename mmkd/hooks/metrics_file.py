@@ -1,0 +1,80 @@
+"""Validation metrics as small JSON files beside the checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import master_only
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import Runner
+
+from mmkd.registry import HOOKS
+
+LAST, BEST = "metrics_val_last.json", "metrics_val_best.json"
+
+
+@HOOKS.register_module()
+class MetricsFileHook(Hook):
+    """Write ``metrics_val_last.json`` and ``metrics_val_best.json``.
+
+    Each holds ``metrics``, ``epoch``, ``iter`` and ``checkpoint`` (the file's
+    name, or null if none was written at that point). Which validation is the
+    best is what `CheckpointHook` says (``save_best``); without it there is no
+    file of the best. Files are replaced whole, so they are never half written.
+    """
+
+    priority = "LOWEST"  # after CheckpointHook has decided what is best
+
+    def before_train(self, runner: Runner) -> None:
+        """Remember the best checkpoint so far; drop what belongs to another run."""
+        self._best = runner.message_hub.get_info("best_ckpt", None)
+        stale = self._folder(runner) / BEST
+        if stale.is_file() and json.loads(stale.read_text())["checkpoint"] != _name(self._best):
+            runner.logger.info(f"{stale} is not of this run's best checkpoint; it will be written anew")
+            self._remove(stale)
+
+    @master_only
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Write the files after each validation during training."""
+        if not metrics or runner._train_loop is None or isinstance(runner._train_loop, dict):
+            return
+        by_epoch, saver = True, None
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook):
+                saver, by_epoch = hook, hook.by_epoch
+        step = runner.epoch if by_epoch else runner.iter
+        last = None
+        if saver is not None and _name(saver.last_ckpt) == saver.filename_tmpl.format(step):
+            last = saver.last_ckpt
+        self._write(runner, LAST, metrics, last)
+        best = getattr(saver, "best_ckpt_path", None)
+        if best is not None and best != self._best:
+            self._best = best
+            self._write(runner, BEST, metrics, best)
+
+    def _write(self, runner: Runner, file: str, metrics: dict[str, float], checkpoint: str | None) -> None:
+        content: dict[str, Any] = {
+            "metrics": {key: float(value) for key, value in metrics.items()},
+            "epoch": runner.epoch,
+            "iter": runner.iter,
+            "checkpoint": _name(checkpoint),
+        }
+        path = self._folder(runner) / file
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(temporary, path)
+
+    @master_only
+    def _remove(self, path: Path) -> None:
+        path.unlink()
+
+    @staticmethod
+    def _folder(runner: Runner) -> Path:
+        return Path(runner.work_dir)
+
+
+def _name(path: str | None) -> str | None:
+    return None if path is None else os.path.basename(path)

@@ -1,0 +1,51 @@
+"""What every distillation loss has in common."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from mmkd.errors import UserError
+from mmkd.registry import MODELS
+from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need
+
+
+class DistillLoss(nn.Module):
+    """A term of ``distill=dict(<name>=dict(type=…))``.
+
+    A subclass lists in ``needs`` the parts of the outputs that it reads; the
+    teacher computes those and no others.
+
+    Args:
+        loss_weight: factor ≥ 0 of the term. At 0 the term is not computed.
+
+    Raises:
+        UserError: the weight is negative or no number.
+    """
+
+    needs: ClassVar[frozenset[Need]]
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        if not isinstance(loss_weight, (int, float)) or not 0 <= loss_weight < math.inf:
+            raise UserError(f"{type(self).__name__}: loss_weight must be a number ≥ 0, found {loss_weight!r}")
+        self.loss_weight = loss_weight
+
+    def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
+        """Raise `UserError` if the loss makes no sense for this pair of heads."""
+
+    @abstractmethod
+    def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
+        """The weighted loss, a scalar."""
+
+
+def registered_losses() -> list[str]:
+    """The names that may stand as ``type`` of a distillation loss."""
+    return sorted(
+        name
+        for name, entry in MODELS.module_dict.items()
+        if isinstance(entry, type) and issubclass(entry, DistillLoss)
+    )

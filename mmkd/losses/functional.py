@@ -1,0 +1,115 @@
+"""Distillation losses on plain tensors; torch is all they need.
+
+Shape suffixes: N priors (or samples), K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Activation = Literal["softmax", "sigmoid"]
+Reduction = Literal["none", "sum", "batchmean", "mean"]
+
+
+def kl_divergence(
+    student_NK: Tensor,
+    teacher_NK: Tensor,
+    *,
+    temperature: float = 1.0,
+    activation: Activation = "softmax",
+    weight_N: Tensor | None = None,
+    reduction: Reduction = "batchmean",
+    avg_factor: Tensor | float | None = None,
+) -> Tensor:
+    r"""Temperature-scaled KL divergence of the student from the teacher.
+
+    With :math:`p = \mathrm{softmax}(z / T)` the value of one prior is
+
+    .. math:: T^2 \sum_c p^t_c \log (p^t_c / p^s_c)
+
+    and with ``activation='sigmoid'``, for heads trained with (quality) focal
+    loss, :math:`T^2 \sum_c \mathrm{KL}(\mathrm{Bern}(\sigma(z^t_c / T)) \,\|\,
+    \mathrm{Bern}(\sigma(z^s_c / T)))`. The factor :math:`T^2` keeps the size of
+    the gradient when T changes. Half-precision input is computed in float32,
+    also under autocast. The teacher gets no gradient.
+
+    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural
+    Network", 2015 (https://arxiv.org/abs/1503.02531), section 2. Reference
+    implementation of the softmax form for detectors: mmdet's
+    ``KnowledgeDistillationKLDivLoss``, which differs by a mean over classes.
+
+    Args:
+        student_NK: logits, before any activation.
+        teacher_NK: logits of the same shape.
+        temperature: T > 0.
+        activation: ``'softmax'`` or ``'sigmoid'``.
+        weight_N: a factor ≥ 0 for each prior; 1 if not given.
+        reduction: ``'none'`` gives (N,); ``'sum'`` the weighted sum;
+            ``'batchmean'`` the sum / ``avg_factor``; ``'mean'`` the
+            sum / (``avg_factor`` · K). The names are those of `F.kl_div`.
+        avg_factor: divisor of the two means; N if not given.
+
+    Returns:
+        A scalar, or (N,) with ``reduction='none'``; ≥ 0 up to rounding.
+
+    Raises:
+        ValueError: the shapes differ or are not (N, K); a softmax over one
+            class (it is 1 whatever the logit); a bad option.
+    """
+    check_kl_options(temperature, activation, reduction)
+    if student_NK.dim() != 2 or student_NK.shape != teacher_NK.shape:
+        raise ValueError(
+            f"expected logits of one shape (N, K), found student {tuple(student_NK.shape)} "
+            f"and teacher {tuple(teacher_NK.shape)}"
+        )
+    check_softmax_classes(activation, student_NK.shape[1])
+    if weight_N is not None and weight_N.shape != student_NK.shape[:1]:
+        raise ValueError(f"expected weights ({student_NK.shape[0]},), found {tuple(weight_N.shape)}")
+
+    with torch.autocast(student_NK.device.type, enabled=False):
+        dtype = torch.promote_types(student_NK.dtype, torch.float32)
+        student_NK = student_NK.to(dtype) / temperature
+        teacher_NK = teacher_NK.detach().to(dtype) / temperature
+        if activation == "softmax":
+            log_s_NK, log_t_NK = F.log_softmax(student_NK, dim=1), F.log_softmax(teacher_NK, dim=1)
+            value_N = (log_t_NK.exp() * (log_t_NK - log_s_NK)).sum(dim=1)
+        else:
+            p_NK = teacher_NK.sigmoid()
+            on_NK = F.logsigmoid(teacher_NK) - F.logsigmoid(student_NK)
+            off_NK = F.logsigmoid(-teacher_NK) - F.logsigmoid(-student_NK)
+            value_N = (p_NK * on_NK + (1 - p_NK) * off_NK).sum(dim=1)
+        value_N = value_N * temperature**2
+        if weight_N is not None:
+            value_N = value_N * weight_N
+        if reduction == "none":
+            return value_N
+        total = value_N.sum()
+        if reduction == "sum":
+            return total
+        divisor = student_NK.shape[0] if avg_factor is None else avg_factor
+        return total / (divisor * (student_NK.shape[1] if reduction == "mean" else 1))
+
+
+def check_kl_options(temperature: float, activation: str, reduction: str) -> None:
+    """Raise ValueError if an option of `kl_divergence` is out of its range."""
+    if not isinstance(temperature, (int, float)) or not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be a number above 0, found {temperature!r}")
+    for name, value, valid in (
+        ("activation", activation, get_args(Activation)),
+        ("reduction", reduction, get_args(Reduction)),
+    ):
+        if value not in valid:
+            raise ValueError(f"{name} must be one of {', '.join(valid)}, found {value!r}")
+
+
+def check_softmax_classes(activation: str, cls_channels: int) -> None:
+    """Raise ValueError for a softmax over one class: its KL is always zero."""
+    if activation == "softmax" and cls_channels == 1:
+        raise ValueError(
+            "softmax over one class is 1 whatever the logit, so its KL divergence is always zero; "
+            "use activation='sigmoid'"
+        )

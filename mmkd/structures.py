@@ -1,0 +1,112 @@
+"""What a dense head says about a batch, and what a loss may ask about it.
+
+Shape suffixes: B images, L levels, A base priors per position, K class
+channels, H and W feature-map size, C feature channels, N = all priors of the
+batch (levels, then images, then rows, columns and base priors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from mmengine.dist import all_reduce
+from torch import Tensor
+
+Levels = tuple[Tensor, ...]
+Need = Literal["feats", "cls_logits", "bbox_pred", "extra", "labels"]
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """The layout of a dense head's outputs.
+
+    Attributes:
+        num_classes: foreground classes.
+        cls_channels: channels per prior (K); one more than ``num_classes``
+            when a softmax head has a background channel, last.
+        use_sigmoid: class scores are sigmoids (else a softmax over K).
+        strides: per level, (x, y) in pixels.
+        num_base_priors: per level, A.
+    """
+
+    num_classes: int
+    cls_channels: int
+    use_sigmoid: bool
+    strides: tuple[tuple[int, int], ...]
+    num_base_priors: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DenseOutputs:
+    """Outputs of one detector for one batch.
+
+    A part that no loss asked for may be ``None``: the teacher computes only
+    what is read.
+
+    Attributes:
+        spec: the layout of the head.
+        feats: the neck's output, per level B×C×H×W.
+        cls_logits: per level B×(A·K)×H×W, before the sigmoid or softmax.
+        bbox_pred: per level, the head's raw box output.
+        extra: further outputs by name (``centerness``), per level.
+    """
+
+    spec: HeadSpec
+    feats: Levels
+    cls_logits: Levels | None = None
+    bbox_pred: Levels | None = None
+    extra: Mapping[str, Levels] = field(default_factory=dict)
+
+    @property
+    def strides(self) -> tuple[tuple[int, int], ...]:
+        """Per level, (x, y) in pixels."""
+        return self.spec.strides
+
+    def flat_cls_logits(self) -> Tensor:
+        """Class logits as (N, K), in the order of mmdet's per-level targets."""
+        return self._flat_cls_logits
+
+    @cached_property
+    def _flat_cls_logits(self) -> Tensor:
+        assert self.cls_logits is not None, "class logits were not asked for"
+        K = self.spec.cls_channels
+        return torch.cat([level.permute(0, 2, 3, 1).reshape(-1, K) for level in self.cls_logits])
+
+    def top_scores(self) -> Tensor:
+        """The highest foreground score of each prior, (N,), in [0, 1]."""
+        logits_NK = self.flat_cls_logits().float()
+        if self.spec.use_sigmoid:
+            return logits_NK.max(dim=1).values.sigmoid()
+        return logits_NK.softmax(dim=1)[:, : self.spec.num_classes].max(dim=1).values
+
+
+@dataclass(frozen=True)
+class DistillContext:
+    """The batch, as far as a distillation loss needs it.
+
+    Attributes:
+        valid_N: bool, False for priors in the padding of their image.
+        num_images: images in this process's batch.
+        data_samples: mmdet's data samples of the batch.
+        labels_N: class index assigned by the student's own assigner,
+            ``num_classes`` for background; only when a loss asks for it.
+    """
+
+    valid_N: Tensor
+    num_images: int
+    data_samples: Sequence[Any]
+    labels_N: Tensor | None = None
+
+    def mean_over_processes(self, value: Tensor) -> Tensor:
+        """The mean of a scalar over all processes.
+
+        Dividing by it makes the gradient that DistributedDataParallel
+        averages equal to that of one process with the whole batch.
+        """
+        value = value.detach().float().clone()
+        all_reduce(value, op="mean")
+        return value

@@ -1,0 +1,116 @@
+"""Strict loading of a detector's weights, with an error that explains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+from mmkd.errors import UserError, user_error
+
+# Written by DistributedDataParallel and by MMRazor around the model's own keys.
+WRAPPER_PREFIXES = ("module.", "architecture.")
+SHOWN = 10
+
+
+def load_strictly(model: nn.Module, filename: str) -> dict[str, Any]:
+    """Load a checkpoint into a model, every key of both accounted for.
+
+    Args:
+        model: the detector.
+        filename: path, URL or ``scheme://`` name, as mmengine reads them.
+
+    Returns:
+        The checkpoint's ``meta``.
+
+    Raises:
+        UserError: the file cannot be had, or keys are missing, unexpected or
+            misshapen; lists the first ten of each and a likely cause.
+    """
+    checkpoint = read_checkpoint(filename)
+    weights = own_keys(checkpoint.get("state_dict", checkpoint), filename)
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+        misshapen: list[str] = []
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:]]
+        misshapen = [line.removeprefix("size mismatch for ") for line in lines]
+        missing = sorted(set(model.state_dict()) - set(weights))
+        unexpected = sorted(set(weights) - set(model.state_dict()))
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if missing or unexpected or misshapen:
+        raise user_error(
+            f"The checkpoint {filename} does not fit the model {type(model).__name__}.",
+            expected=f"the {len(model.state_dict())} keys of the model",
+            found="; ".join(
+                _listed(name, keys)
+                for name, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+                if keys
+            ),
+            remedy=_likely_cause(model, weights, missing, unexpected, misshapen),
+        )
+    meta = checkpoint.get("meta")
+    return meta if isinstance(meta, dict) else {}
+
+
+def read_checkpoint(filename: str) -> dict[str, Any]:
+    """Read a checkpoint from wherever mmengine can, as a dict on the CPU.
+
+    Raises:
+        UserError: it cannot be had, or is no dict.
+    """
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(filename, map_location="cpu", logger=None)
+    except UserError:
+        raise
+    except Exception as error:
+        raise user_error(
+            "The checkpoint cannot be had.",
+            expected="a path, or a URL that can be reached from here",
+            found=f"{filename} ({type(error).__name__}: {error})",
+            remedy="download it by hand and name the file",
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise user_error(
+            f"The checkpoint {filename} holds no weights by name.",
+            expected="a dict, as torch.save(model.state_dict()) or mmengine write it",
+            found=type(checkpoint).__name__,
+            remedy="save the state_dict of the model",
+        )
+    return checkpoint
+
+
+def own_keys(weights: Mapping[str, Any], filename: str) -> dict[str, Tensor]:
+    """The model's keys without the prefixes that wrappers put before them.
+
+    ``architecture.`` is MMRazor's name for its student; what stands beside it
+    in such a file (its teacher) is left out. Says so in the log.
+    """
+    for prefix in WRAPPER_PREFIXES:
+        inner = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+        if inner:
+            left_out = len(weights) - len(inner)
+            rest = f", {left_out} other keys left out" if left_out else ""
+            print_log(f"{filename}: took the keys below '{prefix}'{rest}", logger="current")
+            return own_keys(inner, filename)
+    return dict(weights)
+
+
+def _listed(name: str, keys: list[str]) -> str:
+    more = f", … {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return f"{len(keys)} {name}: {', '.join(keys[:SHOWN])}{more}"
+
+
+def _likely_cause(
+    model: nn.Module, weights: Mapping[str, Any], missing: list[str], unexpected: list[str], misshapen: list[str]
+) -> str:
+    if not set(weights) & set(model.state_dict()):
+        return "none of its keys is the model's: it is of another code base or wrapped; convert its key names"
+    if misshapen and not missing and not unexpected and all("cls" in key for key in misshapen):
+        return "only the classifier differs: set bbox_head.num_classes to what the checkpoint was trained with"
+    if any(key.startswith("backbone.") for key in [*missing, *unexpected, *misshapen]):
+        return "the backbone differs (depth, width or type): name the config that it was trained with"
+    return "config and checkpoint are of different models: name the config that it was trained with"

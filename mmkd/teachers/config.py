@@ -1,0 +1,104 @@
+"""From ``teacher=dict(…)`` to a model config and a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from mmkd.errors import user_error
+
+DISTILLER = "KDSingleStageDetector"
+_OWN_KEYS = ("teacher", "distill", "task_loss_weight")
+
+
+def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict, str | None]:
+    """Resolve the ``teacher`` entry of a `KDSingleStageDetector`.
+
+    Args:
+        teacher: ``dict(config=…, checkpoint=…)``, where ``config`` is a path, a
+            ``package::`` name or a dict (a whole config or its ``model``), or a
+            model dict with ``init_cfg=dict(type='Pretrained', checkpoint=…)``.
+
+    Returns:
+        The model config, without any initialisation, and the path or URL of the
+        checkpoint; ``None`` only where ``checkpoint=None`` is written out.
+
+    Raises:
+        UserError: the entry has another form, the config cannot be read, or
+            there is no checkpoint.
+    """
+    if not isinstance(teacher, Mapping) or not ("config" in teacher or "type" in teacher):
+        found = f"keys {', '.join(map(str, teacher))}" if isinstance(teacher, Mapping) else repr(teacher)
+        raise user_error(
+            "`teacher` does not name a config.",
+            expected="teacher=dict(config=…, checkpoint=…)",
+            found=found,
+            remedy="give the teacher's config file and checkpoint",
+        )
+    if "type" in teacher:
+        teacher = {"config": dict(model=dict(teacher))}
+    unknown = set(teacher) - {"config", "checkpoint"}
+    if unknown:
+        raise user_error(
+            "`teacher` has unknown options.",
+            expected="config, checkpoint",
+            found=", ".join(sorted(unknown)),
+            remedy="remove or correct them",
+        )
+    model = _read_model(teacher["config"])
+    from_init = _pop_pretrained(model)
+    if "checkpoint" not in teacher and from_init is None:
+        raise user_error(
+            "The teacher has no checkpoint, so it would teach noise.",
+            expected="teacher=dict(config=…, checkpoint=<path or URL>)",
+            found="no `checkpoint`",
+            remedy="name the trained weights, or write checkpoint=None if random weights are what you want",
+        )
+    return plain_detector(model), teacher.get("checkpoint", from_init)
+
+
+def plain_detector(model: Mapping[str, Any]) -> ConfigDict:
+    """The model config of a stock detector, with all that is mmkd's taken out.
+
+    Args:
+        model: any model config; one of `KDSingleStageDetector` gives its student.
+    """
+    model = ConfigDict(model)
+    if str(model.get("type", "")).rpartition(".")[2] == DISTILLER:
+        for key in _OWN_KEYS:
+            model.pop(key, None)
+        model.type = "SingleStageDetector"
+    return model
+
+
+def _read_model(config: Any) -> ConfigDict:
+    if isinstance(config, (str, Path)):
+        try:
+            config = Config.fromfile(config)
+        except Exception as error:
+            raise user_error(
+                "The teacher's config cannot be read.",
+                expected="a config file, or a name like 'mmdet::atss/atss_r101_fpn_1x_coco.py'",
+                found=f"{config} ({type(error).__name__}: {error})",
+                remedy="correct the path; relative paths start at the working directory",
+            ) from error
+    model = config.get("model", config)
+    if not isinstance(model, Mapping) or "type" not in model:
+        raise user_error(
+            "The teacher's config has no model.",
+            expected="a config with `model=dict(type=…)`",
+            found=f"keys {', '.join(map(str, config))}",
+            remedy="name the config that the teacher was trained with",
+        )
+    return ConfigDict(model).copy()
+
+
+def _pop_pretrained(model: ConfigDict) -> str | None:
+    """Take the initialisation out; give the checkpoint that it named."""
+    init_cfg = model.pop("init_cfg", None)
+    if isinstance(init_cfg, Mapping) and init_cfg.get("type") == "Pretrained":
+        return str(init_cfg["checkpoint"])
+    return None

@@ -1,0 +1,145 @@
+"""`FrozenTeacher`: a detector that is asked and never trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmkd.errors import user_error
+from mmkd.heads import adapter_for, check_heads
+from mmkd.registry import MODELS
+from mmkd.structures import DenseOutputs, HeadSpec, Need
+from mmkd.teachers.checkpoint import load_strictly
+from mmkd.teachers.config import teacher_model_and_checkpoint
+from mmkd.teachers.pixels import Renormalizer
+from mmkd.teachers.pruning import skip_unread
+
+
+class FrozenTeacher:
+    """A trained detector in eval mode that gives `DenseOutputs` without gradient.
+
+    It is no `nn.Module`: held as a plain attribute of the student it is in
+    none of its parameters, state, optimizer, EMA or checkpoints. A deep copy of
+    the student shares it.
+
+    Args:
+        teacher: see `teacher_model_and_checkpoint`.
+        needs: the parts of `DenseOutputs` that the losses read. Others are not
+            computed.
+        student: the student; its head and pixels are compared with the teacher's.
+
+    Raises:
+        UserError: the checkpoint does not load strictly, or teacher and student
+            do not fit each other.
+    """
+
+    def __init__(self, teacher: Mapping[str, Any], needs: frozenset[Need], student: nn.Module) -> None:
+        model_cfg, checkpoint = teacher_model_and_checkpoint(teacher)
+        self.model, meta = build_detector(model_cfg, checkpoint)
+        self.needs = needs - {"labels"}
+        self.class_names = _class_names(meta)
+        self.pixels = Renormalizer(student.data_preprocessor, self.model.data_preprocessor)
+        self.adapter = adapter_for(self.model.bbox_head)
+        self.reads_head = bool(self.needs - {"feats"})
+        if self.reads_head:
+            check_heads(adapter_for(student.bbox_head).spec(student.bbox_head), self.spec)
+        skipped = self._skip_unread() if self.reads_head else ["bbox_head"]
+        parameters = sum(p.numel() for p in self.model.parameters())
+        print_log(
+            f"teacher: {type(self.model).__name__}, {parameters / 1e6:.2f} M parameters computed, "
+            f"checkpoint {checkpoint}, classes {'unknown to it' if self.class_names is None else 'named'}, "
+            f"left out: {', '.join(skipped) or 'nothing'}"
+            + ("" if self.pixels.is_identity else ", pixels re-normalised"),
+            logger="current",
+        )
+        if checkpoint is None:
+            print_log("the teacher has no checkpoint: its weights are random", "current", level=30)
+
+    @property
+    def spec(self) -> HeadSpec:
+        """The layout of the teacher's head."""
+        return self.adapter.spec(self.model.bbox_head)
+
+    @torch.no_grad()
+    def __call__(self, inputs_BCHW: Tensor, image_shapes: Sequence[tuple[int, ...]]) -> DenseOutputs:
+        """Ask the teacher about a batch.
+
+        Args:
+            inputs_BCHW: the student's normalised and padded input.
+            image_shapes: (height, width) of each image without its padding.
+
+        Returns:
+            What was asked for, without gradient.
+        """
+        if self.model.training:
+            self.model.eval()
+        feats = self.model.extract_feat(self.pixels(inputs_BCHW, image_shapes))
+        if not self.reads_head:
+            return DenseOutputs(spec=self.spec, feats=tuple(feats))
+        head = self.model.bbox_head
+        return self.adapter.outputs(head, feats, head(feats), self.needs)
+
+    def apply_(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Apply what `nn.Module._apply` applies: moves of device and dtype."""
+        self.model._apply(fn)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
+        return self
+
+    def _skip_unread(self) -> list[str]:
+        head = self.model.bbox_head
+        with torch.no_grad():
+            feats = self.model.extract_feat(torch.linspace(-2, 2, 3 * 128 * 128).reshape(1, 3, 128, 128))
+
+        def read(raw: Any) -> list[Tensor]:
+            outputs = self.adapter.outputs(head, feats, raw, self.needs)
+            parts = [outputs.cls_logits, outputs.bbox_pred, *outputs.extra.values()]
+            return [level for part in parts if part is not None for level in part]
+
+        return [f"bbox_head.{name}" for name in skip_unread(head, feats, read)]
+
+
+def build_detector(model_cfg: ConfigDict, checkpoint: str | None) -> tuple[nn.Module, dict[str, Any]]:
+    """Build a stock detector, load it strictly and freeze it.
+
+    Args:
+        model_cfg: its model config.
+        checkpoint: path or URL; ``None`` leaves it random.
+
+    Returns:
+        The detector in eval mode, on the CPU, and the checkpoint's ``meta``.
+
+    Raises:
+        UserError: it is no single-stage detector, or the checkpoint does not fit.
+    """
+    if MODELS.get(model_cfg.type) is None:
+        raise user_error(
+            "The teacher's detector is not registered.",
+            expected="the name of a registered detector",
+            found=str(model_cfg.type),
+            remedy="correct the name, or list the module that registers it under custom_imports",
+        )
+    # The student trains with the random numbers that it would have had alone.
+    with torch.random.fork_rng(devices=[]):
+        model = MODELS.build(model_cfg)
+    if not hasattr(model, "bbox_head"):
+        raise user_error(
+            "The teacher is no single-stage detector.",
+            expected="a detector with backbone, neck and a dense bbox_head",
+            found=type(model).__name__,
+            remedy="choose a teacher of a single-stage kind (ATSS, RetinaNet, GFL, FCOS, …)",
+        )
+    meta = {} if checkpoint is None else load_strictly(model, checkpoint)
+    return model.requires_grad_(False).eval(), meta
+
+
+def _class_names(meta: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Class names as mmengine 1.x-style (``dataset_meta``) or mmcv 1.x wrote them."""
+    dataset_meta = meta.get("dataset_meta") or {}
+    names = dataset_meta.get("classes") or dataset_meta.get("CLASSES") or meta.get("CLASSES")
+    return None if names is None else tuple(names)

@@ -1,0 +1,70 @@
+"""From the student's normalised pixels to the teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Renormalizer:
+    """Give the teacher the pixels that its own data preprocessor would have made.
+
+    With the student's pixels :math:`(x - m_s) / s_s` and, where only one of the
+    two swaps red and blue, the channels reversed, the result is
+    :math:`(x - m_t) / s_t`. Padding takes the teacher's padding value.
+
+    Args:
+        student: the student's data preprocessor.
+        teacher: the teacher's.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
+        mean_s, std_s = _mean_std(student)
+        mean_t, std_t = _mean_std(teacher)
+        self.swap = _swaps(student) != _swaps(teacher)
+        if self.swap:
+            mean_s, std_s = mean_s.flip(0), std_s.flip(0)
+        self.scale = std_s / std_t
+        self.shift = (mean_s - mean_t) / std_t
+        self.pad_value = float(getattr(teacher, "pad_value", 0))
+        self.repads = self.pad_value != float(getattr(student, "pad_value", 0))
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether teacher and student see the same pixels."""
+        return not (self.swap or self.repads or self._rescales)
+
+    @property
+    def _rescales(self) -> bool:
+        return bool((self.scale != 1).any() or (self.shift != 0).any())
+
+    def __call__(self, inputs_BCHW: Tensor, image_shapes: Sequence[tuple[int, ...]]) -> Tensor:
+        """The teacher's input.
+
+        Args:
+            inputs_BCHW: the student's input, 3 channels.
+            image_shapes: (height, width) of each image without its padding.
+        """
+        if self.is_identity:
+            return inputs_BCHW
+        if self.swap:
+            inputs_BCHW = inputs_BCHW.flip(1)
+        scale, shift = self.scale.to(inputs_BCHW), self.shift.to(inputs_BCHW)
+        result = inputs_BCHW * scale + shift
+        for image_CHW, (height, width, *_) in zip(result, image_shapes):
+            image_CHW[:, height:] = self.pad_value
+            image_CHW[:, :, width:] = self.pad_value
+        return result
+
+
+def _mean_std(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
+    if not getattr(preprocessor, "_enable_normalize", False):
+        return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    mean, std = preprocessor.mean, preprocessor.std
+    return mean.detach().float().cpu().expand(3, 1, 1), std.detach().float().cpu().expand(3, 1, 1)
+
+
+def _swaps(preprocessor: nn.Module) -> bool:
+    return bool(getattr(preprocessor, "_channel_conversion", False))
