@@ -67,7 +67,9 @@ def mmengine_safe_globals() -> list[Any]:
     """What mmengine's own checkpoints hold beyond tensors and plain containers."""
     from mmengine.logging import HistoryBuffer
 
-    core = importlib.import_module("numpy._core.multiarray" if np.__version__[0] > "1" else "numpy.core.multiarray")
+    core = importlib.import_module(
+        "numpy._core.multiarray" if np.__version__[0] > "1" else "numpy.core.multiarray"
+    )
     numeric = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdFD"]
     names: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, *dict.fromkeys(numeric)]
     for package in ("numpy._core.multiarray", "numpy.core.multiarray"):
@@ -120,10 +122,13 @@ def load_local_checkpoint(filename: str, map_location: Any = None) -> Any:
 
 
 def _unreadable(path: Path, error: Exception) -> Exception:
-    refused = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
-    blocked = re.search(r"GLOBAL (\S+) whose module|refused getattr|unrecognized function (.+)", str(error))
-    if refused or blocked:
-        found = f"`{refused[1]}`" if refused else str(error).strip().splitlines()[-1]
+    refused = re.search(
+        r"Unsupported global: GLOBAL (\S+)|unsupported GLOBAL (\S+)|Unsupported class (\S+)"
+        r"|unrecognized function (.+)|refused (getattr.+) in a",
+        str(error),
+    )
+    if refused:
+        found = f"`{next(filter(None, refused.groups()))}`"
         return user_error(
             f"The checkpoint {path} was refused: it holds more than data, and reading it could run code.",
             expected="tensors, plain containers and what mmengine itself writes",
@@ -139,6 +144,21 @@ def _unreadable(path: Path, error: Exception) -> Exception:
         f"({type(error).__name__}: {(str(error).strip() or 'no more said').splitlines()[0]})",
         remedy="download or copy it again and compare its size or hash with the source",
     )
+
+
+def load_config(name: str | Path) -> Any:
+    """Read a config file, or a ``package::`` name, which mmengine takes in ``_base_`` only.
+
+    Args:
+        name: a path, or a name like ``mmdet::atss/atss_r50_fpn_1x_coco.py``.
+
+    Returns:
+        The `mmengine.Config`.
+    """
+    from mmengine.config import Config
+    from mmengine.hub import get_config
+
+    return get_config(str(name)) if "::" in str(name) else Config.fromfile(name)
 
 
 def adapt_mmengine() -> None:

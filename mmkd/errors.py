@@ -20,6 +20,4 @@ def user_error(problem: str, *, expected: str, found: str, remedy: str) -> UserE
     Returns:
         The error, to be raised by the caller.
     """
-    return UserError(
-        f"{problem}\n  expected: {expected}\n  found:    {found}\n  remedy:   {remedy}"
-    )
+    return UserError(f"{problem}\n  expected: {expected}\n  found:    {found}\n  remedy:   {remedy}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmdet.models.detectors import SingleStageDetector
@@ -15,7 +15,7 @@ from mmkd.errors import UserError, user_error
 from mmkd.heads import adapter_for
 from mmkd.losses import DistillLoss, registered_losses
 from mmkd.registry import MODELS
-from mmkd.structures import DenseOutputs, DistillContext
+from mmkd.structures import DenseOutputs, DistillContext, Need
 from mmkd.teachers import FrozenTeacher
 
 
@@ -54,11 +54,16 @@ class KDSingleStageDetector(SingleStageDetector):
             raise UserError(f"task_loss_weight must be a number ≥ 0, found {task_loss_weight!r}")
         self.task_loss_weight = task_loss_weight
         self.distill = build_losses(distill)
-        needs = frozenset[Any]().union(*(term.needs for term in self.distill.values()))
+        needs = frozenset[Need]().union(*(term.needs for term in self.terms.values()))
         self.teacher = FrozenTeacher(teacher, needs, student=self)
         self._classes_checked = False
-        for term in self.distill.values():
+        for term in self.terms.values():
             term.check(adapter_for(self.bbox_head).spec(self.bbox_head), self.teacher.spec)
+
+    @property
+    def terms(self) -> dict[str, DistillLoss]:
+        """The distillation losses by name."""
+        return cast(dict[str, DistillLoss], dict(self.distill.items()))
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list[Any]) -> dict[str, Any]:
         """The student's own losses and ``loss_kd_<name>`` for each term.
@@ -68,8 +73,9 @@ class KDSingleStageDetector(SingleStageDetector):
             batch_data_samples: mmdet's data samples.
         """
         self._check_class_names()
-        active = [term for term in self.distill.values() if term.loss_weight > 0]
-        with observe(self.bbox_head, labels=any("labels" in term.needs for term in active)) as seen:
+        terms = self.terms
+        active = [name for name, term in terms.items() if term.loss_weight > 0]
+        with observe(self.bbox_head, labels=any("labels" in terms[name].needs for name in active)) as seen:
             losses = super().loss(batch_inputs, batch_data_samples)
         if self.task_loss_weight != 1:
             losses = {key: self._weigh(key, value) for key, value in losses.items()}
@@ -78,9 +84,9 @@ class KDSingleStageDetector(SingleStageDetector):
             teacher = self.teacher(batch_inputs, image_shapes)
             student, context = self._read(seen, image_shapes, batch_data_samples)
             _check_same_maps(student, teacher)
-        for name, term in self.distill.items():
+        for name, term in terms.items():
             losses[f"loss_kd_{name}"] = (
-                term(student, teacher, context) if term in active else batch_inputs.new_zeros(())
+                term(student, teacher, context) if name in active else batch_inputs.new_zeros(())
             )
         return losses
 
@@ -109,11 +115,11 @@ class KDSingleStageDetector(SingleStageDetector):
     ) -> tuple[DenseOutputs, DistillContext]:
         assert len(seen.raw) == 1, "a dense head runs once per loss"
         head, adapter = self.bbox_head, adapter_for(self.bbox_head)
-        everything = frozenset({"feats", "cls_logits", "bbox_pred", "extra"})
+        everything: frozenset[Need] = frozenset({"feats", "cls_logits", "bbox_pred", "extra"})
         student = adapter.outputs(head, seen.feats[0], seen.raw[0], everything)
         assert student.cls_logits is not None
         labels_N = None
-        if any("labels" in term.needs for term in self.distill.values() if term.loss_weight > 0):
+        if seen.loss_cls_args is not None:
             labels_N = adapter.assigned_labels(head, student.flat_cls_logits(), seen.loss_cls_args)
         context = DistillContext(
             valid_N=adapter.valid_priors(head, student.cls_logits, image_shapes),
@@ -187,7 +193,7 @@ def _check_same_maps(student: DenseOutputs, teacher: DenseOutputs) -> None:
             "Teacher and student give feature maps of different sizes for the same images.",
             expected=f"{sizes_s} (the student's)",
             found=f"{sizes_t} (the teacher's)",
-            remedy="set data_preprocessor.pad_size_divisor to a multiple of the largest stride of both backbones",
+            remedy="set data_preprocessor.pad_size_divisor to a multiple of both backbones' largest stride",
         )
 
 

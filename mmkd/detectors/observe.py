@@ -17,12 +17,13 @@ class Observation:
     Attributes:
         feats: the head's input, one entry per call of its forward.
         raw: the head's output, likewise.
-        loss_cls_args: positional arguments of each call of its ``loss_cls``.
+        loss_cls_args: positional arguments of each call of its ``loss_cls``;
+            ``None`` if they were not asked for.
     """
 
     feats: list[Sequence[Tensor]] = field(default_factory=list)
     raw: list[Any] = field(default_factory=list)
-    loss_cls_args: list[tuple[Any, ...]] = field(default_factory=list)
+    loss_cls_args: list[tuple[Any, ...]] | None = None
 
 
 @contextmanager
@@ -33,18 +34,20 @@ def observe(head: nn.Module, *, labels: bool) -> Iterator[Observation]:
         head: a dense head.
         labels: also record the calls of its classification loss.
     """
-    seen = Observation()
+    seen = Observation(loss_cls_args=[] if labels else None)
 
     def on_forward(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         seen.feats.append(args[0])
         seen.raw.append(output)
 
     def on_loss_cls(_: nn.Module, args: tuple[Any, ...]) -> None:
+        assert seen.loss_cls_args is not None
         seen.loss_cls_args.append(args)
 
     handles = [head.register_forward_hook(on_forward)]
-    if labels and isinstance(getattr(head, "loss_cls", None), nn.Module):
-        handles.append(head.loss_cls.register_forward_pre_hook(on_loss_cls))
+    loss_cls = getattr(head, "loss_cls", None)
+    if labels and isinstance(loss_cls, nn.Module):
+        handles.append(loss_cls.register_forward_pre_hook(on_loss_cls))
     try:
         yield seen
     finally:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from mmdet.models.dense_heads import ATSSHead, FCOSHead, RTMDetHead, VFNetHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmkd.errors import user_error
 from mmkd.structures import DenseOutputs, HeadSpec, Levels, Need
@@ -33,7 +33,7 @@ class DenseHeadAdapter:
 
     extra_names: tuple[str, ...] = ()
 
-    def spec(self, head: nn.Module) -> HeadSpec:
+    def spec(self, head: Any) -> HeadSpec:
         """The layout of the head's outputs.
 
         Raises:
@@ -51,7 +51,7 @@ class DenseHeadAdapter:
         )
 
     def outputs(
-        self, head: nn.Module, feats: Sequence[Tensor], raw: Sequence[Any], needs: frozenset[Need]
+        self, head: Any, feats: Sequence[Tensor], raw: Sequence[Any], needs: frozenset[Need]
     ) -> DenseOutputs:
         """Sort the raw outputs of a head's forward.
 
@@ -82,7 +82,7 @@ class DenseHeadAdapter:
         )
 
     def assigned_labels(
-        self, head: nn.Module, flat_cls_logits_NK: Tensor, loss_cls_args: Sequence[Sequence[Any]]
+        self, head: Any, flat_cls_logits_NK: Tensor, loss_cls_args: Sequence[Sequence[Any]]
     ) -> Tensor:
         """The class assigned to each prior, (N,), background = ``num_classes``.
 
@@ -101,14 +101,16 @@ class DenseHeadAdapter:
         labels = [args[1][0] if isinstance(args[1], tuple) else args[1] for args in loss_cls_args]
         if not labels or any(part.dim() != 1 or part.is_floating_point() for part in labels):
             raise _unsupported(head, "it gives its loss no class index per prior, so it has no 'foreground'")
-        first_class_N = torch.cat([args[0].reshape(-1, flat_cls_logits_NK.shape[1])[:, 0] for args in loss_cls_args])
+        first_class_N = torch.cat(
+            [args[0].reshape(-1, flat_cls_logits_NK.shape[1])[:, 0] for args in loss_cls_args]
+        )
         if not torch.equal(first_class_N, flat_cls_logits_NK[:, 0]):
-            raise _unsupported(head, "it passes its priors to its loss in an order of its own, so 'foreground' is unknown")
+            raise _unsupported(
+                head, "it passes its priors to its loss in an order of its own, so 'foreground' is unknown"
+            )
         return torch.cat(labels)
 
-    def valid_priors(
-        self, head: nn.Module, cls_logits: Levels, image_shapes: Sequence[tuple[int, ...]]
-    ) -> Tensor:
+    def valid_priors(self, head: Any, cls_logits: Levels, image_shapes: Sequence[tuple[int, ...]]) -> Tensor:
         """Which priors lie on their image and not in its padding, (N,) bool.
 
         Args:
@@ -150,7 +152,7 @@ def register_adapter(head_class: type) -> Callable[[_Adapter], _Adapter]:
     return register
 
 
-def adapter_for(head: nn.Module) -> DenseHeadAdapter:
+def adapter_for(head: Any) -> DenseHeadAdapter:
     """The adapter of a head.
 
     Raises:
@@ -164,7 +166,7 @@ def adapter_for(head: nn.Module) -> DenseHeadAdapter:
     raise _unsupported(head, "it is not a dense head of mmdet")
 
 
-def _unsupported(head: nn.Module, why: str) -> Exception:
+def _unsupported(head: Any, why: str) -> Exception:
     return user_error(
         f"{type(head).__name__} cannot be distilled: {why}.",
         expected="a dense head whose forward gives (cls_scores, bbox_preds, …) per level, as logits",

@@ -30,7 +30,7 @@ def check_heads(student: HeadSpec, teacher: HeadSpec) -> None:
                 f"Teacher and student differ in {what}, so their priors cannot be compared one by one.",
                 expected=f"{of_student} (the student's)",
                 found=f"{of_teacher} (the teacher's)",
-                remedy="give the student the teacher's neck outputs and prior generator, or choose another teacher",
+                remedy="give the student the teacher's neck outputs and prior generator, or another teacher",
             )
 
 

@@ -52,7 +52,9 @@ class ProgressHook(Hook):
         if self._bar is None:
             return
         loss = float((outputs or {}).get("loss", float("nan")))
-        self._average = loss if self._average is None else self._average + self.momentum * (loss - self._average)
+        self._average = (
+            loss if self._average is None else self._average + self.momentum * (loss - self._average)
+        )
         self._bar.set_description(f"epoch {runner.epoch + 1}/{runner.max_epochs}", refresh=False)
         self._bar.set_postfix(loss=f"{self._average:.4f}", refresh=False)
         self._bar.update()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -26,7 +25,7 @@ class DistillLoss(nn.Module):
         UserError: the weight is negative or no number.
     """
 
-    needs: ClassVar[frozenset[Need]]
+    needs: frozenset[Need]
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()

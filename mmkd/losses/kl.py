@@ -118,14 +118,12 @@ class DistillationLoss(DistillLoss):
         )
         return self.loss_weight * loss
 
-    def _region_weight(
-        self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext
-    ) -> Tensor:
+    def _region_weight(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
         valid_N = context.valid_N.float()
         if self.region == "all":
             return valid_N
         if self.region == "teacher":
-            return valid_N * teacher.top_scores()
+            return valid_N * teacher.top_scores().detach()
         assert context.labels_N is not None
         is_object_N = (context.labels_N >= 0) & (context.labels_N < student.spec.num_classes)
         return valid_N * is_object_N

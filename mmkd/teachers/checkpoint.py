@@ -105,12 +105,18 @@ def _listed(name: str, keys: list[str]) -> str:
 
 
 def _likely_cause(
-    model: nn.Module, weights: Mapping[str, Any], missing: list[str], unexpected: list[str], misshapen: list[str]
+    model: nn.Module,
+    weights: Mapping[str, Any],
+    missing: list[str],
+    unexpected: list[str],
+    misshapen: list[str],
 ) -> str:
     if not set(weights) & set(model.state_dict()):
         return "none of its keys is the model's: it is of another code base or wrapped; convert its key names"
     if misshapen and not missing and not unexpected and all("cls" in key for key in misshapen):
-        return "only the classifier differs: set bbox_head.num_classes to what the checkpoint was trained with"
+        return (
+            "only the classifier differs: set bbox_head.num_classes to what the checkpoint was trained with"
+        )
     if any(key.startswith("backbone.") for key in [*missing, *unexpected, *misshapen]):
         return "the backbone differs (depth, width or type): name the config that it was trained with"
     return "config and checkpoint are of different models: name the config that it was trained with"

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
 
+from mmkd.compat import load_config
 from mmkd.errors import user_error
 
 DISTILLER = "KDSingleStageDetector"
@@ -39,7 +40,7 @@ def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict
             remedy="give the teacher's config file and checkpoint",
         )
     if "type" in teacher:
-        teacher = {"config": dict(model=dict(teacher))}
+        teacher = {"config": {"model": dict(teacher)}}
     unknown = set(teacher) - {"config", "checkpoint"}
     if unknown:
         raise user_error(
@@ -66,18 +67,18 @@ def plain_detector(model: Mapping[str, Any]) -> ConfigDict:
     Args:
         model: any model config; one of `KDSingleStageDetector` gives its student.
     """
-    model = ConfigDict(model)
-    if str(model.get("type", "")).rpartition(".")[2] == DISTILLER:
+    plain = ConfigDict(model)
+    if str(plain.get("type", "")).rpartition(".")[2] == DISTILLER:
         for key in _OWN_KEYS:
-            model.pop(key, None)
-        model.type = "SingleStageDetector"
-    return model
+            plain.pop(key, None)
+        plain.type = "SingleStageDetector"
+    return plain
 
 
 def _read_model(config: Any) -> ConfigDict:
     if isinstance(config, (str, Path)):
         try:
-            config = Config.fromfile(config)
+            config = load_config(config)
         except Exception as error:
             raise user_error(
                 "The teacher's config cannot be read.",
@@ -93,7 +94,10 @@ def _read_model(config: Any) -> ConfigDict:
             found=f"keys {', '.join(map(str, config))}",
             remedy="name the config that the teacher was trained with",
         )
-    return ConfigDict(model).copy()
+    model = ConfigDict(model).copy()
+    if config.get("data_preprocessor") is not None:  # where the Runner would put it
+        model.setdefault("data_preprocessor", config["data_preprocessor"])
+    return model
 
 
 def _pop_pretrained(model: ConfigDict) -> str | None:

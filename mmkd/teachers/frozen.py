@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmkd.errors import user_error
 from mmkd.heads import adapter_for, check_heads
@@ -38,7 +38,7 @@ class FrozenTeacher:
             do not fit each other.
     """
 
-    def __init__(self, teacher: Mapping[str, Any], needs: frozenset[Need], student: nn.Module) -> None:
+    def __init__(self, teacher: Mapping[str, Any], needs: frozenset[Need], student: Any) -> None:
         model_cfg, checkpoint = teacher_model_and_checkpoint(teacher)
         self.model, meta = build_detector(model_cfg, checkpoint)
         self.needs = needs - {"labels"}
@@ -104,7 +104,7 @@ class FrozenTeacher:
         return [f"bbox_head.{name}" for name in skip_unread(head, feats, read)]
 
 
-def build_detector(model_cfg: ConfigDict, checkpoint: str | None) -> tuple[nn.Module, dict[str, Any]]:
+def build_detector(model_cfg: ConfigDict, checkpoint: str | None) -> tuple[Any, dict[str, Any]]:
     """Build a stock detector, load it strictly and freeze it.
 
     Args:

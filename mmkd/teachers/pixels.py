@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Renormalizer:
@@ -20,7 +21,7 @@ class Renormalizer:
         teacher: the teacher's.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
+    def __init__(self, student: Any, teacher: Any) -> None:
         mean_s, std_s = _mean_std(student)
         mean_t, std_t = _mean_std(teacher)
         self.swap = _swaps(student) != _swaps(teacher)
@@ -59,12 +60,12 @@ class Renormalizer:
         return result
 
 
-def _mean_std(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
+def _mean_std(preprocessor: Any) -> tuple[Tensor, Tensor]:
     if not getattr(preprocessor, "_enable_normalize", False):
         return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
     mean, std = preprocessor.mean, preprocessor.std
     return mean.detach().float().cpu().expand(3, 1, 1), std.detach().float().cpu().expand(3, 1, 1)
 
 
-def _swaps(preprocessor: nn.Module) -> bool:
+def _swaps(preprocessor: Any) -> bool:
     return bool(getattr(preprocessor, "_channel_conversion", False))

@@ -1,0 +1,141 @@
+"""What the tools share: options, reading the config, and the last word on errors."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict, DictAction
+
+from mmkd.compat import load_config
+from mmkd.errors import UserError, user_error
+
+
+def base_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the options that mmdet's train and test tools share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("config", help="config file, or a name like mmdet::atss/atss_r50_fpn_1x_coco.py")
+    parser.add_argument("--work-dir", help="folder for logs and checkpoints (default: work_dirs/<config>)")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        help="override settings of the config: key=value …; lists as key=a,b or key='[a,b]'",
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    # Set by torch.distributed.launch.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """Read the config that the arguments name, with their overrides and work dir.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    try:
+        cfg = load_config(args.config)
+        if args.cfg_options:
+            cfg.merge_from_dict(args.cfg_options)
+    except UserError:
+        raise
+    except Exception as error:
+        raise user_error(
+            "The config cannot be read.",
+            expected="a config file of mmengine",
+            found=f"{args.config} ({type(error).__name__}: {error})",
+            remedy="correct the path, the file, or --cfg-options",
+        ) from error
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get("work_dir") is None:
+        cfg.work_dir = os.path.join("work_dirs", Path(args.config).stem)
+    return cfg
+
+
+def prepare_data(cfg: Config, loaders: Sequence[str]) -> None:
+    """Turn fractional ``indices`` into subsets, and check that the data is there.
+
+    Args:
+        cfg: changed in place.
+        loaders: the data loaders that the tool will use.
+
+    Raises:
+        UserError: an annotation file is missing, or a fraction is asked of a
+            data set that is evaluated against its whole annotation file.
+    """
+    for name in loaders:
+        if cfg.get(name) is None:
+            continue
+        for parent, key in _datasets(cfg[name]):
+            dataset = parent[key]
+            _check_annotations(name, dataset)
+            fraction = dataset.get("indices")
+            if isinstance(fraction, float):
+                if name != "train_dataloader":
+                    raise user_error(
+                        f"A fraction of {name} would be scored against its whole annotation file.",
+                        expected="`indices` as a fraction for train_dataloader only",
+                        found=f"{name}.dataset.indices={fraction}",
+                        remedy="make an annotation file with fewer images",
+                    )
+                dataset.pop("indices")
+                parent[key] = ConfigDict(type="FractionOfDataset", dataset=dataset, fraction=fraction)
+
+
+def _datasets(parent: Any, key: Any = "dataset") -> Iterator[tuple[Any, Any]]:
+    """The innermost data sets below wrappers, as (container, key)."""
+    dataset = parent.get(key) if isinstance(parent, dict) else parent[key]
+    if not isinstance(dataset, dict):
+        return
+    if isinstance(dataset.get("dataset"), dict):
+        yield from _datasets(dataset)
+    elif isinstance(dataset.get("datasets"), list):
+        for position in range(len(dataset["datasets"])):
+            yield from _datasets(dataset["datasets"], position)
+    else:
+        yield parent, key
+
+
+def _check_annotations(loader: str, dataset: dict[str, Any]) -> None:
+    root, file = dataset.get("data_root") or "", dataset.get("ann_file") or ""
+    if not file or "://" in root + file:
+        return
+    path = Path(file) if os.path.isabs(file) else Path(root) / file
+    if not path.exists():
+        raise user_error(
+            f"The data set of {loader} is not there.",
+            expected=f"annotations at {path}" + ("" if path.is_absolute() else f" below {Path.cwd()}"),
+            found="no such file" if not root or Path(root).exists() else f"no folder {root}",
+            remedy=f"download it, or set {loader}.dataset.data_root (and the evaluator's ann_file)",
+        )
+
+
+def run(main: Callable[[], object]) -> int:
+    """Call a tool; say what went wrong in plain words.
+
+    Returns:
+        The exit code: 0; 2 for what the user can mend; 1 for anything else,
+        after its traceback; 130 after an interrupt.
+    """
+    try:
+        main()
+    except UserError as error:
+        print(f"\nmmkd: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nmmkd: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except Exception as error:
+        traceback.print_exc()
+        print(f"\nmmkd: error: {type(error).__name__}: {error}\n  (the traceback is above)", file=sys.stderr)
+        return 1
+    return 0

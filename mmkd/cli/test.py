@@ -1,0 +1,116 @@
+"""Evaluate a student, or the teacher that its config names."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from mmdet.engine.hooks.utils import trigger_visualization_hook
+from mmdet.evaluation import DumpDetResults
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmkd.cli.common import base_parser, prepare_data, read_config, run
+from mmkd.errors import user_error
+from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
+from mmkd.teachers.checkpoint import load_strictly
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """mmdet's options for testing, and ``--teacher``."""
+    parser = base_parser("Evaluate a checkpoint. A distilled config is evaluated as its plain student.")
+    parser.add_argument("checkpoint", nargs="?", help="the checkpoint to evaluate (not with --teacher)")
+    parser.add_argument("--teacher", action="store_true", help="evaluate the teacher that the config names")
+    parser.add_argument("--out", help="write the predictions to this .pkl file")
+    parser.add_argument("--show", action="store_true", help="show the predictions in a window")
+    parser.add_argument("--show-dir", help="save pictures of the predictions below the work dir")
+    parser.add_argument("--wait-time", type=float, default=2, help="seconds per picture with --show")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation")
+    return parser.parse_args(argv)
+
+
+def config_of(args: argparse.Namespace) -> tuple[Config, str | None]:
+    """The config of a stock detector for the Runner, and its checkpoint.
+
+    Raises:
+        UserError: the arguments or the config are wrong.
+    """
+    cfg = read_config(args)
+    if args.out is not None and not args.out.endswith((".pkl", ".pickle")):
+        raise user_error(
+            "--out writes a pickle.",
+            expected="a name ending in .pkl",
+            found=args.out,
+            remedy="correct the name",
+        )
+    if args.teacher:
+        if "teacher" not in cfg.model or args.checkpoint is not None:
+            raise user_error(
+                "--teacher evaluates the teacher of a distilled config, with the checkpoint named there.",
+                expected="a config with model.teacher, and no checkpoint argument",
+                found=f"model.type='{cfg.model.type}', checkpoint {args.checkpoint}",
+                remedy="leave out one of the two",
+            )
+        model, checkpoint = teacher_model_and_checkpoint(cfg.model.teacher)
+    elif args.checkpoint is None:
+        raise user_error(
+            "There is nothing to evaluate.",
+            expected="tools/test.py CONFIG CHECKPOINT, or tools/test.py CONFIG --teacher",
+            found="no checkpoint",
+            remedy="name one",
+        )
+    else:
+        model, checkpoint = plain_detector(cfg.model), args.checkpoint
+    cfg.model, cfg.load_from, cfg.resume = model, None, False
+    prepare_data(cfg, ["test_dataloader"])
+    if args.show or args.show_dir:
+        cfg = trigger_visualization_hook(cfg, args)
+    if args.tta:
+        add_test_time_augmentation(cfg)
+    return cfg, checkpoint
+
+
+def add_test_time_augmentation(cfg: Config) -> None:
+    """Wrap the model in the config's ``tta_model``, by default flips with NMS."""
+    cfg.setdefault(
+        "tta_model",
+        {
+            "type": "DetTTAModel",
+            "tta_cfg": {"nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 100},
+        },
+    )
+    dataset = cfg.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    if "tta_pipeline" not in cfg:
+        keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
+        flips = [{"type": "RandomFlip", "prob": prob} for prob in (1.0, 0.0)]
+        packing = {"type": "PackDetInputs", "meta_keys": keys}
+        last = {"type": "TestTimeAug", "transforms": [flips, [packing]]}
+        cfg.tta_pipeline = [*dataset.pipeline[:-1], last]
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def test(args: argparse.Namespace) -> dict[str, float]:
+    """Build the Runner, load strictly, evaluate; returns the metrics."""
+    setup_cache_size_limit_of_dynamo()
+    cfg, checkpoint = config_of(args)
+    runner = Runner.from_cfg(cfg) if "runner_type" not in cfg else RUNNERS.build(cfg)
+    if checkpoint is not None:
+        model = runner.model
+        while hasattr(model, "module"):  # DistributedDataParallel, test-time augmentation
+            model = model.module
+        load_strictly(model, checkpoint)
+    if args.out is not None:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    metrics: dict[str, float] = runner.test()
+    return metrics
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit code."""
+    args = parse_args(argv)
+    return run(lambda: test(args))

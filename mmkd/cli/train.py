@@ -1,0 +1,117 @@
+"""Train any MMDetection config, distilled or not."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from mmdet.models.detectors import SingleStageDetector
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import RUNNERS, init_default_scope
+from mmengine.runner import Runner
+
+import mmkd
+from mmkd.cli.common import base_parser, prepare_data, read_config, run
+from mmkd.errors import user_error
+from mmkd.hooks import ProgressHook
+from mmkd.registry import MODELS
+from mmkd.teachers.config import DISTILLER
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """mmdet's options for training, and a teacher for any config."""
+    parser = base_parser("Train a detector, alone or with a teacher.")
+    parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision")
+    parser.add_argument(
+        "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size"
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        help="go on from the last checkpoint in the work dir, or from the one named",
+    )
+    parser.add_argument("--teacher", metavar="CONFIG", help="distil this config from that of a teacher")
+    parser.add_argument("--teacher-checkpoint", metavar="FILE", help="the weights of --teacher")
+    return parser.parse_args(argv)
+
+
+def config_of(args: argparse.Namespace) -> Config:
+    """The config that the arguments ask for, ready for the Runner.
+
+    Raises:
+        UserError: the arguments or the config are wrong.
+    """
+    cfg = read_config(args)
+    if args.teacher or args.teacher_checkpoint:
+        add_teacher(cfg, args.teacher, args.teacher_checkpoint)
+    if args.amp:
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+    if args.auto_scale_lr:
+        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+            raise user_error(
+                "--auto-scale-lr does not know the batch size that the learning rate is for.",
+                expected="auto_scale_lr=dict(base_batch_size=…) in the config",
+                found="none",
+                remedy="add it, or leave out --auto-scale-lr",
+            )
+        cfg.auto_scale_lr.enable = True
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == "auto" else args.resume
+    prepare_data(cfg, ["train_dataloader", "val_dataloader"])
+    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), {"type": "ProgressHook"}]
+    return cfg
+
+
+def add_teacher(cfg: Config, teacher: str | None, checkpoint: str | None) -> None:
+    """Turn a stock single-stage config into a distilled one, in place.
+
+    A config that is distilled already gets this teacher instead of its own.
+
+    Raises:
+        UserError: one of the two is missing, or the detector is no plain
+            single-stage one.
+    """
+    if not (teacher and checkpoint):
+        raise user_error(
+            "A teacher needs both its config and its checkpoint.",
+            expected="--teacher CONFIG --teacher-checkpoint FILE",
+            found=f"--teacher {teacher} --teacher-checkpoint {checkpoint}",
+            remedy="give both",
+        )
+    init_default_scope(cfg.get("default_scope", "mmdet"))
+    detector = MODELS.get(cfg.model.type)
+    if not (isinstance(detector, type) and issubclass(detector, SingleStageDetector)):
+        raise user_error(
+            "This config cannot be distilled by --teacher.",
+            expected="a single-stage detector (ATSS, RetinaNet, GFL, FCOS, …)",
+            found=f"model.type='{cfg.model.type}'",
+            remedy="choose a single-stage student",
+        )
+    cfg.model.teacher = ConfigDict(config=teacher, checkpoint=checkpoint)
+    if cfg.model.type != DISTILLER:
+        cfg.model.type = DISTILLER
+        cfg.model.distill = ConfigDict(cls={"type": "DistillationLoss"})
+
+
+def train(args: argparse.Namespace) -> None:
+    """Build the Runner and train."""
+    setup_cache_size_limit_of_dynamo()
+    cfg = config_of(args)
+    runner = Runner.from_cfg(cfg) if "runner_type" not in cfg else RUNNERS.build(cfg)
+    runner.logger.info(f"mmkd {mmkd.__version__}")
+    try:
+        runner.train()
+    finally:
+        for hook in runner.hooks:
+            if isinstance(hook, ProgressHook):
+                hook.close()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit code."""
+    args = parse_args(argv)
+    return run(lambda: train(args))

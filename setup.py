@@ -1,0 +1,28 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = (here / "mmkd" / "version.py").read_text().split('__version__ = "')[1].split('"')[0]
+
+setup(
+    name="mmkd",
+    version=version,
+    description="Knowledge distillation for MMDetection 3.x: train a small detector from a large one",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["mmkd", "mmkd.*"]),
+    # The recipes, for `_base_ = ['mmkd::…']`; .mim/configs is a link to configs/.
+    package_data={"mmkd": ["py.typed", ".mim/configs/**/*.py"]},
+    # mmdet, mmengine and mmcv are checked on import and not required here: they
+    # may come from OpenMMLab or from the maintained forks, which have other
+    # names on the package index and would be overwritten.
+    install_requires=["torch>=2.1", "numpy>=1.26", "tqdm", "matplotlib"],
+    extras_require={
+        "openmmlab": ["mmdet>=3.2,<4", "mmengine>=0.10.4,<1", "mmcv>=2.0.1,<2.2", "setuptools<81"],
+        "test": ["pytest>=8", "pytest-cov", "hypothesis", "ruff", "mypy", "import-linter"],
+    },
+    entry_points={"console_scripts": ["mmkd-train=mmkd.cli.train:main", "mmkd-test=mmkd.cli.test:main"]},
+)

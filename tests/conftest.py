@@ -1,0 +1,134 @@
+"""Small detectors and batches that every test shares."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import MessageHub
+from mmengine.registry import init_default_scope
+
+import mmkd  # noqa: F401
+from mmkd.registry import MODELS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _clean_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mmdet's scope, the repository as working directory, fixed random numbers."""
+    monkeypatch.chdir(ROOT)
+    init_default_scope("mmdet")
+    MessageHub._instance_dict.clear()
+    torch.manual_seed(0)
+
+
+def tiny_atss(**overrides: Any) -> ConfigDict:
+    """An ATSS with a very narrow ResNet-18; ``key__inner`` overrides ``key.inner``."""
+    cfg = Config.fromfile(ROOT / "configs/_base_/models/atss_r18_narrow.py")
+    cfg.merge_from_dict(
+        {
+            "model.backbone.base_channels": 8,
+            "model.neck.in_channels": [8, 16, 32, 64],
+            "model.neck.out_channels": 64,
+            "model.bbox_head.in_channels": 64,
+            "model.bbox_head.feat_channels": 64,
+            "model.bbox_head.stacked_convs": 1,
+        }
+    )
+    cfg.merge_from_dict({f"model.{key.replace('__', '.')}": value for key, value in overrides.items()})
+    return copy.deepcopy(cfg.model)
+
+
+def tiny_teacher(**overrides: Any) -> ConfigDict:
+    """Another ATSS, wider than `tiny_atss`."""
+    wider = {"backbone__base_channels": 16, "neck__in_channels": [16, 32, 64, 128]}
+    return tiny_atss(**{**wider, "bbox_head__stacked_convs": 2, **overrides})
+
+
+def distilled(
+    student: ConfigDict, teacher: ConfigDict, checkpoint: str | None = None, **options: Any
+) -> ConfigDict:
+    """The config of `KDSingleStageDetector` for a student and a teacher."""
+    options.setdefault("distill", {"cls": {"type": "DistillationLoss"}})
+    return ConfigDict(
+        {
+            **student,
+            "type": "KDSingleStageDetector",
+            "teacher": {"config": teacher, "checkpoint": checkpoint},
+            **options,
+        }
+    )
+
+
+def build(cfg: ConfigDict, seed: int = 0) -> Any:
+    """Build and initialise a model with its own random numbers."""
+    torch.manual_seed(seed)
+    model = MODELS.build(copy.deepcopy(cfg))
+    model.init_weights()
+    return model
+
+
+def save_teacher(path: Path, cfg: ConfigDict, seed: int = 1, **meta: Any) -> str:
+    """Write the checkpoint of a random teacher that has opinions."""
+    model = build(cfg, seed)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if name.startswith("bbox_head.atss_"):
+            parameter.data.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    torch.save({"meta": meta, "state_dict": model.state_dict()}, path)
+    return str(path)
+
+
+def batch(*shapes: tuple[int, int], num_classes: int = 3, boxes: int = 3, seed: int = 0) -> dict[str, Any]:
+    """Random images (height, width) with boxes, as a data loader gives them."""
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    generator = torch.Generator().manual_seed(seed)
+    inputs, samples = [], []
+    for index, (height, width) in enumerate(shapes or ((96, 128), (96, 128))):
+        inputs.append(torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator))
+        corner = torch.rand(boxes, 2, generator=generator) * 0.5
+        size = torch.rand(boxes, 2, generator=generator) * 0.4 + 0.1
+        scale = torch.tensor([width, height, width, height])
+        sample = DetDataSample(
+            metainfo={
+                "img_id": index,
+                "img_shape": (height, width),
+                "ori_shape": (height, width),
+                "scale_factor": (1.0, 1.0),
+            }
+        )
+        sample.gt_instances = InstanceData(
+            bboxes=torch.cat([corner, corner + size], 1) * scale,
+            labels=torch.randint(0, num_classes, (boxes,), generator=generator),
+        )
+        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
+        samples.append(sample)
+    return {"inputs": inputs, "data_samples": samples}
+
+
+def losses_of(model: Any, data: dict[str, Any]) -> dict[str, Any]:
+    """The losses of one batch, preprocessed by the model itself."""
+    processed = model.data_preprocessor(copy.deepcopy(data), True)
+    return model.loss(processed["inputs"], processed["data_samples"])
+
+
+def run_tool(*arguments: str, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a tool of the repository in a process of its own."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "2", **env},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmkd.errors import UserError
+from mmkd.teachers import checkpoint as module
+from mmkd.teachers.checkpoint import load_strictly, own_keys, read_checkpoint
+
+from ..conftest import build, tiny_atss
+
+
+@pytest.fixture
+def weights() -> dict[str, torch.Tensor]:
+    return build(tiny_atss(), seed=3).state_dict()
+
+
+def save(path: Path, content: Any) -> str:
+    torch.save(content, path / "c.pth")
+    return str(path / "c.pth")
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "architecture.", "module.architecture."])
+def test_loads_every_key(
+    tmp_path: Path, weights: dict[str, torch.Tensor], prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrapped = {prefix + key: value for key, value in weights.items()}
+    model = build(tiny_atss())
+    with caplog.at_level(logging.INFO):
+        meta = load_strictly(model, save(tmp_path, {"meta": {"epoch": 1}, "state_dict": wrapped}))
+    assert meta == {"epoch": 1}
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, weights[key]), key
+
+
+def test_bare_state_dict_and_half_precision(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
+    half = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
+    model = build(tiny_atss())
+    assert load_strictly(model, save(tmp_path, half)) == {}
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_mmrazor_file_keeps_its_student_only(weights: dict[str, torch.Tensor]) -> None:
+    both = {f"architecture.{key}": value for key, value in weights.items()}
+    both["teacher.backbone.conv1.weight"] = torch.zeros(1)
+    assert own_keys(both, "f").keys() == weights.keys()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found", "cause"),
+    [
+        ({"bbox_head__num_classes": 80}, "2 misshapen: bbox_head.atss_cls.weight", "num_classes"),
+        ({"backbone__depth": 34}, "missing: .*backbone.layer1.2", "the backbone differs"),
+        ({"backbone__base_channels": 16, "neck__in_channels": [16, 32, 64, 128]}, "misshapen", "backbone differs"),
+        ({"bbox_head__stacked_convs": 2}, "missing: bbox_head.cls_convs.1", "different models"),
+    ],
+)
+def test_another_architecture(
+    tmp_path: Path, weights: dict[str, torch.Tensor], overrides: dict[str, Any], found: str, cause: str
+) -> None:
+    model = build(tiny_atss(**overrides))
+    with pytest.raises(UserError, match=rf"does not fit the model ATSS[\s\S]*{found}[\s\S]*remedy:.*{cause}"):
+        load_strictly(model, save(tmp_path, {"state_dict": weights}))
+
+
+def test_first_ten_of_many_are_listed(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
+    renamed = {f"net.{key}": value for key, value in weights.items()}
+    with pytest.raises(UserError, match="none of its keys is the model's") as error:
+        load_strictly(build(tiny_atss()), save(tmp_path, renamed))
+    assert f"{len(renamed)} unexpected: " in str(error.value)
+    assert f"… {len(renamed) - 10} more" in str(error.value)
+
+
+def test_not_a_dict(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no weights by name.*\n.*\n.*list"):
+        read_checkpoint(save(tmp_path, [1, 2]))
+
+
+def test_unreachable_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(module.CheckpointLoader, "load_checkpoint", refuse)
+    with pytest.raises(UserError, match=r"cannot be had.*\n.*\n.*https://x/t.pth \(OSError: no route"):
+        read_checkpoint("https://x/t.pth")

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmkd.errors import UserError
+from mmkd.teachers import FrozenTeacher
+from mmkd.teachers.frozen import _class_names
+
+from ..conftest import build, save_teacher, tiny_atss, tiny_teacher
+
+LOGITS: frozenset[Any] = frozenset({"cls_logits"})
+SHAPES = [(96, 128), (96, 128)]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> str:
+    return save_teacher(tmp_path / "teacher.pth", tiny_teacher())
+
+
+def make(checkpoint: str | None, needs: frozenset[Any] = LOGITS, **overrides: Any) -> FrozenTeacher:
+    entry = {"config": tiny_teacher(**overrides), "checkpoint": checkpoint}
+    return FrozenTeacher(entry, needs, student=build(tiny_atss()))
+
+
+def test_gives_what_the_stock_detector_gives(checkpoint: str) -> None:
+    stock = build(tiny_teacher()).eval()
+    stock.load_state_dict(torch.load(checkpoint)["state_dict"])
+    inputs = torch.randn(2, 3, 96, 128)
+    outputs = make(checkpoint)(inputs, SHAPES)
+    with torch.no_grad():
+        expected = stock(inputs, mode="tensor")
+    assert outputs.cls_logits is not None
+    for ours, theirs in zip(outputs.cls_logits, expected[0]):
+        assert torch.equal(ours, theirs)
+    assert not outputs.flat_cls_logits().requires_grad
+
+
+def test_computes_only_what_is_asked_for(checkpoint: str) -> None:
+    inputs = torch.randn(1, 3, 64, 64)
+    logits = make(checkpoint)(inputs, [(64, 64)])
+    assert logits.bbox_pred is None
+    assert not logits.extra
+
+    features = make(checkpoint, frozenset({"feats"}))
+    features.model.bbox_head.forward = None  # calling it would fail
+    assert features(inputs, [(64, 64)]).cls_logits is None
+
+    everything = make(checkpoint, frozenset({"cls_logits", "bbox_pred", "extra"}))(inputs, [(64, 64)])
+    assert everything.bbox_pred is not None
+    assert everything.bbox_pred[0].shape == (1, 4, 8, 8)
+    assert everything.extra["centerness"][0].shape == (1, 1, 8, 8)
+
+
+def test_stays_in_eval_mode_and_frozen(checkpoint: str) -> None:
+    teacher = make(checkpoint)
+    teacher.model.train()
+    before = copy.deepcopy(teacher.model.state_dict())
+    teacher(torch.randn(2, 3, 64, 64), [(64, 64)] * 2)
+    assert not teacher.model.training
+    assert all(torch.equal(v, before[k]) for k, v in teacher.model.state_dict().items())
+    assert not any(p.requires_grad for p in teacher.model.parameters())
+
+
+def test_building_leaves_the_random_numbers_alone(checkpoint: str) -> None:
+    student = build(tiny_atss())
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    FrozenTeacher({"config": tiny_teacher(), "checkpoint": checkpoint}, LOGITS, student)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_different_pixels_same_answer(checkpoint: str) -> None:
+    """A teacher with other normalisation sees the same image."""
+    swapped = tiny_teacher()
+    swapped.data_preprocessor.update(mean=[103.53, 116.28, 123.675], std=[57.375, 57.12, 58.395])
+    swapped.data_preprocessor.bgr_to_rgb = False
+    other = FrozenTeacher({"config": swapped, "checkpoint": checkpoint}, LOGITS, build(tiny_atss()))
+    assert not other.pixels.is_identity
+    inputs = torch.randn(2, 3, 64, 64)
+    other_logits = other(inputs, [(64, 64)] * 2).flat_cls_logits()
+    same_logits = make(checkpoint)(inputs.flip(1), [(64, 64)] * 2).flat_cls_logits()
+    torch.testing.assert_close(other_logits, same_logits, rtol=1e-3, atol=1e-3)
+
+
+def test_random_teacher_only_when_written_out(caplog: pytest.LogCaptureFixture) -> None:
+    assert make(None).class_names is None
+    with pytest.raises(UserError, match="no checkpoint"):
+        FrozenTeacher({"config": tiny_teacher()}, LOGITS, build(tiny_atss()))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"bbox_head__num_classes": 5}, "different classes"),
+        ({"bbox_head__anchor_generator__strides": [4, 8, 16, 32, 64]}, "differ in strides"),
+        ({"bbox_head__anchor_generator__ratios": [0.5, 1.0]}, "base priors per level"),
+        ({"neck__num_outs": 4, "bbox_head__anchor_generator__strides": [8, 16, 32, 64]}, "differ in levels"),
+    ],
+)
+def test_unfit_teachers(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(None, **overrides)
+
+
+def test_features_alone_do_not_compare_classes() -> None:
+    assert make(None, frozenset({"feats"}), bbox_head__num_classes=5).needs == {"feats"}
+
+
+def test_no_dense_detector() -> None:
+    with pytest.raises(UserError, match="not registered.*\n.*\n.*NoSuchDetector"):
+        FrozenTeacher({"config": {"type": "NoSuchDetector"}, "checkpoint": None}, LOGITS, build(tiny_atss()))
+    two_stage = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"
+    with pytest.raises(UserError, match="no single-stage detector.*\n.*\n.*FasterRCNN"):
+        FrozenTeacher({"config": two_stage, "checkpoint": None}, LOGITS, build(tiny_atss()))
+
+
+@pytest.mark.parametrize(
+    ("meta", "names"),
+    [
+        ({"dataset_meta": {"classes": ["a", "b"]}}, ("a", "b")),
+        ({"dataset_meta": {"CLASSES": ("a",)}}, ("a",)),
+        ({"CLASSES": ("a", "b")}, ("a", "b")),
+        ({}, None),
+        ({"dataset_meta": None}, None),
+    ],
+)
+def test_class_names_of_either_era(meta: dict[str, Any], names: tuple[str, ...] | None) -> None:
+    assert _class_names(meta) == names
