@@ -8,6 +8,7 @@ from mmkd.compat import adapt_mmengine, check_environment
 check_environment()
 adapt_mmengine()
 
+from mmkd.datasets import fraction_of_dataset  # noqa: E402
 from mmkd.detectors import KDSingleStageDetector  # noqa: E402
 from mmkd.errors import UserError  # noqa: E402
 from mmkd.hooks import MetricsFileHook, ProgressHook  # noqa: E402
@@ -26,4 +27,5 @@ __all__ = [
     "ProgressHook",
     "UserError",
     "__version__",
+    "fraction_of_dataset",
 ]

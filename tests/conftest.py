@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import init_default_scope
 
 import mmkd  # noqa: F401
@@ -26,7 +26,8 @@ def _clean_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """mmdet's scope, the repository as working directory, fixed random numbers."""
     monkeypatch.chdir(ROOT)
     init_default_scope("mmdet")
-    MessageHub._instance_dict.clear()
+    for kept_between_runs in (MessageHub, MMLogger):
+        kept_between_runs._instance_dict.clear()
     torch.manual_seed(0)
 
 

@@ -46,7 +46,9 @@ def test_reads_numpy_of_both_module_names(tmp_path: Path, dtype: str) -> None:
     value = {"array": np.ones(3, dtype), "scalar": np.ones(1, dtype)[0]}
     torch.save(value, tmp_path / "c.pth")
     assert compat.load_local_checkpoint(str(tmp_path / "c.pth"))["array"].dtype == np.dtype(dtype)
-    allowed = {name for entry in compat.mmengine_safe_globals() if isinstance(entry, tuple) for name in entry[1:]}
+    allowed = {
+        name for entry in compat.mmengine_safe_globals() if isinstance(entry, tuple) for name in entry[1:]
+    }
     assert {"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"} <= allowed
 
 
@@ -78,7 +80,12 @@ def test_refuses_code_without_running_it(
 @new_torch
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(HistoryBuffer, "__init__"), (HistoryBuffer, "__globals__"), (np.ndarray, "tofile"), (torch.Tensor, "min")],
+    [
+        (HistoryBuffer, "__init__"),
+        (HistoryBuffer, "__globals__"),
+        (np.ndarray, "tofile"),
+        (torch.Tensor, "min"),
+    ],
 )
 def test_getattr_resolves_history_methods_only(tmp_path: Path, owner: object, name: str) -> None:
     with pytest.raises(ValueError, match="refused getattr"):

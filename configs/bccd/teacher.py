@@ -5,6 +5,7 @@ _base_ = [
     '../_base_/schedules/adamw_5e.py',
     'mmdet::_base_/default_runtime.py',
 ]
+custom_imports = dict(imports=['mmkd'])
 
 train_cfg = dict(max_epochs=40, val_interval=5)
 param_scheduler = [
@@ -20,3 +21,4 @@ param_scheduler = [
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(interval=5, max_keep_ckpts=1, save_best='coco/bbox_mAP'))
+custom_hooks = [dict(type='MetricsFileHook')]

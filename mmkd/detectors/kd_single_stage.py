@@ -175,7 +175,7 @@ def build_losses(distill: Mapping[str, Any]) -> nn.ModuleDict:
     for name, cfg in distill.items():
         found = cfg.get("type") if isinstance(cfg, Mapping) else cfg
         loss = MODELS.get(found) if isinstance(found, str) else found
-        if not (isinstance(loss, type) and issubclass(loss, DistillLoss)):
+        if not (isinstance(cfg, Mapping) and isinstance(loss, type) and issubclass(loss, DistillLoss)):
             raise user_error(
                 f"distill.{name} is no distillation loss.",
                 expected=f"type, one of: {', '.join(valid)}",

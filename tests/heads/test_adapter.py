@@ -61,7 +61,7 @@ def test_contract(name: str) -> None:
     flat = outputs.flat_cls_logits()
     N = sum(2 * f.shape[2] * f.shape[3] * A for f, A in zip(outputs.feats, spec.num_base_priors))
     assert flat.shape == (N, spec.cls_channels)
-    assert (flat.min() < -1), "logits, not probabilities"
+    assert flat.min() < -1, "logits, not probabilities"
 
     valid = adapter.valid_priors(head, outputs.cls_logits, [(96, 128), (64, 100)])
     assert valid.shape == (N,)

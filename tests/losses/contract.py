@@ -64,8 +64,10 @@ def twice(case: Case) -> Case:
         }
         return DenseOutputs(outputs.spec, **levels)
 
-    per_level = [level.shape[0] * level.shape[2] * level.shape[3] * A for level, A in
-                 zip(student.cls_logits or (), student.spec.num_base_priors)]
+    per_level = [
+        level.shape[0] * level.shape[2] * level.shape[3] * A
+        for level, A in zip(student.cls_logits or (), student.spec.num_base_priors)
+    ]
 
     def doubled(values_N: Tensor) -> Tensor:
         return torch.cat([part for part in values_N.split(per_level) for _ in range(2)])

@@ -56,10 +56,12 @@ def test_equals_torch_batchmean() -> None:
 def test_equals_kldivloss_mean_with_cross_entropy() -> None:
     s, t = pair()
     labels, T, alpha = torch.arange(7) % 5, 6.0, 0.3
-    published = nn.KLDivLoss()(F.log_softmax(s / T, 1), F.softmax(t / T, 1)) * (alpha * T * T) + F.cross_entropy(
+    published = nn.KLDivLoss()(F.log_softmax(s / T, 1), F.softmax(t / T, 1)) * (
+        alpha * T * T
+    ) + F.cross_entropy(s, labels) * (1 - alpha)
+    ours = alpha * kl_divergence(s, t, temperature=T, reduction="mean") + (1 - alpha) * F.cross_entropy(
         s, labels
-    ) * (1 - alpha)
-    ours = alpha * kl_divergence(s, t, temperature=T, reduction="mean") + (1 - alpha) * F.cross_entropy(s, labels)
+    )
     torch.testing.assert_close(ours, published)
 
 

@@ -69,11 +69,11 @@ def test_no_object_anywhere_is_zero() -> None:
 def test_reductions(activation: Any) -> None:
     case = make_case()
     per_prior = DistillationLoss(activation=activation)(*case)
-    torch.testing.assert_close(DistillationLoss(activation=activation, reduction="mean")(*case), per_prior / 3)
-    n = case[2].valid_N.sum()
     torch.testing.assert_close(
-        DistillationLoss(activation=activation, reduction="sum")(*case), per_prior * n
+        DistillationLoss(activation=activation, reduction="mean")(*case), per_prior / 3
     )
+    n = case[2].valid_N.sum()
+    torch.testing.assert_close(DistillationLoss(activation=activation, reduction="sum")(*case), per_prior * n)
 
 
 def test_classes_that_agree_add_nothing() -> None:
@@ -82,15 +82,21 @@ def test_classes_that_agree_add_nothing() -> None:
     assert student.cls_logits is not None
     assert teacher.cls_logits is not None
     spec = replace(student.spec, num_classes=8, cls_channels=8)
-    same = [torch.zeros(*level.shape[:1], 5, *level.shape[2:], dtype=level.dtype) for level in student.cls_logits]
+    same = [
+        torch.zeros(*level.shape[:1], 5, *level.shape[2:], dtype=level.dtype) for level in student.cls_logits
+    ]
 
     def widened(outputs: Any) -> Any:
         return replace(
-            outputs, spec=spec, cls_logits=tuple(torch.cat([a, b], 1) for a, b in zip(outputs.cls_logits, same))
+            outputs,
+            spec=spec,
+            cls_logits=tuple(torch.cat([a, b], 1) for a, b in zip(outputs.cls_logits, same)),
         )
 
     loss = DistillationLoss(activation="sigmoid", region="all")
-    torch.testing.assert_close(loss(widened(student), widened(teacher), context), loss(student, teacher, context))
+    torch.testing.assert_close(
+        loss(widened(student), widened(teacher), context), loss(student, teacher, context)
+    )
 
 
 def test_needs_labels_only_for_foreground() -> None:

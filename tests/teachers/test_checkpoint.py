@@ -55,7 +55,11 @@ def test_mmrazor_file_keeps_its_student_only(weights: dict[str, torch.Tensor]) -
     [
         ({"bbox_head__num_classes": 80}, "2 misshapen: bbox_head.atss_cls.weight", "num_classes"),
         ({"backbone__depth": 34}, "missing: .*backbone.layer1.2", "the backbone differs"),
-        ({"backbone__base_channels": 16, "neck__in_channels": [16, 32, 64, 128]}, "misshapen", "backbone differs"),
+        (
+            {"backbone__base_channels": 16, "neck__in_channels": [16, 32, 64, 128]},
+            "misshapen",
+            "backbone differs",
+        ),
         ({"bbox_head__stacked_convs": 2}, "missing: bbox_head.cls_convs.1", "different models"),
     ],
 )

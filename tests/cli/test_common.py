@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+
+from mmkd.cli.common import base_parser, prepare_data, read_config, run
+from mmkd.errors import UserError
+
+
+def parse(*argv: str) -> Any:
+    return base_parser("test").parse_args(argv)
+
+
+def test_work_dir() -> None:
+    assert read_config(parse("configs/bccd/student.py")).work_dir == "work_dirs/student"
+    assert read_config(parse("configs/bccd/student.py", "--work-dir", "w")).work_dir == "w"
+
+
+def test_package_names_work() -> None:
+    assert read_config(parse("mmdet::atss/atss_r50_fpn_1x_coco.py")).model.type == "ATSS"
+
+
+@pytest.mark.parametrize("content", [None, "model = ", "_base_ = ['./nowhere.py']"])
+def test_unreadable_config(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "c.py"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match="config cannot be read.*\n.*\n.*c.py"):
+        read_config(parse(str(path)))
+
+
+def config(**dataset: Any) -> Config:
+    cfg = Config.fromfile("configs/bccd/student.py")
+    cfg.train_dataloader.dataset.update(dataset)
+    return cfg
+
+
+def test_fraction_becomes_a_subset_below_wrappers_too() -> None:
+    cfg = config(indices=0.25)
+    cfg.train_dataloader.dataset = {
+        "type": "RepeatDataset",
+        "times": 2,
+        "dataset": cfg.train_dataloader.dataset,
+    }
+    prepare_data(cfg, ["train_dataloader", "val_dataloader", "absent_dataloader"])
+    inner = cfg.train_dataloader.dataset.dataset
+    assert inner.type == "FractionOfDataset"
+    assert inner.fraction == 0.25
+    assert "indices" not in inner.dataset
+
+    several = config()
+    several.train_dataloader.dataset = {
+        "type": "ConcatDataset",
+        "datasets": [config(indices=0.5).train_dataloader.dataset, config().train_dataloader.dataset],
+    }
+    prepare_data(several, ["train_dataloader"])
+    assert [d.type for d in several.train_dataloader.dataset.datasets] == ["FractionOfDataset", "CocoDataset"]
+
+
+def test_whole_numbers_are_left_to_mmengine() -> None:
+    cfg = config(indices=10)
+    prepare_data(cfg, ["train_dataloader"])
+    assert cfg.train_dataloader.dataset.indices == 10
+
+
+def test_fraction_of_the_validation_data_is_refused() -> None:
+    cfg = config()
+    cfg.val_dataloader.dataset.indices = 0.5
+    with pytest.raises(UserError, match="whole annotation file"):
+        prepare_data(cfg, ["val_dataloader"])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ({"data_root": "nowhere/"}, "not there.*\n.*nowhere/annotations/train.json.*\n.*no folder nowhere/"),
+        ({"ann_file": "annotations/none.json"}, "none.json.*\n.*no such file"),
+    ],
+)
+def test_missing_data(dataset: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        prepare_data(config(**dataset), ["train_dataloader"])
+
+
+def test_remote_data_is_not_looked_for() -> None:
+    prepare_data(config(data_root="s3://bucket/"), ["train_dataloader"])
+
+
+def fail(error: BaseException) -> Any:
+    def main() -> None:
+        raise error
+
+    return main
+
+
+def test_last_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(lambda: None) == 0
+    assert run(fail(UserError("do this"))) == 2
+    assert capsys.readouterr().err == "\nmmkd: error: do this\n"
+    assert run(fail(KeyboardInterrupt())) == 130
+    assert "--resume" in capsys.readouterr().err
+    assert run(fail(RuntimeError("odd"))) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.splitlines()[-2] == "mmkd: error: RuntimeError: odd"

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mmkd.cli.train import config_of, main, parse_args
+from mmkd.errors import UserError
+
+STUDENT = "configs/bccd/student.py"
+TEACHER = [
+    "--teacher",
+    "configs/bccd/teacher.py",
+    "--teacher-checkpoint",
+    "data/bccd/teacher_atss_r18_narrow.pth",
+]
+
+
+def cfg_of(*argv: str) -> Any:
+    return config_of(parse_args(argv))
+
+
+def test_mmdets_options() -> None:
+    cfg = cfg_of(STUDENT, "--amp", "--resume", "--cfg-options", "optim_wrapper.optimizer.lr=0.5")
+    assert cfg.optim_wrapper.type == "AmpOptimWrapper"
+    assert cfg.optim_wrapper.loss_scale == "dynamic"
+    assert cfg.resume is True
+    assert cfg.load_from is None
+    assert cfg.optim_wrapper.optimizer.lr == 0.5
+    assert {"type": "ProgressHook"} in cfg.custom_hooks
+
+    named = cfg_of(STUDENT, "--resume", "some.pth")
+    assert (named.resume, named.load_from) == (True, "some.pth")
+
+    with pytest.raises(UserError, match="base_batch_size"):
+        cfg_of(STUDENT, "--auto-scale-lr")
+    scaled = cfg_of(STUDENT, "--auto-scale-lr", "--cfg-options", "auto_scale_lr.base_batch_size=8")
+    assert scaled.auto_scale_lr.enable is True
+
+
+def test_any_stock_config_becomes_a_distilled_one() -> None:
+    cfg = cfg_of(STUDENT, *TEACHER)
+    assert cfg.model.type == "KDSingleStageDetector"
+    assert cfg.model.teacher.config == "configs/bccd/teacher.py"
+    assert cfg.model.distill.cls.type == "DistillationLoss"
+
+    changed = cfg_of("configs/bccd/kd.py", "--cfg-options", "model.distill.cls.temperature=2.5", *TEACHER)
+    assert changed.model.distill.cls.temperature == 2.5
+
+
+def test_teacher_needs_both_and_a_single_stage_student() -> None:
+    with pytest.raises(UserError, match="both its config and its checkpoint"):
+        cfg_of(STUDENT, "--teacher", "configs/bccd/teacher.py")
+    with pytest.raises(UserError, match=r"single-stage detector.*\n.*FasterRCNN"):
+        cfg_of("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py", *TEACHER)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["model.teacher.checkpoint=nowhere.pth"], "The checkpoint file does not exist"),
+        (["model.teacher.checkpoint=README.md"], "README.md cannot be read"),
+        (["model.bbox_head.num_classes=4"], "different classes"),
+        (["model.distill.cls.type=KLLoss"], "one of: DistillationLoss"),
+        (["model.distill.cls.temperature=-4"], "temperature must be a number above 0"),
+        (["train_dataloader.dataset.data_root=nowhere/"], "no folder nowhere/"),
+    ],
+)
+def test_mistakes_end_in_one_clear_error(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    code = main(["configs/bccd/kd.py", "--work-dir", str(tmp_path), "--cfg-options", *options])
+    err = capsys.readouterr().err
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("**/*.pth"))

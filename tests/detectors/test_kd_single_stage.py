@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.logging import MessageHub
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from mmkd.errors import UserError
+from mmkd.losses import DistillationLoss, DistillLoss, kl_divergence
+from mmkd.registry import MODELS
+
+from ..conftest import batch, build, distilled, losses_of, save_teacher, tiny_atss, tiny_teacher
+from ..heads.test_adapter import stock
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> str:
+    return save_teacher(tmp_path / "teacher.pth", tiny_teacher())
+
+
+def train(model: Any, data: dict[str, Any], steps: int = 3) -> list[dict[str, Any]]:
+    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9))
+    model.train()
+    return [model.train_step(copy.deepcopy(data), optimizer) for _ in range(steps)]
+
+
+def gradients(model: Any, data: dict[str, Any]) -> list[tuple[str, torch.Tensor]]:
+    model.zero_grad()
+    model.parse_losses(losses_of(model, data))[0].backward()
+    return [(name, p.grad) for name, p in model.named_parameters()]
+
+
+def build_distilled(checkpoint: str | None, **options: Any) -> Any:
+    return build(distilled(tiny_atss(), tiny_teacher(), checkpoint, **options))
+
+
+@pytest.mark.parametrize("region", ["all", "foreground", "teacher"])
+def test_weight_zero_is_the_stock_student_bit_for_bit(checkpoint: str, region: str) -> None:
+    loss = {"type": "DistillationLoss", "loss_weight": 0, "region": region}
+    ours = build_distilled(checkpoint, distill={"cls": loss})
+    stock_student = build(tiny_atss())
+    data = batch((96, 128), (80, 100))
+    for a, b in zip(train(ours, data), train(stock_student, data)):
+        assert a.pop("loss_kd_cls") == 0
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in b)
+    assert ours.state_dict().keys() == stock_student.state_dict().keys()
+    for key, value in stock_student.state_dict().items():
+        assert torch.equal(ours.state_dict()[key], value), key
+    for (name, a), (_, b) in zip(gradients(ours, data), gradients(stock_student, data)):
+        assert torch.equal(a, b), name
+
+
+def test_distillation_changes_gradients_but_not_task_losses(checkpoint: str) -> None:
+    ours, alone = build_distilled(checkpoint), build(tiny_atss())
+    a, b = train(ours, batch(), 1)[0], train(alone, batch(), 1)[0]
+    assert a["loss_kd_cls"] > 0
+    for key in ("loss_cls", "loss_bbox", "loss_centerness"):
+        assert torch.equal(a[key], b[key])
+    torch.testing.assert_close(a["loss"], b["loss"] + a["loss_kd_cls"])
+    first, second = dict(gradients(ours, batch())), dict(gradients(alone, batch()))
+    assert not torch.equal(first["backbone.conv1.weight"], second["backbone.conv1.weight"])
+
+
+def test_loss_is_the_function_of_both_heads_logits(checkpoint: str) -> None:
+    model = build_distilled(checkpoint)
+    data = model.data_preprocessor(batch((96, 128), (64, 100)), True)
+    losses = model.loss(data["inputs"], data["data_samples"])
+    teacher = model.teacher(data["inputs"], [(96, 128), (64, 100)])
+    student = model._forward(data["inputs"])[0]
+    keep, rows_s, rows_t = [], [], []
+    for stride, s, t in zip((8, 16, 32, 64, 128), student, teacher.cls_logits):
+        for image, (height, width) in enumerate([(96, 128), (64, 100)]):
+            y, x = torch.meshgrid(*(torch.arange(n) * stride for n in s.shape[2:]), indexing="ij")
+            keep.append(((y < height) & (x < width)).flatten())
+            rows_s.append(s[image].flatten(1).T)
+            rows_t.append(t[image].flatten(1).T)
+    inside = torch.cat(keep)
+    expected = kl_divergence(torch.cat(rows_s)[inside], torch.cat(rows_t)[inside], activation="sigmoid")
+    torch.testing.assert_close(losses["loss_kd_cls"], model.terms["cls"].loss_weight * expected)
+
+
+def test_padding_does_not_count(checkpoint: str) -> None:
+    """The loss of an image is the same alone and beside a larger one."""
+    loss = {"type": "DistillationLoss", "normalizer": "batch"}
+    model = build_distilled(checkpoint, distill={"cls": loss}).eval()
+    small, large = (64, 96), (128, 160)
+    seen = []
+    real = DistillationLoss.forward
+
+    def spy(self: Any, student: Any, teacher: Any, context: Any) -> Any:
+        seen.append(int(context.valid_N.sum()))
+        return real(self, student, teacher, context)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DistillationLoss, "forward", spy)
+        for shapes in ([small], [large], [small, large]):
+            losses_of(model, batch(*shapes))
+    assert seen[2] == seen[0] + seen[1]
+
+
+def test_state_parameters_and_modules_hold_no_teacher(checkpoint: str) -> None:
+    model = build_distilled(checkpoint)
+    alone = build(tiny_atss())
+    assert model.state_dict().keys() == alone.state_dict().keys()
+    assert [n for n, _ in model.named_parameters()] == [n for n, _ in alone.named_parameters()]
+    assert not any(m is model.teacher.model for m in model.modules())
+    alone.load_state_dict(model.state_dict())
+
+
+def test_deepcopy_shares_the_teacher_and_moves_follow(checkpoint: str) -> None:
+    model = build_distilled(checkpoint)
+    assert copy.deepcopy(model).teacher is model.teacher
+    model.double()
+    assert all(p.dtype == torch.float64 for p in model.teacher.model.parameters())
+    model.float().to("meta")
+    assert all(p.device.type == "meta" for p in model.teacher.model.parameters())
+
+
+def test_train_mode_does_not_reach_the_teacher(checkpoint: str) -> None:
+    model = build_distilled(checkpoint).train()
+    assert not model.teacher.model.training
+
+
+def test_predict_never_touches_the_teacher(checkpoint: str) -> None:
+    model = build_distilled(checkpoint).eval()
+    alone = build(tiny_atss()).eval()
+    model.teacher = None
+    with torch.no_grad():
+        ours, theirs = model.test_step(batch()), alone.test_step(batch())
+    for a, b in zip(ours, theirs):
+        assert torch.equal(a.pred_instances.bboxes, b.pred_instances.bboxes)
+        assert torch.equal(a.pred_instances.scores, b.pred_instances.scores)
+
+
+def test_task_loss_weight_gives_hintons_form(checkpoint: str) -> None:
+    def losses(**options: Any) -> dict[str, Any]:
+        return train(build_distilled(checkpoint, **options), batch(), 1)[0]
+
+    full = losses(distill={"cls": {"type": "DistillationLoss", "loss_weight": 1}})
+    hinton = losses(distill={"cls": {"type": "DistillationLoss", "loss_weight": 0.3}}, task_loss_weight=0.7)
+    for key, value in full.items():
+        if key.startswith("loss_kd"):
+            torch.testing.assert_close(hinton[key], 0.3 * value)
+        elif key != "loss":
+            torch.testing.assert_close(hinton[key], 0.7 * value)
+    torch.testing.assert_close(hinton["loss"], sum(v for k, v in hinton.items() if k != "loss"))
+
+
+def test_what_is_only_reported_is_not_weighed(checkpoint: str) -> None:
+    model = build_distilled(checkpoint, task_loss_weight=0.5)
+    assert model._weigh("acc", torch.tensor(2.0)) == 2
+    assert model._weigh("loss_cls", [torch.tensor(2.0), torch.tensor(4.0)]) == [1, 2]
+
+
+def test_many_terms(checkpoint: str) -> None:
+    terms = {
+        "cls": {"type": "DistillationLoss"},
+        "fg": {"type": "DistillationLoss", "region": "foreground", "activation": "softmax"},
+        "off": {"type": "DistillationLoss", "loss_weight": 0},
+    }
+    model = build_distilled(checkpoint, distill=terms)
+    losses = losses_of(model, batch())
+    assert [key for key in losses if "kd" in key] == ["loss_kd_cls", "loss_kd_fg", "loss_kd_off"]
+    assert losses["loss_kd_off"] == 0
+
+
+def test_images_without_objects(checkpoint: str) -> None:
+    terms = {r: {"type": "DistillationLoss", "region": r} for r in ("all", "foreground", "teacher")}
+    model = build_distilled(checkpoint, distill=terms)
+    losses = train(model, batch((64, 64), boxes=0), 1)[0]
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert losses["loss_kd_foreground"] == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "retinanet/retinanet_r18_fpn_1x_coco.py",
+        "gfl/gfl_r50_fpn_1x_coco.py",
+        "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py",
+    ],
+)
+def test_other_heads(name: str) -> None:
+    terms = {r: {"type": "DistillationLoss", "region": r} for r in ("all", "foreground", "teacher")}
+    model = build(distilled(stock(name), stock(name), None, distill=terms))
+    losses = train(model, batch(), 1)[0]
+    assert all(losses[f"loss_kd_{r}"] > 0 for r in terms)
+
+
+def test_a_real_resnet101_atss_teacher(tmp_path: Path) -> None:
+    teacher = "mmdet::atss/atss_r101_fpn_1x_coco.py"
+    from mmkd.compat import load_config
+
+    cfg = load_config(teacher).model
+    cfg.backbone.init_cfg = None
+    path = save_teacher(tmp_path / "r101.pth", cfg, dataset_meta={"classes": ("a",) * 80})
+    student = load_config("configs/atss/kd_atss_r18_r101_1x_coco.py").model
+    student.backbone.init_cfg = None
+    student.teacher = ConfigDict(config=teacher, checkpoint=path)
+    model = build(student)
+    assert model.teacher.model.backbone.depth == 101
+    losses = train(model, batch((64, 64), num_classes=80), 1)[0]
+    assert torch.isfinite(losses["loss"])
+    assert losses["loss_kd_cls"] > 0
+    assert not any("teacher" in key for key in model.state_dict())
+
+
+def test_nan_stops_before_the_weights_change(checkpoint: str) -> None:
+    model = build_distilled(checkpoint)
+    MessageHub.get_current_instance().update_info("iter", 6)
+    model.teacher.model.bbox_head.atss_cls.bias.data[0] = float("nan")
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(UserError, match=r"loss_kd_cls is not finite at iteration 7[\s\S]*loss_cls 1"):
+        train(model, batch(), 1)
+    for key, value in model.named_parameters():
+        assert torch.equal(value, before[key])
+
+
+def test_class_names_are_compared_when_known(tmp_path: Path) -> None:
+    path = save_teacher(tmp_path / "t.pth", tiny_teacher(), dataset_meta={"classes": ("cat", "dog", "cow")})
+    model = build(distilled(tiny_atss(), tiny_teacher(), path))
+    losses_of(model, batch())
+    hub = MessageHub.get_current_instance()
+
+    hub.update_info("dataset_meta", {"classes": ("cat", "cow", "dog")})
+    model = build(distilled(tiny_atss(), tiny_teacher(), path))
+    with pytest.raises(UserError, match="cat, cow, dog.*training.*\n.*cat, dog, cow.*teacher"):
+        losses_of(model, batch())
+
+    hub.update_info("dataset_meta", {"classes": ("cat", "dog", "cow")})
+    losses_of(model, batch())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"distill": {}}, "names no loss"),
+        ({"distill": None}, "names no loss"),
+        (
+            {"distill": {"cls": {"type": "KLLoss"}}},
+            r"distill\.cls is no.*\n.*one of: .*DistillationLoss.*\n.*'KLLoss'",
+        ),
+        ({"distill": {"cls": {"type": "FocalLoss"}}}, r"distill\.cls is no distillation loss"),
+        ({"distill": {"cls": {"loss_weight": 1}}}, r"distill\.cls is no distillation loss[\s\S]*None"),
+        ({"distill": {"cls": "DistillationLoss"}}, r"DistillationLoss"),
+        ({"task_loss_weight": -1}, "task_loss_weight must be a number ≥ 0, found -1"),
+    ],
+)
+def test_mistakes_in_the_config(options: dict[str, Any], message: str) -> None:
+    cfg = distilled(tiny_atss(), tiny_teacher(), None, **options)
+    with pytest.raises(UserError, match=message):
+        MODELS.build(cfg)
+
+
+def test_softmax_of_one_class_is_refused_at_build_time() -> None:
+    one = {"bbox_head__num_classes": 1}
+    loss = {"cls": {"type": "DistillationLoss", "activation": "softmax"}}
+    with pytest.raises(UserError, match="activation='sigmoid'"):
+        MODELS.build(distilled(tiny_atss(**one), tiny_teacher(**one), None, distill=loss))
+
+
+def test_maps_of_different_sizes(checkpoint: str) -> None:
+    teacher = tiny_teacher()
+    model = build(distilled(tiny_atss(), teacher, checkpoint))
+    real = model.teacher.pixels
+
+    def smaller(inputs: Any, shapes: Any) -> Any:
+        return inputs[..., ::2, ::2]
+
+    model.teacher.pixels = smaller
+    with pytest.raises(UserError, match="feature maps of different sizes"):
+        losses_of(model, batch())
+    model.teacher.pixels = real
+
+
+def test_a_loss_of_ones_own(checkpoint: str) -> None:
+    @MODELS.register_module(name="OwnTestLoss", force=True)
+    class OwnTestLoss(DistillLoss):
+        needs = frozenset({"feats"})
+
+        def forward(self, student: Any, teacher: Any, context: Any) -> Any:
+            return self.loss_weight * (student.feats[0].mean() - teacher.feats[0].mean()) ** 2
+
+    try:
+        model = build_distilled(checkpoint, distill={"own": {"type": "OwnTestLoss"}})
+        assert losses_of(model, batch())["loss_kd_own"] > 0
+        assert isinstance(model, nn.Module)
+    finally:
+        MODELS.module_dict.pop("OwnTestLoss")

@@ -1,0 +1,52 @@
+"""Every shipped config is built, and every number of a recipe is where users look for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config, ConfigDict
+
+from mmkd.compat import load_config
+from mmkd.registry import MODELS
+
+from .conftest import ROOT, build, save_teacher
+
+CONFIGS = sorted((ROOT / "configs").glob("[!_]*/*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+def test_config_builds(path: Path, tmp_path: Path) -> None:
+    cfg = Config.fromfile(path)
+    if "teacher" in cfg.model:
+        assert cfg.model.type == "KDSingleStageDetector"
+        teacher = load_config(cfg.model.teacher.config).model
+        teacher.backbone.init_cfg = None
+        cfg.model.teacher.checkpoint = save_teacher(tmp_path / "teacher.pth", teacher)
+    model = MODELS.build(cfg.model)
+    assert not any("teacher" in key for key in model.state_dict())
+    assert cfg.default_hooks.checkpoint.max_keep_ckpts == 1
+    assert cfg.default_hooks.checkpoint.save_best == "coco/bbox_mAP"
+    assert ConfigDict(type="MetricsFileHook") in cfg.custom_hooks
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+def test_config_can_be_inherited_by_package_name(path: Path, tmp_path: Path) -> None:
+    name = path.relative_to(ROOT / "configs")
+    child = tmp_path / "child.py"
+    child.write_text(f"_base_ = ['mmkd::{name}']\nwork_dir = 'elsewhere'\n")
+    cfg = Config.fromfile(child)
+    assert cfg.work_dir == "elsewhere"
+    assert cfg.model.bbox_head.type == Config.fromfile(path).model.bbox_head.type
+
+
+def test_inherited_student_builds_in_our_scope(tmp_path: Path) -> None:
+    child = tmp_path / "child.py"
+    child.write_text("_base_ = ['mmkd::bccd/student.py']\n")
+    assert sum(p.numel() for p in build(Config.fromfile(child).model).parameters()) > 0
+
+
+def test_shipped_teacher_loads() -> None:
+    model = MODELS.build(Config.fromfile(ROOT / "configs/bccd/kd.py").model)
+    assert model.teacher.class_names == ("Platelets", "RBC", "WBC")
+    assert (ROOT / "data/bccd/teacher_atss_r18_narrow.pth").stat().st_size < 8 * 2**20
