@@ -21,7 +21,8 @@ class MetricsFileHook(Hook):
     """Write ``metrics_val_last.json`` and ``metrics_val_best.json``.
 
     Each holds ``metrics``, ``epoch``, ``iter`` and ``checkpoint`` (the file's
-    name, or null if none was written at that point). Which validation is the
+    name, or null if none was written at that point). ``metrics`` is empty where
+    the evaluator had none to give: mmdet's does so if nothing was detected. Which validation is the
     best is what `CheckpointHook` says (``save_best``); without it there is no
     file of the best. Files are replaced whole, so they are never half written.
     """
@@ -39,7 +40,7 @@ class MetricsFileHook(Hook):
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Write the files after each validation during training."""
-        if not metrics or runner._train_loop is None or isinstance(runner._train_loop, dict):
+        if metrics is None or runner._train_loop is None or isinstance(runner._train_loop, dict):
             return
         by_epoch, saver = True, None
         for hook in runner.hooks:

@@ -122,6 +122,7 @@ def test_the_best_of_another_run_is_dropped(tmp_path: Path) -> None:
     (tmp_path / "metrics_val_best.json").write_text(json.dumps(stale))
     run(tmp_path, [None], 1, **BEST)
     assert not (tmp_path / "metrics_val_best.json").exists()
+    assert read(tmp_path, "last")["metrics"] == {}, "nothing was measured, and that is said"
 
 
 def test_checkpoint_is_null_where_none_was_written(tmp_path: Path) -> None:

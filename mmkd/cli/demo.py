@@ -1,0 +1,143 @@
+"""Teacher, student alone and the same student distilled, on the embedded data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.analysis import get_model_complexity_info
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmkd.cli.common import run
+from mmkd.cli.pictures import draw_curves, draw_detections
+from mmkd.errors import UserError
+from mmkd.registry import MODELS
+from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
+
+STUDENT, DISTILLED = "configs/bccd/student.py", "configs/bccd/kd.py"
+IMAGE = (3, 240, 320)
+
+
+@dataclass
+class Result:
+    """What one detector of the demo came to.
+
+    Attributes:
+        name: ``teacher``, ``student`` or ``distilled``.
+        model: the config of the stock detector.
+        checkpoint: its weights.
+        metrics: of the test split, after the last epoch; empty if nothing was detected.
+        curve: (epoch, mAP) of each validation; empty for the teacher.
+        step_time: median seconds per training step; ``None`` for the teacher.
+    """
+
+    name: str
+    model: Any
+    checkpoint: str
+    metrics: dict[str, float]
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    step_time: float | None = None
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Options of the demo."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work-dir", default="work_dirs/demo", type=Path)
+    parser.add_argument("--seed", default=0, type=int)
+    parser.add_argument("--cfg-options", nargs="+", default=[], help="passed on to training and testing")
+    return parser.parse_args(argv)
+
+
+def demo(args: argparse.Namespace) -> str:
+    """Run what is not there yet, then print the table and save the pictures.
+
+    Returns:
+        The table.
+    """
+    init_default_scope("mmdet")
+    results = [
+        evaluate_teacher(args),
+        train(args, "student", STUDENT),
+        train(args, "distilled", DISTILLED),
+    ]
+    table = format_table(results)
+    (args.work_dir / "table.md").write_text(table + "\n")
+    draw_curves(results, args.work_dir / "curves.png")
+    draw_detections(results, Config.fromfile(STUDENT), args.work_dir / "detections.png")
+    print(f"\n{table}\n\nBlood cells (BCCD), {args.work_dir}/: table.md, curves.png, detections.png")
+    return table
+
+
+def evaluate_teacher(args: argparse.Namespace) -> Result:
+    """Evaluate the shipped teacher on the test split."""
+    work_dir, cfg = args.work_dir / "teacher", Config.fromfile(DISTILLED)
+    if not list(work_dir.glob("*/*.json")):
+        _tool("test.py", DISTILLED, "--teacher", "--work-dir", str(work_dir), options=args.cfg_options)
+    newest = max(work_dir.glob("*/*.json"))
+    model, checkpoint = teacher_model_and_checkpoint(cfg.model.teacher)
+    return Result("teacher", model, str(checkpoint), json.loads(newest.read_text()))
+
+
+def train(args: argparse.Namespace, name: str, config: str) -> Result:
+    """Train one student, unless this very recipe has been trained here before."""
+    work_dir, options = args.work_dir / name, [*args.cfg_options, f"randomness.seed={args.seed}"]
+    recipe, done = work_dir / "recipe.txt", work_dir / "metrics_val_last.json"
+    text = "\n".join([Config.fromfile(config).pretty_text, *options])
+    if not (recipe.is_file() and recipe.read_text() == text and done.is_file()):
+        shutil.rmtree(work_dir, ignore_errors=True)
+        _tool("train.py", config, "--work-dir", str(work_dir), options=options)
+        recipe.write_text(text)
+    last = json.loads(done.read_text())
+    rows = [json.loads(line) for file in work_dir.glob("*/vis_data/scalars.json") for line in file.open()]
+    return Result(
+        name,
+        plain_detector(Config.fromfile(config).model),
+        str(work_dir / last["checkpoint"]),
+        last["metrics"],
+        [(row["step"], row["coco/bbox_mAP"]) for row in rows if "coco/bbox_mAP" in row],
+        statistics.median(row["time"] for row in rows if "loss" in row),
+    )
+
+
+def format_table(results: Sequence[Result]) -> str:
+    """The results as a Markdown table; step times as ratios to the student alone."""
+    alone = next(result.step_time for result in results if result.name == "student")
+    assert alone is not None
+    lines = [
+        "| | mAP | AP50 | parameters | GFLOPs | training step |",
+        "|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        model = MODELS.build(plain_detector(result.model))
+        # mmengine counts multiply-adds and calls them FLOPs, as the field does.
+        cost = get_model_complexity_info(model, IMAGE, show_table=False, show_arch=False)
+        # mmdet gives no metric at all where nothing was detected.
+        ap, ap50 = (result.metrics.get(f"coco/bbox_mAP{suffix}", 0.0) for suffix in ("", "_50"))
+        params, flops = cost["params"] / 1e6, cost["flops"] / 1e9
+        step = "" if result.step_time is None else f"{result.step_time / alone:.2f} ×"
+        lines.append(f"| {result.name} | {ap:.3f} | {ap50:.3f} | {params:.2f} M | {flops:.2f} | {step} |")
+    return "\n".join(lines)
+
+
+def _tool(name: str, *arguments: str, options: Sequence[str]) -> None:
+    command = [sys.executable, "-W", "ignore", f"tools/{name}", *arguments]
+    if options:
+        command += ["--cfg-options", *options]
+    print("$", " ".join(command[3:]), flush=True)
+    if subprocess.run(command).returncode != 0:
+        raise UserError(f"{name} did not finish; its own message is above")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo; returns its exit code."""
+    args = parse_args(argv)
+    return run(lambda: demo(args))

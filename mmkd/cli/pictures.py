@@ -1,0 +1,83 @@
+"""The demo's two pictures: curves, and detections side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import mmcv
+import torch
+from matplotlib.patches import Patch, Rectangle
+from mmdet.utils import get_test_pipeline_cfg
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+
+from mmkd.registry import DATASETS, MODELS
+from mmkd.teachers.checkpoint import load_strictly
+
+if TYPE_CHECKING:
+    from mmkd.cli.demo import Result
+
+SCORE_THRESHOLD = 0.4
+
+
+def draw_curves(results: Sequence[Result], path: Path) -> None:
+    """mAP over epochs of the students, with the teacher as a line."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for result in results:
+        if result.step_time is None:
+            axes.axhline(result.metrics["coco/bbox_mAP"], color="gray", linestyle="--", label=result.name)
+        else:
+            epochs, values = zip(*sorted(result.curve)) if result.curve else ((), ())
+            axes.plot(epochs, values, marker="o", label=result.name)
+    axes.set(xlabel="epoch", ylabel="mAP on the test split", ylim=(0, None))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def draw_detections(results: Sequence[Result], cfg: Config, path: Path) -> None:
+    """Ground truth and each detector's boxes on the test image with the most kinds of objects."""
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    image = max(
+        (dataset.get_data_info(i) for i in range(len(dataset))),
+        key=lambda info: (len({o["bbox_label"] for o in info["instances"]}), len(info["instances"])),
+    )
+    names, palette = dataset.metainfo["classes"], dataset.metainfo["palette"]
+    colors = [tuple(channel / 255 for channel in color) for color in palette]
+    panels = [("ground truth", [(o["bbox"], o["bbox_label"]) for o in image["instances"]])]
+    panels += [(result.name, _detect(result, cfg, image["img_path"])) for result in results]
+
+    figure, axes = plt.subplots(2, 2, figsize=(9, 7.2), layout="constrained")
+    pixels = mmcv.imread(image["img_path"], channel_order="rgb")
+    for panel, (title, boxes) in zip(axes.flat, panels):
+        panel.imshow(pixels)
+        panel.set_title(f"{title} ({len(boxes)})")
+        panel.axis("off")
+        for (x1, y1, x2, y2), label in boxes:
+            panel.add_patch(
+                Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colors[label], linewidth=1.5)
+            )
+    handles = [Patch(color=color, label=name) for name, color in zip(names, colors)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(names))
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+@torch.no_grad()
+def _detect(result: Result, cfg: Config, image: str) -> list[tuple[list[float], int]]:
+    model = MODELS.build(result.model)
+    load_strictly(model, result.checkpoint)
+    pipeline = Compose([step for step in get_test_pipeline_cfg(cfg) if step["type"] != "LoadAnnotations"])
+    sample: Any = pipeline({"img_path": image, "img_id": 0})
+    found = model.eval().test_step(pseudo_collate([sample]))[0].pred_instances
+    keep = found.scores > SCORE_THRESHOLD
+    return [(box, int(label)) for box, label in zip(found.bboxes[keep].tolist(), found.labels[keep].tolist())]

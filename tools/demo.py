@@ -1,0 +1,16 @@
+"""Teacher, student alone and the same student distilled, on the embedded data. See --help."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+sys.path.insert(0, str(ROOT))  # a clone needs no installation
+os.chdir(ROOT)
+
+from mmkd.cli.demo import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# Prepare an environment for mmkd: prints the path of its Python as the last line.
+#
+#   tools/install.sh [test]      also what the tests need
+#
+# Inside an environment that has mmdet already, nothing of it is reinstalled.
+# Otherwise .venv is made here. Settings, by environment variable:
+#   PYTHON        the interpreter (default: the first of 3.12, 3.11, 3.10 found)
+#   TORCH         what pip installs (default: torch==2.13.0); an installed torch is kept
+#   TORCH_INDEX_URL   package index for torch alone, for example one with CPU builds
+#   PIP_FIND_LINKS    folders or pages with prebuilt wheels; honoured by pip
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+TORCH=${TORCH:-torch==2.13.0}
+MMCV=2.1.0 # the newest that mmdet 3.3.0 accepts
+MMDET=3.3.0
+MMENGINE=0.10.7
+extras=${1:-}
+
+say() { printf '%s\n' "mmkd: $*" >&2; }
+die() { say "error: $*"; exit 1; }
+has() { "$python" -c "import $1" >/dev/null 2>&1; }
+pip() { "$python" -m pip --disable-pip-version-check "$@" >&2; }
+
+proof='
+import torch
+from mmcv.ops import nms
+boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [1.0, 1.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0]])
+kept = nms(boxes, torch.tensor([0.9, 0.8, 0.7]), iou_threshold=0.5)[1]
+assert kept.tolist() == [0, 2], kept
+'
+ops_run() { "$python" -W ignore -c "$proof" >/dev/null 2>&1; }
+
+find_python() {
+    for candidate in ${PYTHON:-python3 python3.12 python3.11 python3.10}; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    die "expected Python 3.10, 3.11 or 3.12; found $(python3 --version 2>&1). Set PYTHON to one of them."
+}
+
+install_test_tools() {
+    [ "$extras" = test ] || return 0
+    "$python" -c 'import pytest, pytest_cov, hypothesis, importlinter, tqdm, matplotlib' 2>/dev/null &&
+        "$python" -m ruff --version >/dev/null 2>&1 && "$python" -m mypy --version >/dev/null 2>&1 && return 0
+    say "installing what the tests need"
+    pip install -q pytest pytest-cov hypothesis ruff mypy import-linter tqdm matplotlib
+}
+
+# The wheel is kept by what it was built for: its name does not tell the torch.
+build_mmcv() {
+    say "building mmcv $MMCV with its operators: about 10 minutes on 2 cores, once"
+    mkdir -p "$wheels"
+    local log="$wheels/build.log"
+    MMCV_WITH_OPS=1 CFLAGS="${CFLAGS:-} -g0" "$python" -m pip --disable-pip-version-check wheel -v \
+        --no-build-isolation --no-deps --no-binary mmcv --no-cache-dir "mmcv==$MMCV" -w "$wheels" >"$log" 2>&1 &
+    local build=$! started=$SECONDS
+    trap 'kill $build 2>/dev/null; exit 130' INT TERM
+    while kill -0 "$build" 2>/dev/null; do
+        sleep 5
+        if [ $(((SECONDS - started) / 5 % 6)) -eq 0 ]; then
+            say "  $(((SECONDS - started) / 60)) min: $(grep -oE '^ *\[[0-9]+/[0-9]+\]' "$log" | tail -1 || true) of the files compiled"
+        fi
+    done
+    trap - INT TERM
+    wait "$build" || {
+        tail -n 30 "$log" >&2
+        die "mmcv did not build; the whole log is $log. A C++ compiler is needed (g++ or clang++)."
+    }
+}
+
+install_mmcv() {
+    ops_run && return 0
+    pip uninstall -q -y mmcv 2>/dev/null || true
+    local key
+    key=$("$python" -c 'import sys, torch; print(f"py{sys.version_info[0]}{sys.version_info[1]}-torch{torch.__version__}")')
+    wheels="${XDG_CACHE_HOME:-$HOME/.cache}/mmkd/wheels/$key-mmcv$MMCV"
+    if ! ls "$wheels"/mmcv-*.whl >/dev/null 2>&1; then
+        say "looking for a prebuilt mmcv $MMCV"
+        if pip install -q --no-deps --no-cache-dir --only-binary mmcv "mmcv==$MMCV" 2>/dev/null; then
+            ops_run && return 0
+            say "  it does not run with this torch"
+            pip uninstall -q -y mmcv
+        else
+            say "  none fits"
+        fi
+        build_mmcv
+    fi
+    pip install -q --no-deps --force-reinstall "$wheels"/mmcv-*.whl
+    ops_run || die "mmcv.ops.nms does not run: $("$python" -W ignore -c "$proof" 2>&1 | tail -n 1). Remove $wheels and try again."
+}
+
+python=$(command -v python || command -v python3 || true)
+if [ -n "$python" ] && [ ! -x .venv/bin/python ] && has mmdet; then
+    say "using the environment of $python, which has mmdet"
+    install_test_tools
+    echo "$python"
+    exit 0
+fi
+
+stamp=.venv/.installed
+python=$PWD/.venv/bin/python
+if [ ! -x "$python" ]; then
+    base=$(find_python)
+    say "making .venv with $("$base" --version)"
+    "$base" -m venv .venv
+fi
+if [ ! -f $stamp ] || [ setup.py -nt $stamp ] || [ tools/install.sh -nt $stamp ]; then
+    if ! has torch; then
+        say "installing $TORCH"
+        pip install -q ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$TORCH"
+    fi
+    # mmengine and mmcv's build import pkg_resources, which setuptools 81 removed.
+    pip install -q "setuptools<81" wheel ninja psutil
+    pip install -q "mmengine==$MMENGINE" addict numpy packaging Pillow pyyaml yapf opencv-python
+    install_mmcv
+    pip install -q "mmdet==$MMDET"
+    pip install -q --no-build-isolation --editable .
+    has mmkd || die "mmkd does not import: $("$python" -c 'import mmkd' 2>&1 | tail -n 3)"
+    touch $stamp
+    say "installed into .venv"
+fi
+install_test_tools
+echo "$python"
