@@ -4,6 +4,6 @@ _base_ = ['./student.py']
 model = dict(
     type='KDSingleStageDetector',
     teacher=dict(
-        config='configs/bccd/teacher.py',
+        config='mmkd::bccd/teacher.py',
         checkpoint='data/bccd/teacher_atss_r18_narrow.pth'),
     distill=dict(cls=dict(type='DistillationLoss')))
