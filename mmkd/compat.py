@@ -92,7 +92,7 @@ def torch_loads_weights_only() -> bool:
     return (int(major), int(minor)) >= (2, 6)
 
 
-def load_local_checkpoint(filename: str, map_location: Any = None) -> Any:
+def load_from_local(filename: str, map_location: Any = None) -> Any:
     """Read a checkpoint file; registered as mmengine's loader of local paths.
 
     Args:
@@ -167,5 +167,5 @@ def adapt_mmengine() -> None:
     from mmengine.runner import CheckpointLoader
 
     allow_mmengine_checkpoints()
-    CheckpointLoader.register_scheme("", load_local_checkpoint, force=True)
+    CheckpointLoader.register_scheme("", load_from_local, force=True)
     MODULE2PACKAGE.setdefault("mmkd", "mmkd")

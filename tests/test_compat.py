@@ -45,7 +45,7 @@ def test_reads_what_mmengine_writes(tmp_path: Path) -> None:
 def test_reads_numpy_of_both_module_names(tmp_path: Path, dtype: str) -> None:
     value = {"array": np.ones(3, dtype), "scalar": np.ones(1, dtype)[0]}
     torch.save(value, tmp_path / "c.pth")
-    assert compat.load_local_checkpoint(str(tmp_path / "c.pth"))["array"].dtype == np.dtype(dtype)
+    assert compat.load_from_local(str(tmp_path / "c.pth"))["array"].dtype == np.dtype(dtype)
     allowed = {
         name for entry in compat.mmengine_safe_globals() if isinstance(entry, tuple) for name in entry[1:]
     }
@@ -73,7 +73,7 @@ def test_refuses_code_without_running_it(
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": RunsCode()}, "evil.pth", _use_new_zipfile_serialization=not legacy)
     with pytest.raises(UserError, match="refused.*\n.*\n.*system.*\n.*add_safe_globals"):
-        compat.load_local_checkpoint("evil.pth")
+        compat.load_from_local("evil.pth")
     assert not Path("executed").exists()
 
 
@@ -93,7 +93,7 @@ def test_getattr_resolves_history_methods_only(tmp_path: Path, owner: object, na
     if hasattr(owner, name):
         torch.save({"x": ReadsAttribute(owner, name)}, tmp_path / "evil.pth")
         with pytest.raises(UserError, match="refused"):
-            compat.load_local_checkpoint(str(tmp_path / "evil.pth"))
+            compat.load_from_local(str(tmp_path / "evil.pth"))
 
 
 def test_history_method() -> None:
@@ -104,7 +104,7 @@ def test_history_method() -> None:
 def test_a_user_who_trusts_the_file_can_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"x": ReadsAttribute(np.ndarray, "sum")}, tmp_path / "odd.pth")
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    assert compat.load_local_checkpoint(str(tmp_path / "odd.pth"))["x"] is np.ndarray.sum
+    assert compat.load_from_local(str(tmp_path / "odd.pth"))["x"] is np.ndarray.sum
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None, pickle.dumps([1])[:-1]])
@@ -114,15 +114,15 @@ def test_truncated_or_foreign_file(tmp_path: Path, content: bytes | None) -> Non
         content = (tmp_path / "whole.pth").read_bytes()[:2000]
     (tmp_path / "bad.pth").write_bytes(content)
     with pytest.raises(UserError, match="cannot be read"):
-        compat.load_local_checkpoint(str(tmp_path / "bad.pth"))
+        compat.load_from_local(str(tmp_path / "bad.pth"))
 
 
 def test_missing_file_names_its_neighbours(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "epoch_3.pth")
     with pytest.raises(UserError, match=r"in its folder: epoch_3\.pth"):
-        compat.load_local_checkpoint(str(tmp_path / "epoch_4.pth"))
+        compat.load_from_local(str(tmp_path / "epoch_4.pth"))
     with pytest.raises(UserError, match="no checkpoint in"):
-        compat.load_local_checkpoint(str(tmp_path / "no" / "epoch_4.pth"))
+        compat.load_from_local(str(tmp_path / "no" / "epoch_4.pth"))
 
 
 @pytest.mark.parametrize(("version", "expected"), [("2.5.1", False), ("2.6.0", True), ("2.13.0+cpu", True)])

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,8 @@ def run(main: Callable[[], object]) -> int:
         The exit code: 0; 2 for what the user can mend; 1 for anything else,
         after its traceback; 130 after an interrupt.
     """
+    # mmdet's heads warn of an attribute that mmdet's heads use.
+    warnings.filterwarnings("ignore", message="DeprecationWarning: `num_anchors`")
     try:
         main()
     except UserError as error:

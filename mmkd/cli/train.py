@@ -62,6 +62,9 @@ def config_of(args: argparse.Namespace) -> Config:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
     prepare_data(cfg, ["train_dataloader", "val_dataloader"])
+    imports = cfg.setdefault("custom_imports", ConfigDict(imports=[]))
+    if "mmkd" not in imports.imports:  # so that the dumped config stands alone
+        imports.imports = [*imports.imports, "mmkd"]
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), {"type": "ProgressHook"}]
     return cfg
 

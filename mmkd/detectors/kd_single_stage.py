@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
 from mmkd.detectors.observe import Observation, observe
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError, check_options, user_error
 from mmkd.heads import adapter_for
 from mmkd.losses import DistillLoss, registered_losses
 from mmkd.registry import MODELS
@@ -49,6 +50,7 @@ class KDSingleStageDetector(SingleStageDetector):
         task_loss_weight: float = 1.0,
         **student: Any,
     ) -> None:
+        check_options("KDSingleStageDetector", student, _options(SingleStageDetector))
         super().__init__(**student)
         if not isinstance(task_loss_weight, (int, float)) or not 0 <= task_loss_weight < float("inf"):
             raise UserError(f"task_loss_weight must be a number ≥ 0, found {task_loss_weight!r}")
@@ -182,7 +184,12 @@ def build_losses(distill: Mapping[str, Any]) -> nn.ModuleDict:
                 found=repr(found),
                 remedy=f"correct the type, as in {example}",
             )
+        check_options(f"distill.{name}", set(cfg) - {"type", "_scope_"}, _options(loss))
     return nn.ModuleDict({name: MODELS.build(cfg) for name, cfg in distill.items()})
+
+
+def _options(cls: type) -> set[str]:
+    return set(inspect.signature(cls).parameters)
 
 
 def _check_same_maps(student: DenseOutputs, teacher: DenseOutputs) -> None:

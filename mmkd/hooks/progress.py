@@ -6,6 +6,7 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -51,7 +52,7 @@ class ProgressHook(Hook):
         """Advance by one and update the running average."""
         if self._bar is None:
             return
-        loss = float((outputs or {}).get("loss", float("nan")))
+        loss = torch.as_tensor((outputs or {}).get("loss", float("nan"))).detach().item()
         self._average = (
             loss if self._average is None else self._average + self.momentum * (loss - self._average)
         )

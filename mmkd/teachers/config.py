@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import ConfigDict
 
 from mmkd.compat import load_config
-from mmkd.errors import user_error
+from mmkd.errors import check_options, user_error
 
 DISTILLER = "KDSingleStageDetector"
 _OWN_KEYS = ("teacher", "distill", "task_loss_weight")
@@ -41,14 +41,7 @@ def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict
         )
     if "type" in teacher:
         teacher = {"config": {"model": dict(teacher)}}
-    unknown = set(teacher) - {"config", "checkpoint"}
-    if unknown:
-        raise user_error(
-            "`teacher` has unknown options.",
-            expected="config, checkpoint",
-            found=", ".join(sorted(unknown)),
-            remedy="remove or correct them",
-        )
+    check_options("teacher", teacher, ["config", "checkpoint"])
     model = _read_model(teacher["config"])
     from_init = _pop_pretrained(model)
     if "checkpoint" not in teacher and from_init is None:

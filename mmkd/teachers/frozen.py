@@ -52,7 +52,8 @@ class FrozenTeacher:
         parameters = sum(p.numel() for p in self.model.parameters())
         print_log(
             f"teacher: {type(self.model).__name__}, {parameters / 1e6:.2f} M parameters computed, "
-            f"checkpoint {checkpoint}, classes {'unknown to it' if self.class_names is None else 'named'}, "
+            f"checkpoint {checkpoint}, "
+            f"{'no class names' if self.class_names is None else ', '.join(self.class_names[:5])}, "
             f"left out: {', '.join(skipped) or 'nothing'}"
             + ("" if self.pixels.is_identity else ", pixels re-normalised"),
             logger="current",

@@ -28,6 +28,7 @@ def test_mmdets_options() -> None:
     assert cfg.load_from is None
     assert cfg.optim_wrapper.optimizer.lr == 0.5
     assert {"type": "ProgressHook"} in cfg.custom_hooks
+    assert cfg.custom_imports.imports == ["mmkd"]
 
     named = cfg_of(STUDENT, "--resume", "some.pth")
     assert (named.resume, named.load_from) == (True, "some.pth")
@@ -39,10 +40,15 @@ def test_mmdets_options() -> None:
 
 
 def test_any_stock_config_becomes_a_distilled_one() -> None:
+    without_data = ["--cfg-options", "train_dataloader=None", "val_dataloader=None"]
     cfg = cfg_of(STUDENT, *TEACHER)
     assert cfg.model.type == "KDSingleStageDetector"
     assert cfg.model.teacher.config == "configs/bccd/teacher.py"
     assert cfg.model.distill.cls.type == "DistillationLoss"
+
+    zoo = cfg_of("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", *TEACHER, *without_data)
+    assert zoo.custom_imports.imports == ["mmkd"]
+    assert zoo.model.type == "KDSingleStageDetector"
 
     changed = cfg_of("configs/bccd/kd.py", "--cfg-options", "model.distill.cls.temperature=2.5", *TEACHER)
     assert changed.model.distill.cls.temperature == 2.5

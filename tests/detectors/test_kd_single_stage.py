@@ -159,6 +159,18 @@ def test_what_is_only_reported_is_not_weighed(checkpoint: str) -> None:
     assert model._weigh("loss_cls", [torch.tensor(2.0), torch.tensor(4.0)]) == [1, 2]
 
 
+def test_bfloat16_autocast(checkpoint: str) -> None:
+    terms = {r: {"type": "DistillationLoss", "region": r} for r in ("all", "foreground", "teacher")}
+    model = build_distilled(checkpoint, distill=terms)
+    exact = losses_of(model, batch())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = losses_of(model, batch())
+    for region in terms:
+        value = mixed[f"loss_kd_{region}"]
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, exact[f"loss_kd_{region}"], rtol=0.05, atol=0)
+
+
 def test_many_terms(checkpoint: str) -> None:
     terms = {
         "cls": {"type": "DistillationLoss"},
@@ -250,6 +262,11 @@ def test_class_names_are_compared_when_known(tmp_path: Path) -> None:
         ({"distill": {"cls": {"type": "FocalLoss"}}}, r"distill\.cls is no distillation loss"),
         ({"distill": {"cls": {"loss_weight": 1}}}, r"distill\.cls is no distillation loss[\s\S]*None"),
         ({"distill": {"cls": "DistillationLoss"}}, r"DistillationLoss"),
+        (
+            {"distill": {"cls": {"type": "DistillationLoss", "T": 4}}},
+            r"distill\.cls has no option T.*\n.*temperature",
+        ),
+        ({"use_syncbn": True}, r"no option use_syncbn.*\n.*bbox_head"),
         ({"task_loss_weight": -1}, "task_loss_weight must be a number ≥ 0, found -1"),
     ],
 )
