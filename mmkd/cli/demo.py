@@ -9,43 +9,20 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmkd.cli.common import run
-from mmkd.cli.pictures import draw_curves, draw_detections
+from mmkd.cli.pictures import Result, draw_curves, draw_detections
 from mmkd.errors import UserError
 from mmkd.registry import MODELS
 from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
 
 STUDENT, DISTILLED = "configs/bccd/student.py", "configs/bccd/kd.py"
 IMAGE = (3, 240, 320)
-
-
-@dataclass
-class Result:
-    """What one detector of the demo came to.
-
-    Attributes:
-        name: ``teacher``, ``student`` or ``distilled``.
-        model: the config of the stock detector.
-        checkpoint: its weights.
-        metrics: of the test split, after the last epoch; empty if nothing was detected.
-        curve: (epoch, mAP) of each validation; empty for the teacher.
-        step_time: median seconds per training step; ``None`` for the teacher.
-    """
-
-    name: str
-    model: Any
-    checkpoint: str
-    metrics: dict[str, float]
-    curve: list[tuple[int, float]] = field(default_factory=list)
-    step_time: float | None = None
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

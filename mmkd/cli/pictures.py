@@ -1,10 +1,11 @@
-"""The demo's two pictures: curves, and detections side by side."""
+"""What the demo found, and its two pictures: curves, and detections side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 
@@ -21,10 +22,28 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmkd.registry import DATASETS, MODELS
 from mmkd.teachers.checkpoint import load_strictly
 
-if TYPE_CHECKING:
-    from mmkd.cli.demo import Result
-
 SCORE_THRESHOLD = 0.4
+
+
+@dataclass
+class Result:
+    """What one detector of the demo came to.
+
+    Attributes:
+        name: ``teacher``, ``student`` or ``distilled``.
+        model: the config of the stock detector.
+        checkpoint: its weights.
+        metrics: of the test split, after the last epoch; empty if nothing was detected.
+        curve: (epoch, mAP) of each validation; empty for the teacher.
+        step_time: median seconds per training step; ``None`` for the teacher.
+    """
+
+    name: str
+    model: Any
+    checkpoint: str
+    metrics: dict[str, float]
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    step_time: float | None = None
 
 
 def draw_curves(results: Sequence[Result], path: Path) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmkd.cli.demo import Result, format_table, main
+from mmkd.cli.demo import format_table, main
+from mmkd.cli.pictures import Result
 from mmkd.teachers import plain_detector
 
 from ..conftest import tiny_atss

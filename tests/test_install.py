@@ -1,0 +1,55 @@
+"""What of the installation can be tested without installing anything."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A folder with the installer and no environment."""
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools/install.sh", tmp_path / "tools/install.sh")
+    return tmp_path
+
+
+def install(clone: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["tools/install.sh", *arguments],
+        cwd=clone,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_prepared_environment_is_kept(clone: Path) -> None:
+    prepared = Path(sys.executable).parent
+    done = install(clone, "test", PATH=f"{prepared}{os.pathsep}{os.environ['PATH']}", PIP_NO_INDEX="1")
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).parent == prepared
+    assert "which has mmdet" in done.stderr
+    assert not (clone / ".venv").exists()
+
+
+def test_unfit_python_is_named(clone: Path) -> None:
+    bare = clone / "bin"
+    bare.mkdir()
+    for name in ("bash", "dirname", "env"):
+        (bare / name).symlink_to(shutil.which(name) or f"/bin/{name}")
+    fake = bare / "python3"
+    fake.write_text('#!/usr/bin/env bash\n[ "$1" = --version ] && echo Python 3.8.1 && exit\nexit 1\n')
+    fake.chmod(0o755)
+    done = install(clone, PATH=str(bare))
+    assert done.returncode == 1
+    assert "expected Python 3.10, 3.11 or 3.12; found Python 3.8.1" in done.stderr
+    assert not (clone / ".venv").exists()
