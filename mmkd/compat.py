@@ -70,7 +70,7 @@ def mmengine_safe_globals() -> list[Any]:
     core = importlib.import_module(
         "numpy._core.multiarray" if np.__version__[0] > "1" else "numpy.core.multiarray"
     )
-    numeric = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdFD"]
+    numeric = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdFDUS"]
     names: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, *dict.fromkeys(numeric)]
     for package in ("numpy._core.multiarray", "numpy.core.multiarray"):
         names += [(core._reconstruct, f"{package}._reconstruct"), (core.scalar, f"{package}.scalar")]
@@ -124,7 +124,7 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
 def _unreadable(path: Path, error: Exception) -> Exception:
     refused = re.search(
         r"Unsupported global: GLOBAL (\S+)|unsupported GLOBAL (\S+)|Unsupported class (\S+)"
-        r"|unrecognized function (.+)|refused (getattr.+) in a",
+        r"|unrecognized function (.+)|refused (getattr.+) in a|Can only .+ but got (.+)",
         str(error),
     )
     if refused:

@@ -41,7 +41,7 @@ def test_reads_what_mmengine_writes(tmp_path: Path) -> None:
 
 
 @new_torch
-@pytest.mark.parametrize("dtype", ["bool", "int32", "int64", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["bool", "int32", "int64", "float32", "float64", "U3"])
 def test_reads_numpy_of_both_module_names(tmp_path: Path, dtype: str) -> None:
     value = {"array": np.ones(3, dtype), "scalar": np.ones(1, dtype)[0]}
     torch.save(value, tmp_path / "c.pth")
@@ -94,6 +94,16 @@ def test_getattr_resolves_history_methods_only(tmp_path: Path, owner: object, na
         torch.save({"x": ReadsAttribute(owner, name)}, tmp_path / "evil.pth")
         with pytest.raises(UserError, match="refused"):
             compat.load_from_local(str(tmp_path / "evil.pth"))
+
+
+@new_torch
+def test_objects_of_other_classes_are_refused(tmp_path: Path) -> None:
+    torch.save({"path": Path("x"), "state": np.array([None], dtype=object)}, tmp_path / "c.pth")
+    with pytest.raises(UserError, match="refused"):
+        compat.load_from_local(str(tmp_path / "c.pth"))
+    torch.save({"state": np.array([None], dtype=object)}, tmp_path / "c.pth")
+    with pytest.raises(UserError, match="refused.*\n.*\n.*ObjectDType"):
+        compat.load_from_local(str(tmp_path / "c.pth"))
 
 
 def test_history_method() -> None:

@@ -158,3 +158,23 @@ def test_nan_stops_training_with_exit_code(tmp_path: Path) -> None:
     assert re.search(r"Training stopped: loss\w* is not finite at iteration \d", last)
     assert "Traceback" not in last
     assert not list(tmp_path.glob("*.pth"))
+
+
+def test_two_processes_on_cpus(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["tools/dist_train.sh", KD, "2", "--work-dir", str(tmp_path), *options("train_cfg.max_epochs=1")],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            "PORT": str(20000 + os.getpid() % 20000),
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "[1][2/2]" in done.stdout, "each of two processes sees half of the 15 images, in batches of 4"
+    stock = MODELS.build(Config.fromfile(ROOT / "configs/bccd/student.py").model)
+    stock.load_state_dict(torch.load(tmp_path / "epoch_1.pth")["state_dict"], strict=True)

@@ -11,7 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 
 from mmkd.compat import load_config
 from mmkd.errors import UserError, user_error
@@ -118,6 +122,23 @@ def _check_annotations(loader: str, dataset: dict[str, Any]) -> None:
             found="no such file" if not root or Path(root).exists() else f"no folder {root}",
             remedy=f"download it, or set {loader}.dataset.data_root (and the evaluator's ann_file)",
         )
+
+
+def build_runner(cfg: Config) -> Any:
+    """Build the Runner of a config; with several processes on CPUs too.
+
+    mmengine's launcher selects a CUDA device whatever the backend; without any,
+    the processes are joined here by gloo first.
+    """
+    if cfg.launcher == "pytorch" and get_device() == "cpu":
+        torch.distributed.init_process_group("gloo")
+        cfg.model_wrapper_cfg = {
+            "type": "MMDistributedDataParallel",
+            "device_ids": None,
+            "broadcast_buffers": False,
+            "find_unused_parameters": cfg.get("find_unused_parameters", False),
+        }
+    return Runner.from_cfg(cfg) if "runner_type" not in cfg else RUNNERS.build(cfg)
 
 
 def run(main: Callable[[], object]) -> int:

@@ -9,10 +9,8 @@ from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 
-from mmkd.cli.common import base_parser, prepare_data, read_config, run
+from mmkd.cli.common import base_parser, build_runner, prepare_data, read_config, run
 from mmkd.errors import user_error
 from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
 from mmkd.teachers.checkpoint import load_strictly
@@ -98,7 +96,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     """Build the Runner, load strictly, evaluate; returns the metrics."""
     setup_cache_size_limit_of_dynamo()
     cfg, checkpoint = config_of(args)
-    runner = Runner.from_cfg(cfg) if "runner_type" not in cfg else RUNNERS.build(cfg)
+    runner = build_runner(cfg)
     if checkpoint is not None:
         model = runner.model
         while hasattr(model, "module"):  # DistributedDataParallel, test-time augmentation

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import RUNNERS, init_default_scope
-from mmengine.runner import Runner
+from mmengine.registry import init_default_scope
 
 import mmkd
-from mmkd.cli.common import base_parser, prepare_data, read_config, run
+from mmkd.cli.common import base_parser, build_runner, prepare_data, read_config, run
 from mmkd.errors import user_error
 from mmkd.hooks import ProgressHook
 from mmkd.registry import MODELS
@@ -104,7 +103,7 @@ def train(args: argparse.Namespace) -> None:
     """Build the Runner and train."""
     setup_cache_size_limit_of_dynamo()
     cfg = config_of(args)
-    runner = Runner.from_cfg(cfg) if "runner_type" not in cfg else RUNNERS.build(cfg)
+    runner = build_runner(cfg)
     runner.logger.info(f"mmkd {mmkd.__version__}")
     try:
         runner.train()
