@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmkd.detectors.observe import Observation, observe
 from mmkd.errors import UserError, check_options, user_error
-from mmkd.heads import adapter_for
+from mmkd.heads import adapter_for, check_head_type
 from mmkd.losses import DistillLoss, registered_losses
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, Need
@@ -51,6 +51,7 @@ class KDSingleStageDetector(SingleStageDetector):
         **student: Any,
     ) -> None:
         check_options("KDSingleStageDetector", student, _options(SingleStageDetector))
+        check_head_type(student, "student")
         super().__init__(**student)
         if not isinstance(task_loss_weight, (int, float)) or not 0 <= task_loss_weight < float("inf"):
             raise UserError(f"task_loss_weight must be a number ≥ 0, found {task_loss_weight!r}")

@@ -7,7 +7,7 @@ adapter of its own, found along the MRO of the head's class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from torch import Tensor
 
 from mmkd.errors import user_error
+from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, HeadSpec, Levels, Need
 
 # Heads that follow the forms of the default adapter but not its meaning.
@@ -164,6 +165,28 @@ def adapter_for(head: Any) -> DenseHeadAdapter:
         if cls.__name__ in NOT_YET_SERVED:
             raise _unsupported(head, NOT_YET_SERVED[cls.__name__])
     raise _unsupported(head, "it is not a dense head of mmdet")
+
+
+def check_head_type(model: Mapping[str, Any], whose: str) -> None:
+    """Raise `UserError` if a model config names a head that is not registered.
+
+    Args:
+        model: the model config.
+        whose: ``student`` or ``teacher``, for the message.
+    """
+    found = (model.get("bbox_head") or {}).get("type")
+    if isinstance(found, str) and MODELS.get(found) is None:
+        valid = sorted(
+            name
+            for name, entry in MODELS.module_dict.items()
+            if isinstance(entry, type) and issubclass(entry, BaseDenseHead) and name not in NOT_YET_SERVED
+        )
+        raise user_error(
+            f"The {whose}'s head is not registered.",
+            expected=f"bbox_head.type, one of: {', '.join(valid)}",
+            found=found,
+            remedy="correct the name, or list the module that registers it under custom_imports",
+        )
 
 
 def _unsupported(head: Any, why: str) -> Exception:

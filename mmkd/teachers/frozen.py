@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from mmkd.errors import user_error
-from mmkd.heads import adapter_for, check_heads
+from mmkd.heads import adapter_for, check_head_type, check_heads
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, HeadSpec, Need
 from mmkd.teachers.checkpoint import load_strictly
@@ -125,6 +125,7 @@ def build_detector(model_cfg: ConfigDict, checkpoint: str | None) -> tuple[Any, 
             found=str(model_cfg.type),
             remedy="correct the name, or list the module that registers it under custom_imports",
         )
+    check_head_type(model_cfg, "teacher")
     # The student trains with the random numbers that it would have had alone.
     with torch.random.fork_rng(devices=[]):
         model = MODELS.build(model_cfg)

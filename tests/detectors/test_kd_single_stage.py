@@ -276,6 +276,17 @@ def test_mistakes_in_the_config(options: dict[str, Any], message: str) -> None:
         MODELS.build(cfg)
 
 
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_unknown_head_lists_the_valid_ones(whose: str) -> None:
+    cfg = distilled(tiny_atss(), tiny_teacher(), None)
+    (cfg if whose == "student" else cfg.teacher.config).bbox_head.type = "ATSHead"
+    with pytest.raises(
+        UserError, match=rf"{whose}'s head is not.*\n.*ATSSHead.*GFLHead.*\n.*ATSHead"
+    ) as error:
+        MODELS.build(cfg)
+    assert "TOODHead" not in str(error.value)
+
+
 def test_softmax_of_one_class_is_refused_at_build_time() -> None:
     one = {"bbox_head__num_classes": 1}
     loss = {"cls": {"type": "DistillationLoss", "activation": "softmax"}}

@@ -13,6 +13,11 @@ from mmkd.structures import HeadSpec
 
 from .contract import check_contract, check_same_for_twice_the_batch, make_case
 
+
+def unweighted(**options: Any) -> DistillationLoss:
+    return DistillationLoss(**{"loss_weight": 1.0, **options})
+
+
 OPTIONS = [
     {"activation": activation, "region": region, "normalizer": normalizer}
     for activation, region, normalizer in product(
@@ -23,13 +28,13 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o.values()))
 def test_contract(options: dict[str, Any]) -> None:
-    check_contract(lambda weight: DistillationLoss(temperature=2.0, loss_weight=weight, **options))
-    check_same_for_twice_the_batch(DistillationLoss(temperature=2.0, **options))
+    check_contract(lambda weight: unweighted(temperature=2.0, loss_weight=weight, **options))
+    check_same_for_twice_the_batch(unweighted(temperature=2.0, **options))
 
 
 def test_all_region_is_the_mean_over_valid_priors() -> None:
     student, teacher, context = make_case()
-    value = DistillationLoss(activation="sigmoid", region="all")(student, teacher, context)
+    value = unweighted(activation="sigmoid", region="all")(student, teacher, context)
     keep = context.valid_N
     expected = kl_divergence(
         student.flat_cls_logits()[keep], teacher.flat_cls_logits()[keep], activation="sigmoid"
@@ -39,7 +44,7 @@ def test_all_region_is_the_mean_over_valid_priors() -> None:
 
 def test_foreground_is_the_mean_over_assigned_priors() -> None:
     student, teacher, context = make_case()
-    value = DistillationLoss(region="foreground")(student, teacher, context)
+    value = unweighted(region="foreground")(student, teacher, context)
     assert context.labels_N is not None
     keep = context.valid_N & (context.labels_N < 3)
     expected = kl_divergence(
@@ -50,7 +55,7 @@ def test_foreground_is_the_mean_over_assigned_priors() -> None:
 
 def test_teacher_region_weighs_by_its_top_score() -> None:
     student, teacher, context = make_case()
-    value = DistillationLoss(region="teacher", normalizer="batch")(student, teacher, context)
+    value = unweighted(region="teacher", normalizer="batch")(student, teacher, context)
     score = teacher.flat_cls_logits().sigmoid().max(1).values * context.valid_N
     each = kl_divergence(
         student.flat_cls_logits(), teacher.flat_cls_logits(), activation="sigmoid", reduction="none"
@@ -62,18 +67,16 @@ def test_no_object_anywhere_is_zero() -> None:
     student, teacher, context = make_case()
     background = replace(context, labels_N=torch.full_like(context.labels_N, 3))
     for normalizer in ("region", "priors", "batch"):
-        assert DistillationLoss(region="foreground", normalizer=normalizer)(student, teacher, background) == 0
+        assert unweighted(region="foreground", normalizer=normalizer)(student, teacher, background) == 0
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_reductions(activation: Any) -> None:
     case = make_case()
-    per_prior = DistillationLoss(activation=activation)(*case)
-    torch.testing.assert_close(
-        DistillationLoss(activation=activation, reduction="mean")(*case), per_prior / 3
-    )
+    per_prior = unweighted(activation=activation)(*case)
+    torch.testing.assert_close(unweighted(activation=activation, reduction="mean")(*case), per_prior / 3)
     n = case[2].valid_N.sum()
-    torch.testing.assert_close(DistillationLoss(activation=activation, reduction="sum")(*case), per_prior * n)
+    torch.testing.assert_close(unweighted(activation=activation, reduction="sum")(*case), per_prior * n)
 
 
 def test_classes_that_agree_add_nothing() -> None:
@@ -93,22 +96,22 @@ def test_classes_that_agree_add_nothing() -> None:
             cls_logits=tuple(torch.cat([a, b], 1) for a, b in zip(outputs.cls_logits, same)),
         )
 
-    loss = DistillationLoss(activation="sigmoid", region="all")
+    loss = unweighted(activation="sigmoid", region="all")
     torch.testing.assert_close(
         loss(widened(student), widened(teacher), context), loss(student, teacher, context)
     )
 
 
 def test_needs_labels_only_for_foreground() -> None:
-    assert DistillationLoss().needs == {"cls_logits"}
-    assert DistillationLoss(region="foreground").needs == {"cls_logits", "labels"}
+    assert unweighted().needs == {"cls_logits"}
+    assert unweighted(region="foreground").needs == {"cls_logits", "labels"}
 
 
 def test_one_class_softmax_is_refused_at_build_time() -> None:
     spec = HeadSpec(1, 1, True, ((8, 8),), (1,))
     with pytest.raises(UserError, match="activation='sigmoid'"):
-        DistillationLoss(activation="softmax").check(spec, spec)
-    DistillationLoss(activation="sigmoid").check(spec, spec)
+        unweighted(activation="softmax").check(spec, spec)
+    unweighted(activation="sigmoid").check(spec, spec)
 
 
 @pytest.mark.parametrize(
@@ -125,4 +128,4 @@ def test_one_class_softmax_is_refused_at_build_time() -> None:
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        DistillationLoss(**options)
+        unweighted(**options)
