@@ -15,7 +15,7 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["mmkd", "mmkd.*"]),
     # The recipes, for `_base_ = ['mmkd::…']`; .mim/configs is a link to configs/.
-    package_data={"mmkd": ["py.typed", ".mim/*.yml", ".mim/configs/**/*.py"]},
+    package_data={"mmkd": ["py.typed"], "mmkd.recipes": [".mim/*.yml", ".mim/configs/**/*.py"]},
     # mmdet, mmengine and mmcv are checked on import and not required here: they
     # may come from OpenMMLab or from the maintained forks, which have other
     # names on the package index and would be overwritten.

@@ -168,4 +168,4 @@ def adapt_mmengine() -> None:
 
     allow_mmengine_checkpoints()
     CheckpointLoader.register_scheme("", load_from_local, force=True)
-    MODULE2PACKAGE.setdefault("mmkd", "mmkd")
+    MODULE2PACKAGE.setdefault("mmkd", "mmkd.recipes")
