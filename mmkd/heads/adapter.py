@@ -105,7 +105,8 @@ class DenseHeadAdapter:
         first_class_N = torch.cat(
             [args[0].reshape(-1, flat_cls_logits_NK.shape[1])[:, 0] for args in loss_cls_args]
         )
-        if not torch.equal(first_class_N, flat_cls_logits_NK[:, 0]):
+        # NaN is for the check of the losses to report, which names the term.
+        if not torch.equal(first_class_N.nan_to_num(), flat_cls_logits_NK[:, 0].nan_to_num()):
             raise _unsupported(
                 head, "it passes its priors to its loss in an order of its own, so 'foreground' is unknown"
             )

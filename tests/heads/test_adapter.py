@@ -98,6 +98,13 @@ def test_wrong_order_is_refused() -> None:
         adapter_for(head).assigned_labels(head, flat, [(flat.flip(0), labels)])
 
 
+def test_nan_is_not_taken_for_another_order() -> None:
+    head = build(tiny_atss()).bbox_head
+    flat = torch.full((6, 3), float("nan"))
+    labels = torch.zeros(6).long()
+    assert torch.equal(adapter_for(head).assigned_labels(head, flat, [(flat.clone(), labels)]), labels)
+
+
 def test_probabilities_and_foreign_heads_are_refused() -> None:
     class Subclass(TOODHead):  # type: ignore[misc]
         pass
