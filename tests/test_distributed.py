@@ -43,6 +43,7 @@ def worker(checkpoint: str, out: str) -> None:
         all_reduce(value, op="mean")
     if get_rank() == 0:
         torch.save({"losses": losses, "gradient": gradient}, out)
+    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:

@@ -152,6 +152,8 @@ def run(main: Callable[[], object]) -> int:
     warnings.filterwarnings("ignore", message="DeprecationWarning: `num_anchors`")
     try:
         main()
+        if torch.distributed.is_initialized():  # without it, gloo may abort at exit
+            torch.distributed.destroy_process_group()
     except UserError as error:
         print(f"\nmmkd: error: {error}", file=sys.stderr)
         return 2
