@@ -10,9 +10,9 @@ import mmdet.registry
 from mmdet.registry import DATASETS, HOOKS, MODELS
 from mmengine.registry import Registry
 
-_MMDET_REGISTRIES = [
+REGISTRIES = [
     node for node in vars(mmdet.registry).values() if isinstance(node, Registry) and node.scope == "mmdet"
 ]
-SCOPE = [Registry(node.name, parent=node, scope="mmkd") for node in _MMDET_REGISTRIES]
+SCOPE = [Registry(node.name, parent=node, scope="mmkd") for node in REGISTRIES]
 
-__all__ = ["DATASETS", "HOOKS", "MODELS", "SCOPE"]
+__all__ = ["DATASETS", "HOOKS", "MODELS", "REGISTRIES", "SCOPE"]

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmkd.compat import load_config
 from mmkd.errors import UserError, user_error
+from mmkd.sweeps.overrides import KeepingDictAction, check_overrides, resolve_aliases
 
 
 def base_parser(description: str) -> argparse.ArgumentParser:
@@ -29,7 +30,7 @@ def base_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=KeepingDictAction,
         help="override settings of the config: key=value …; lists as key=a,b or key='[a,b]'",
     )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
@@ -48,7 +49,9 @@ def read_config(args: argparse.Namespace) -> Config:
     try:
         cfg = load_config(args.config)
         if args.cfg_options:
-            cfg.merge_from_dict(args.cfg_options)
+            options = resolve_aliases(cfg, args.cfg_options)
+            check_overrides(cfg, options, strict=in_sweep())
+            cfg.merge_from_dict(options)
     except UserError:
         raise
     except Exception as error:
@@ -64,6 +67,11 @@ def read_config(args: argparse.Namespace) -> Config:
     elif cfg.get("work_dir") is None:
         cfg.work_dir = os.path.join("work_dirs", Path(args.config).stem)
     return cfg
+
+
+def in_sweep() -> bool:
+    """Whether W&B's agent or the local controller has started this process."""
+    return any(os.environ.get(name) for name in ("WANDB_SWEEP_ID", "MMKD_SWEEP"))
 
 
 def prepare_data(cfg: Config, loaders: Sequence[str]) -> None:

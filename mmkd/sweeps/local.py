@@ -1,0 +1,262 @@
+"""A sweep on this machine, without an account: optuna suggests, W&B's rule stops."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from mmkd.errors import UserError, user_error
+from mmkd.sweeps.hyperband import Hyperband
+from mmkd.sweeps.sweep_file import SweepFile
+
+CRASHES_IN_A_ROW = 5
+POLL_SECONDS = 0.5
+KILL_AFTER_SECONDS = 30
+
+
+class TrialError(RuntimeError):
+    """A trial's process ended with an error; the message is its last line."""
+
+
+@dataclass
+class LocalSweep:
+    """Runs the trials of a sweep file as processes of this machine.
+
+    Args:
+        sweep: the sweep file.
+        work_dir: for the study, the trials and the results.
+        jobs: trials at once.
+        seed: of the sampler.
+    """
+
+    sweep: SweepFile
+    work_dir: Path
+    jobs: int = 1
+    seed: int | None = None
+
+    def run(self, count: int, resume: bool = False) -> optuna.Study:
+        """Run trials until ``count`` have ended, then write the results.
+
+        Args:
+            count: number of trials, those of an earlier call included.
+            resume: go on with the study in ``work_dir``.
+
+        Raises:
+            UserError: there is a study already and it is not to be resumed, or
+                five trials in a row crashed.
+        """
+        study = self._open(resume)
+        done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED])
+        try:
+            study.optimize(
+                self._objective,
+                n_trials=max(0, count - len(done)),
+                n_jobs=self.jobs,
+                catch=(TrialError,),
+                callbacks=[self._stop_after_crashes],
+            )
+        finally:
+            self._write_table(study)
+        crashed = _crashes_in_a_row(study)
+        if crashed >= CRASHES_IN_A_ROW:
+            raise user_error(
+                f"{crashed} trials in a row crashed; the sweep has stopped.",
+                expected="trials that train",
+                found=str(study.trials[-1].user_attrs.get("error")),
+                remedy=f"look into {self.work_dir}/trial_{study.trials[-1].number}.log, then --resume",
+            )
+        return study
+
+    def _open(self, resume: bool) -> optuna.Study:
+        journal = self.work_dir / "study.log"
+        if journal.exists() and not resume:
+            raise user_error(
+                "There is a sweep in this folder already.",
+                expected="an empty --work-dir, or --resume",
+                found=str(journal),
+                remedy="add --resume to go on with it, or name another folder",
+            )
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(
+            study_name=self.sweep.path.stem,
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            sampler=self._sampler(),
+            direction="maximize" if self.sweep.maximize else "minimize",
+            load_if_exists=True,
+        )
+        for trial in study.get_trials(states=[TrialState.RUNNING]):
+            # Of a controller that was killed; the same values are tried again.
+            study.tell(trial.number, state=TrialState.FAIL)
+            attrs = {**trial.system_attrs, "fixed_params": trial.params}
+            study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, system_attrs=attrs))
+        return study
+
+    def _sampler(self) -> optuna.samplers.BaseSampler:
+        if self.sweep.method == "grid":
+            space = {}
+            for key, description in self.sweep.parameters.items():
+                values = _values(description)
+                if values is None:
+                    raise UserError(f"{self.sweep.path}: a grid needs `values` for {key}")
+                space[key] = list(values)
+            return optuna.samplers.GridSampler(space, seed=self.seed)
+        if self.sweep.method == "random":
+            return optuna.samplers.RandomSampler(seed=self.seed)
+        return optuna.samplers.TPESampler(seed=self.seed, n_startup_trials=5)
+
+    def _objective(self, trial: Trial) -> float:
+        values = {key: suggest(trial, key, d) for key, d in self.sweep.parameters.items()}
+        trial.set_user_attr("parameters", values)
+        folder = self.work_dir / f"trial_{trial.number}"
+        command = [*self.sweep.command_for(values), "--work-dir", str(folder)]
+        log = folder.with_suffix(".log")
+        print(f"trial {trial.number}: {values}", flush=True)
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # its data loaders end with it
+                env={**os.environ, "WANDB_MODE": "offline", "MMKD_SWEEP": self.sweep.path.stem},
+            )
+            try:
+                pruned = self._follow(trial, process, folder)
+            finally:
+                _end(process)
+        history = read_history(folder, self.sweep.metric)
+        if process.returncode != 0 and not pruned:
+            lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            error = next(
+                (line for line in lines if line.startswith("mmkd: error")), (lines or ["no output"])[-1]
+            )
+            trial.set_user_attr("error", error)
+            print(f"trial {trial.number}: crashed: {error}", flush=True)
+            raise TrialError(error)
+        if not history:
+            trial.set_user_attr("error", f"no value of {self.sweep.metric}")
+            raise TrialError(f"no value of {self.sweep.metric}")
+        best = max(history) if self.sweep.maximize else min(history)
+        print(
+            f"trial {trial.number}: {'stopped early' if pruned else 'finished'}, best {best:.4f}", flush=True
+        )
+        if pruned:
+            raise optuna.TrialPruned
+        return best
+
+    def _follow(self, trial: Trial, process: subprocess.Popen[bytes], folder: Path) -> bool:
+        """Report values as they come; whether the rule stopped the trial."""
+        rule = None
+        if self.sweep.early_terminate:
+            rule = Hyperband.from_config(self.sweep.early_terminate, self.sweep.maximize)
+        reported = 0
+        while True:
+            ended = process.poll() is not None
+            history = read_history(folder, self.sweep.metric)
+            for step in range(reported, len(history)):
+                trial.report(history[step], step)
+            reported = len(history)
+            if ended:
+                return False
+            others = [
+                list(other.intermediate_values.values())
+                for other in trial.study.get_trials(deepcopy=False)
+                if other.number != trial.number
+            ]
+            if rule is not None and rule.should_stop(history, others):
+                return True
+            time.sleep(POLL_SECONDS)
+
+    def _stop_after_crashes(self, study: optuna.Study, _: FrozenTrial) -> None:
+        if _crashes_in_a_row(study) >= CRASHES_IN_A_ROW:
+            study.stop()
+
+    def _write_table(self, study: optuna.Study) -> None:
+        keys = list(self.sweep.parameters)
+        with (self.work_dir / "trials.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["trial", "state", self.sweep.metric, "values", *keys, "error"])
+            for trial in study.trials:
+                history = list(trial.intermediate_values.values())
+                best = (max if self.sweep.maximize else min)(history) if history else ""
+                values = trial.user_attrs.get("parameters", {})
+                error = trial.user_attrs.get("error", "")
+                row = [trial.number, trial.state.name.lower(), best, len(history)]
+                table.writerow([*row, *(values.get(key, "") for key in keys), error])
+
+
+def suggest(trial: Trial, key: str, description: Mapping[str, Any]) -> Any:
+    """One value of a parameter, from W&B's description of its values."""
+    values = _values(description)
+    if values is not None:
+        return values[trial.suggest_categorical(key, list(values))]
+    low, high, kind = description["min"], description["max"], description.get("distribution", "")
+    if kind.startswith("int") or (not kind and isinstance(low, int) and isinstance(high, int)):
+        return trial.suggest_int(key, low, high)
+    step = description.get("q") if kind.startswith("q_") else None
+    if kind not in ("", "uniform", "q_uniform", "log_uniform_values"):
+        raise UserError(
+            f"{key}: the local controller knows the distributions uniform, q_uniform, int_uniform, "
+            f"log_uniform_values and lists of values, found {kind}"
+        )
+    return trial.suggest_float(key, low, high, log=kind == "log_uniform_values", step=step)
+
+
+def read_history(folder: Path, metric: str) -> list[float]:
+    """The values of a metric over the validations of a trial, 0 where mmdet gave none.
+
+    Args:
+        folder: the trial's work dir.
+        metric: a key of the evaluator, or ``val/<name>`` for any evaluator's ``<name>``.
+    """
+    values = []
+    for file in sorted(folder.glob("*/vis_data/scalars.json")):
+        for line in file.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:  # being written at this moment
+                break
+            if "lr" in row:
+                continue
+            name = metric.removeprefix("val/")
+            found = [v for k, v in row.items() if k == metric or k.rpartition("/")[2] == name]
+            values.append(float(found[0]) if found else 0.0)
+    return values
+
+
+def _values(description: Mapping[str, Any]) -> dict[Any, Any] | None:
+    """What optuna is shown (scalars as they are, lists as text) → what the trial is given."""
+    values = [description["value"]] if "value" in description else description.get("values")
+    if values is None:
+        return None
+    return {value if isinstance(value, (bool, int, float, str)) else str(value): value for value in values}
+
+
+def _crashes_in_a_row(study: optuna.Study) -> int:
+    ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+    return next((n for n, t in enumerate(reversed(ended)) if t.state != TrialState.FAIL), len(ended))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a trial's whole process group, gently first."""
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(KILL_AFTER_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,129 @@
+"""W&B sweep files: reading, checking, and the command of one trial."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmkd.errors import UserError, user_error
+
+METHODS = ("bayes", "random", "grid")
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """What a sweep file says.
+
+    Attributes:
+        path: the file.
+        program: what each trial runs.
+        method: ``bayes``, ``random`` or ``grid``.
+        metric: the key that the sweep follows.
+        maximize: whether a larger metric is better.
+        parameters: dotted config key → W&B's description of its values.
+        early_terminate: W&B's description of the stopping rule, or ``None``.
+        command: the command with W&B's macros.
+    """
+
+    path: Path
+    program: str
+    method: str
+    metric: str
+    maximize: bool
+    parameters: Mapping[str, Mapping[str, Any]]
+    early_terminate: Mapping[str, Any] | None
+    command: tuple[str, ...]
+
+    @property
+    def config(self) -> str:
+        """The config that the command trains: its first word that ends in ``.py`` after the program."""
+        words = [word for word in self.command if word.endswith(".py") and word != self.program]
+        if not words:
+            raise UserError(f"{self.path}: `command` names no config file to train")
+        return words[0]
+
+    def command_for(self, values: Mapping[str, Any]) -> list[str]:
+        """The command of a trial, macros replaced as W&B's agent does.
+
+        Args:
+            values: of the parameters.
+        """
+        pairs = [f"{key}={value}" for key, value in values.items()]
+        lists = {
+            "${env}": ["/usr/bin/env"],
+            "${interpreter}": [sys.executable],
+            "${program}": [self.program],
+            "${args}": [f"--{pair}" for pair in pairs],
+            "${args_no_hyphens}": pairs,
+            "${args_json}": [json.dumps(dict(values))],
+        }
+        words: list[str] = []
+        for word in self.command:
+            words += lists.get(word) or [
+                re.sub(r"\$\{envvar:(\w+)\}", lambda m: os.environ.get(m[1], ""), word)
+            ]
+        return words
+
+
+def read_sweep(path: str | Path) -> SweepFile:
+    """Read a sweep file.
+
+    Raises:
+        UserError: the file is missing, broken, or not a sweep of dotted keys.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise user_error(
+            "The sweep file cannot be read.",
+            expected="a YAML file as `wandb sweep` takes it",
+            found=f"{path} ({type(error).__name__}: {error})",
+            remedy="correct the path or the file",
+        ) from error
+    for key in ("program", "method", "metric", "parameters", "command"):
+        if not isinstance(content, dict) or key not in content:
+            raise UserError(f"{path}: a sweep file needs `{key}`; see configs/sweeps/atss_bayes.yaml")
+    if content["method"] not in METHODS:
+        raise UserError(f"{path}: method must be one of {', '.join(METHODS)}, found {content['method']!r}")
+    metric = content["metric"]
+    if (
+        not isinstance(metric, dict)
+        or "name" not in metric
+        or metric.get("goal") not in ("maximize", "minimize")
+    ):
+        raise UserError(f"{path}: metric must be {{name: …, goal: maximize|minimize}}, found {metric!r}")
+    _check_parameters(path, content["parameters"])
+    return SweepFile(
+        path=path,
+        program=content["program"],
+        method=content["method"],
+        metric=metric["name"],
+        maximize=metric["goal"] == "maximize",
+        parameters=content["parameters"],
+        early_terminate=content.get("early_terminate"),
+        command=tuple(str(word) for word in content["command"]),
+    )
+
+
+def _check_parameters(path: Path, parameters: Any) -> None:
+    if not isinstance(parameters, dict) or not parameters:
+        raise UserError(f"{path}: `parameters` is empty")
+    for key, description in parameters.items():
+        if not isinstance(description, dict) or "parameters" in description:
+            raise user_error(
+                f"{path}: parameter {key} is nested; it would replace the whole of {key} in the config.",
+                expected="flat dotted keys, like optim_wrapper.optimizer.lr: {min: 1.0e-4, max: 1.0e-2}",
+                found=f"{key}: {description}",
+                remedy="write each inner parameter with its full dotted key",
+            )
+        if not ({"value", "values"} & set(description) or {"min", "max"} <= set(description)):
+            raise UserError(f"{path}: parameter {key} needs `values`, `value`, or `min` and `max`")
