@@ -90,7 +90,7 @@ class LocalSweep:
                 remedy="add --resume to go on with it, or name another folder",
             )
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = optuna.create_study(
             study_name=self.sweep.path.stem,
             storage=JournalStorage(JournalFileBackend(str(journal))),

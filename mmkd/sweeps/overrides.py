@@ -94,6 +94,10 @@ def _arguments(part: Any) -> set[str]:
     name = part.get("type") if isinstance(part, Mapping) else None
     for registry in REGISTRIES if isinstance(name, str) else ():
         found = registry.get(name)
+        if isinstance(found, type):
+            # Many of mmdet's classes pass **kwargs on to their parents.
+            inits = [vars(cls)["__init__"] for cls in found.__mro__[:-1] if "__init__" in vars(cls)]
+            return {name for init in inits for name in inspect.signature(init).parameters}
         if found is not None:
             return set(inspect.signature(found).parameters)
     return set()
