@@ -101,15 +101,13 @@ class DenseHeadAdapter:
         """
         labels = [args[1][0] if isinstance(args[1], tuple) else args[1] for args in loss_cls_args]
         if not labels or any(part.dim() != 1 or part.is_floating_point() for part in labels):
-            raise _unsupported(head, "it gives its loss no class index per prior, so it has no 'foreground'")
+            raise _no_foreground(head, "it gives its loss no class index per prior")
         first_class_N = torch.cat(
             [args[0].reshape(-1, flat_cls_logits_NK.shape[1])[:, 0] for args in loss_cls_args]
         )
         # NaN is for the check of the losses to report, which names the term.
         if not torch.equal(first_class_N.nan_to_num(), flat_cls_logits_NK[:, 0].nan_to_num()):
-            raise _unsupported(
-                head, "it passes its priors to its loss in an order of its own, so 'foreground' is unknown"
-            )
+            raise _no_foreground(head, "it passes its priors to its loss in an order of its own")
         return torch.cat(labels)
 
     def valid_priors(self, head: Any, cls_logits: Levels, image_shapes: Sequence[tuple[int, ...]]) -> Tensor:
@@ -188,6 +186,15 @@ def check_head_type(model: Mapping[str, Any], whose: str) -> None:
             found=found,
             remedy="correct the name, or list the module that registers it under custom_imports",
         )
+
+
+def _no_foreground(head: Any, why: str) -> Exception:
+    return user_error(
+        f"{type(head).__name__} does not tell which priors are foreground: {why}.",
+        expected="a head that passes one class index per prior to its loss_cls, in the order of its outputs",
+        found=type(head).__name__,
+        remedy="set region='all' or region='teacher' on the DistillationLoss",
+    )
 
 
 def _unsupported(head: Any, why: str) -> Exception:

@@ -69,7 +69,7 @@ def test_distillation_changes_gradients_but_not_task_losses(checkpoint: str) -> 
 
 
 def test_loss_is_the_function_of_both_heads_logits(checkpoint: str) -> None:
-    model = build_distilled(checkpoint)
+    model = build_distilled(checkpoint, distill={"cls": {"type": "DistillationLoss", "region": "all"}})
     data = model.data_preprocessor(batch((96, 128), (64, 100)), True)
     losses = model.loss(data["inputs"], data["data_samples"])
     teacher = model.teacher(data["inputs"], [(96, 128), (64, 100)])
@@ -88,7 +88,7 @@ def test_loss_is_the_function_of_both_heads_logits(checkpoint: str) -> None:
 
 def test_padding_does_not_count(checkpoint: str) -> None:
     """The loss of an image is the same alone and beside a larger one."""
-    loss = {"type": "DistillationLoss", "normalizer": "batch"}
+    loss = {"type": "DistillationLoss", "region": "all", "normalizer": "batch"}
     model = build_distilled(checkpoint, distill={"cls": loss}).eval()
     small, large = (64, 96), (128, 160)
     seen = []
@@ -173,7 +173,7 @@ def test_bfloat16_autocast(checkpoint: str) -> None:
 
 def test_many_terms(checkpoint: str) -> None:
     terms = {
-        "cls": {"type": "DistillationLoss"},
+        "cls": {"type": "DistillationLoss", "region": "all"},
         "fg": {"type": "DistillationLoss", "region": "foreground", "activation": "softmax"},
         "off": {"type": "DistillationLoss", "loss_weight": 0},
     }

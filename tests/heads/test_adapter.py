@@ -78,7 +78,7 @@ def test_contract(name: str) -> None:
         assert ((labels >= 0) & (labels <= 3)).all()
         assert (labels < 3).any()
     else:
-        with pytest.raises(UserError, match="foreground"):
+        with pytest.raises(UserError, match=r"foreground[\s\S]*region='all'"):
             adapter.assigned_labels(head, flat, seen.loss_cls_args or [])
 
 

@@ -15,7 +15,7 @@ from .contract import check_contract, check_same_for_twice_the_batch, make_case
 
 
 def unweighted(**options: Any) -> DistillationLoss:
-    return DistillationLoss(**{"loss_weight": 1.0, **options})
+    return DistillationLoss(**{"loss_weight": 1.0, "region": "all", **options})
 
 
 OPTIONS = [
@@ -103,7 +103,7 @@ def test_classes_that_agree_add_nothing() -> None:
 
 
 def test_needs_labels_only_for_foreground() -> None:
-    assert unweighted().needs == {"cls_logits"}
+    assert DistillationLoss(region="all").needs == {"cls_logits"}
     assert unweighted(region="foreground").needs == {"cls_logits", "labels"}
 
 
