@@ -69,7 +69,7 @@ class DenseHeadAdapter:
         cls_logits = tuple(raw[0])
         expected = [A * spec.cls_channels for A in spec.num_base_priors]
         found = [level.shape[1] for level in cls_logits]
-        if found != expected:
+        if "cls_logits" in needs and found != expected:
             raise _unsupported(head, f"class channels per level are {found}, not {expected}")
         extra: dict[str, Levels] = {}
         if "extra" in needs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,9 @@ class FrozenTeacher:
             logger="current",
         )
         if checkpoint is None:
-            print_log("the teacher has no checkpoint: its weights are random", "current", level=30)
+            print_log(
+                "the teacher has no checkpoint: its weights are random", "current", level=logging.WARNING
+            )
 
     @property
     def spec(self) -> HeadSpec:

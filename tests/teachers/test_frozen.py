@@ -50,6 +50,13 @@ def test_computes_only_what_is_asked_for(checkpoint: str) -> None:
     features.model.bbox_head.forward = None  # calling it would fail
     assert features(inputs, [(64, 64)]).cls_logits is None
 
+    boxes = make(checkpoint, frozenset({"bbox_pred"}))
+    assert boxes(inputs, [(64, 64)]).cls_logits is None
+    ran: list[int] = []
+    boxes.model.bbox_head.cls_convs[0].register_forward_hook(lambda _, __, out: ran.append(out.numel()))
+    boxes(inputs, [(64, 64)])
+    assert not any(ran), "no classification tower when only boxes are read"
+
     everything = make(checkpoint, frozenset({"cls_logits", "bbox_pred", "extra"}))(inputs, [(64, 64)])
     assert everything.bbox_pred is not None
     assert everything.bbox_pred[0].shape == (1, 4, 8, 8)
