@@ -7,9 +7,10 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ class LocalSweep:
     work_dir: Path
     jobs: int = 1
     seed: int | None = None
+    _interrupted: threading.Event = field(default_factory=threading.Event)
+    _running: set[subprocess.Popen[bytes]] = field(default_factory=set)
 
     def run(self, count: int, resume: bool = False) -> optuna.Study:
         """Run trials until ``count`` have ended, then write the results.
@@ -60,15 +63,22 @@ class LocalSweep:
         """
         study = self._open(resume)
         done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED])
+        before = [
+            (number, signal.signal(number, self._interrupt)) for number in (signal.SIGINT, signal.SIGTERM)
+        ]
         try:
             study.optimize(
                 self._objective,
                 n_trials=max(0, count - len(done)),
                 n_jobs=self.jobs,
                 catch=(TrialError,),
-                callbacks=[self._stop_after_crashes],
+                callbacks=[self._after_trial],
             )
         finally:
+            for number, handler in before:
+                signal.signal(number, handler)
+            for process in list(self._running):  # an interrupted join forgets its thread (CPython)
+                _end(process)
             self._write_table(study)
         crashed = _crashes_in_a_row(study)
         if crashed >= CRASHES_IN_A_ROW:
@@ -94,15 +104,23 @@ class LocalSweep:
         study = optuna.create_study(
             study_name=self.sweep.path.stem,
             storage=JournalStorage(JournalFileBackend(str(journal))),
-            sampler=self._sampler(),
             direction="maximize" if self.sweep.maximize else "minimize",
             load_if_exists=True,
         )
-        for trial in study.get_trials(states=[TrialState.RUNNING]):
-            # Of a controller that was killed; the same values are tried again.
-            study.tell(trial.number, state=TrialState.FAIL)
-            attrs = {**trial.system_attrs, "fixed_params": trial.params}
-            study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, system_attrs=attrs))
+        again = {trial.user_attrs.get("again") for trial in study.trials}
+        for trial in study.trials:
+            if trial.state == TrialState.RUNNING:  # of a controller that was killed
+                study.tell(trial.number, state=TrialState.FAIL)
+            elif not trial.user_attrs.get("interrupted") or trial.number in again:
+                continue
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=TrialState.WAITING,
+                    system_attrs={**trial.system_attrs, "fixed_params": trial.params},
+                    user_attrs={"again": trial.number},
+                )
+            )
+        study.sampler = self._sampler()  # only now: a grid's would stop at a trial that is told
         return study
 
     def _sampler(self) -> optuna.samplers.BaseSampler:
@@ -133,10 +151,15 @@ class LocalSweep:
                 start_new_session=True,  # its data loaders end with it
                 env={**os.environ, "WANDB_MODE": "offline", "MMKD_SWEEP": self.sweep.path.stem},
             )
+            self._running.add(process)
             try:
                 pruned = self._follow(trial, process, folder)
+            except KeyboardInterrupt:
+                trial.set_user_attr("interrupted", True)
+                raise
             finally:
                 _end(process)
+                self._running.discard(process)
         history = read_history(folder, self.sweep.metric)
         if process.returncode != 0 and not pruned:
             lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
@@ -169,6 +192,8 @@ class LocalSweep:
             for step in range(reported, len(history)):
                 trial.report(history[step], step)
             reported = len(history)
+            if self._interrupted.is_set():
+                raise KeyboardInterrupt  # leaves the trial unfinished, to be tried again
             if ended:
                 return False
             others = [
@@ -180,7 +205,13 @@ class LocalSweep:
                 return True
             time.sleep(POLL_SECONDS)
 
-    def _stop_after_crashes(self, study: optuna.Study, _: FrozenTrial) -> None:
+    def _interrupt(self, *_: Any) -> None:
+        """End the running trials, which are in process groups of their own."""
+        self._interrupted.set()
+        raise KeyboardInterrupt
+
+    def _after_trial(self, study: optuna.Study, _: FrozenTrial) -> None:
+        self._write_table(study)
         if _crashes_in_a_row(study) >= CRASHES_IN_A_ROW:
             study.stop()
 

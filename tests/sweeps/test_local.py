@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,8 @@ from mmkd.cli.sweep import main
 from mmkd.errors import UserError
 from mmkd.sweeps.local import LocalSweep, read_history, suggest
 from mmkd.sweeps.sweep_file import read_sweep
+
+from ..conftest import ROOT
 
 PROGRAM = """
 import json, pathlib, sys, time
@@ -190,7 +196,7 @@ def test_history_counts_a_validation_without_metric_as_zero(tmp_path: Path) -> N
 
 
 def test_real_trials_on_a_few_images(tmp_path: Path) -> None:
-    from ..conftest import ROOT, run_tool
+    from ..conftest import run_tool
     from ..test_end_to_end import FEW
 
     content = yaml.safe_load((ROOT / "configs/sweeps/atss_bayes.yaml").read_text())
@@ -206,3 +212,32 @@ def test_real_trials_on_a_few_images(tmp_path: Path) -> None:
     )
     assert trained.returncode == 2
     assert "The config has no nothing.here" in trained.stderr
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_controller_leaves_no_trial_behind(
+    sweep_file: Any, tmp_path: Path, jobs: int, number: int
+) -> None:
+    path = sweep_file({"optim_wrapper.optimizer.lr": {"values": [0.1, 0.2]}}, "steps=300", "sleep=0.2")
+    out = tmp_path / "out"
+    command = [sys.executable, "tools/sweep.py", str(path), "--local", "--count", "2", "--work-dir", str(out)]
+    process = subprocess.Popen([*command, "--jobs", str(jobs)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if len(list(out.glob("trial_*/1/vis_data/scalars.json"))) >= jobs:
+            break
+        time.sleep(0.1)
+    process.send_signal(number)
+    assert process.wait(30) == 130
+    assert "--resume" in (process.stderr.read() if process.stderr else "")
+    files = list(out.glob("trial_*/1/vis_data/scalars.json"))
+    assert len(files) >= jobs
+    sizes = [file.stat().st_size for file in files]
+    time.sleep(1)
+    assert [file.stat().st_size for file in files] == sizes, "the trials have ended"
+    assert len(rows(out)) == jobs
+    study = LocalSweep(read_sweep(path), out)._open(resume=True)
+    waiting = [trial for trial in study.trials if trial.state.name == "WAITING"]
+    assert len(waiting) == jobs, "the same values are tried again"
+    LocalSweep(read_sweep(path), out)._open(resume=True)
+    assert len(study.trials) == 2 * jobs, "once"
