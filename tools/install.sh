@@ -5,7 +5,7 @@
 #
 # Inside an environment that has mmdet already, nothing of it is reinstalled.
 # Otherwise .venv is made here. Settings, by environment variable:
-#   PYTHON        the interpreter (default: the first of 3.12, 3.11, 3.10 found)
+#   PYTHON        the interpreter (default: python3 if it fits, else 3.12, 3.11, 3.10)
 #   TORCH         what pip installs (default: torch==2.13.0); an installed torch is kept
 #   TORCH_INDEX_URL   package index for torch alone, for example one with CPU builds
 #   PIP_FIND_LINKS    folders or pages with prebuilt wheels; honoured by pip

@@ -22,9 +22,10 @@ class MetricsFileHook(Hook):
 
     Each holds ``metrics``, ``epoch``, ``iter`` and ``checkpoint`` (the file's
     name, or null if none was written at that point). ``metrics`` is empty where
-    the evaluator had none to give: mmdet's does so if nothing was detected. Which validation is the
-    best is what `CheckpointHook` says (``save_best``); without it there is no
-    file of the best. Files are replaced whole, so they are never half written.
+    the evaluator had none to give: mmdet's does so if nothing was detected.
+    Which validation is the best is what `CheckpointHook` says (``save_best``);
+    without it there is no file of the best. Files are replaced whole, so they
+    are never half written.
     """
 
     priority = "LOWEST"  # after CheckpointHook has decided what is best
@@ -32,10 +33,7 @@ class MetricsFileHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Remember the best checkpoint so far; drop what belongs to another run."""
         self._best = runner.message_hub.get_info("best_ckpt", None)
-        stale = self._folder(runner) / BEST
-        if stale.is_file() and json.loads(stale.read_text())["checkpoint"] != _name(self._best):
-            runner.logger.info(f"{stale} is not of this run's best checkpoint; it will be written anew")
-            self._remove(stale)
+        self._drop_stale(Path(runner.work_dir) / BEST, runner)
 
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
@@ -63,18 +61,16 @@ class MetricsFileHook(Hook):
             "iter": runner.iter,
             "checkpoint": _name(checkpoint),
         }
-        path = self._folder(runner) / file
+        path = Path(runner.work_dir) / file
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=2) + "\n")
         os.replace(temporary, path)
 
     @master_only
-    def _remove(self, path: Path) -> None:
-        path.unlink()
-
-    @staticmethod
-    def _folder(runner: Runner) -> Path:
-        return Path(runner.work_dir)
+    def _drop_stale(self, best: Path, runner: Runner) -> None:
+        if best.is_file() and json.loads(best.read_text())["checkpoint"] != _name(self._best):
+            runner.logger.info(f"{best} is not of this run's best checkpoint; it will be written anew")
+            best.unlink()
 
 
 def _name(path: str | None) -> str | None:

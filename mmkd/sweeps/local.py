@@ -50,6 +50,10 @@ class LocalSweep:
     _interrupted: threading.Event = field(default_factory=threading.Event)
     _running: set[subprocess.Popen[bytes]] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        early, maximize = self.sweep.early_terminate, self.sweep.maximize
+        self._rule = Hyperband.from_config(early, maximize) if early else None
+
     def run(self, count: int, resume: bool = False) -> optuna.Study:
         """Run trials until ``count`` have ended, then write the results.
 
@@ -182,9 +186,6 @@ class LocalSweep:
 
     def _follow(self, trial: Trial, process: subprocess.Popen[bytes], folder: Path) -> bool:
         """Report values as they come; whether the rule stopped the trial."""
-        rule = None
-        if self.sweep.early_terminate:
-            rule = Hyperband.from_config(self.sweep.early_terminate, self.sweep.maximize)
         reported = 0
         while True:
             ended = process.poll() is not None
@@ -196,12 +197,7 @@ class LocalSweep:
                 raise KeyboardInterrupt  # leaves the trial unfinished, to be tried again
             if ended:
                 return False
-            others = [
-                list(other.intermediate_values.values())
-                for other in trial.study.get_trials(deepcopy=False)
-                if other.number != trial.number
-            ]
-            if rule is not None and rule.should_stop(history, others):
+            if self._rule is not None and self._rule.should_stop(history, _histories(trial)):
                 return True
             time.sleep(POLL_SECONDS)
 
@@ -274,6 +270,12 @@ def _values(description: Mapping[str, Any]) -> dict[Any, Any] | None:
     if values is None:
         return None
     return {value if isinstance(value, (bool, int, float, str)) else str(value): value for value in values}
+
+
+def _histories(trial: Trial) -> list[list[float]]:
+    """The values that all other trials of the study have reported."""
+    trials = trial.study.get_trials(deepcopy=False)
+    return [list(t.intermediate_values.values()) for t in trials if t.number != trial.number]
 
 
 def _crashes_in_a_row(study: optuna.Study) -> int:

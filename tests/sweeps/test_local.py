@@ -150,6 +150,13 @@ def test_interrupt_and_resume_keep_finished_trials(sweep_file: Any, tmp_path: Pa
     assert study.trials[0].state.name == "COMPLETE"
 
 
+def test_a_wrong_rule_is_an_error_before_the_first_trial(sweep_file: Any, tmp_path: Path) -> None:
+    path = sweep_file(early_terminate={"type": "envelope"})
+    with pytest.raises(UserError, match="early_terminate"):
+        LocalSweep(read_sweep(path), tmp_path / "o").run(1)
+    assert not (tmp_path / "o").exists()
+
+
 def test_grid_needs_values(sweep_file: Any, tmp_path: Path) -> None:
     path = sweep_file({"optim_wrapper.optimizer.lr": {"min": 0, "max": 1}})
     with pytest.raises(UserError, match="a grid needs `values` for optim_wrapper.optimizer.lr"):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,14 @@ def save(path: Path, content: Any) -> str:
 
 @pytest.mark.parametrize("prefix", ["", "module.", "architecture.", "module.architecture."])
 def test_loads_every_key(
-    tmp_path: Path, weights: dict[str, torch.Tensor], prefix: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, weights: dict[str, torch.Tensor], prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(module, "print_log", lambda text, logger: notes.append(text))
     wrapped = {prefix + key: value for key, value in weights.items()}
     model = build(tiny_atss())
-    with caplog.at_level(logging.INFO):
-        meta = load_strictly(model, save(tmp_path, {"meta": {"epoch": 1}, "state_dict": wrapped}))
+    meta = load_strictly(model, save(tmp_path, {"meta": {"epoch": 1}, "state_dict": wrapped}))
+    assert len(notes) == prefix.count("."), "each prefix taken off is said"
     assert meta == {"epoch": 1}
     for key, value in model.state_dict().items():
         assert torch.equal(value, weights[key]), key

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from mmkd.errors import UserError
-from mmkd.teachers import FrozenTeacher
+from mmkd.teachers import FrozenTeacher, frozen
 from mmkd.teachers.frozen import _class_names
 
 from ..conftest import build, save_teacher, tiny_atss, tiny_teacher
@@ -95,8 +96,13 @@ def test_different_pixels_same_answer(checkpoint: str) -> None:
     torch.testing.assert_close(other_logits, same_logits, rtol=1e-3, atol=1e-3)
 
 
-def test_random_teacher_only_when_written_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_random_teacher_only_when_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        frozen, "print_log", lambda text, _=None, logger=None, level=20: said.append((text, level))
+    )
     assert make(None).class_names is None
+    assert ("the teacher has no checkpoint: its weights are random", logging.WARNING) in said
     with pytest.raises(UserError, match="no checkpoint"):
         FrozenTeacher({"config": tiny_teacher()}, LOGITS, build(tiny_atss()))
 
