@@ -11,11 +11,12 @@ adapt_mmengine()
 from mmkd.datasets import fraction_of_dataset  # noqa: E402
 from mmkd.detectors import KDSingleStageDetector  # noqa: E402
 from mmkd.errors import UserError  # noqa: E402
-from mmkd.hooks import MetricsFileHook, ProgressHook  # noqa: E402
+from mmkd.hooks import MetricsFileHook, ProgressHook, StopHook, WandbSweepHook  # noqa: E402
 from mmkd.losses import DistillationLoss  # noqa: E402
 from mmkd.structures import DenseOutputs, DistillContext  # noqa: E402
 from mmkd.teachers import FrozenTeacher  # noqa: E402
 from mmkd.version import __version__  # noqa: E402
+from mmkd.visualization import WandbBackend  # noqa: E402
 
 __all__ = [
     "DenseOutputs",
@@ -25,7 +26,10 @@ __all__ = [
     "KDSingleStageDetector",
     "MetricsFileHook",
     "ProgressHook",
+    "StopHook",
     "UserError",
+    "WandbBackend",
+    "WandbSweepHook",
     "__version__",
     "fraction_of_dataset",
 ]

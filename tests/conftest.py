@@ -6,6 +6,7 @@ import copy
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from mmengine.registry import init_default_scope
 import mmkd  # noqa: F401
 from mmkd.registry import MODELS
 
+from .wandb_server import WandbServer
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -29,6 +32,13 @@ def _clean_state(monkeypatch: pytest.MonkeyPatch) -> None:
     for kept_between_runs in (MessageHub, MMLogger):
         kept_between_runs._instance_dict.clear()
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def wandb_server() -> Iterator[WandbServer]:
+    """A W&B server on the loopback."""
+    with WandbServer() as server:
+        yield server
 
 
 def tiny_atss(**overrides: Any) -> ConfigDict:

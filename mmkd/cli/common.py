@@ -19,6 +19,8 @@ from mmengine.runner import Runner
 
 from mmkd.compat import load_config
 from mmkd.errors import UserError, user_error
+from mmkd.hooks import TrainingStopped
+from mmkd.sweeps.agent import in_sweep, parameters, run_id
 from mmkd.sweeps.overrides import KeepingDictAction, check_overrides, resolve_aliases
 
 
@@ -48,8 +50,9 @@ def read_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     try:
         cfg = load_config(args.config)
-        if args.cfg_options:
-            options = resolve_aliases(cfg, args.cfg_options)
+        given = {**parameters(), **(args.cfg_options or {})}
+        if given:
+            options = resolve_aliases(cfg, given)
             check_overrides(cfg, options, strict=in_sweep())
             cfg.merge_from_dict(options)
     except UserError:
@@ -66,12 +69,26 @@ def read_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:
         cfg.work_dir = os.path.join("work_dirs", Path(args.config).stem)
+    if run_id() is not None:  # the runs of a sweep share the command
+        cfg.work_dir = os.path.join(cfg.work_dir, str(run_id()))
     return cfg
 
 
-def in_sweep() -> bool:
-    """Whether W&B's agent or the local controller has started this process."""
-    return any(os.environ.get(name) for name in ("WANDB_SWEEP_ID", "MMKD_SWEEP"))
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse arguments; in a sweep, ``--key=value`` of its parameters are overrides too.
+
+    That is what the macros ``${args}`` and ``${args_no_boolean_flags}`` of a sweep file give.
+    """
+    args, unknown = parser.parse_known_args(argv)
+    options = dict(args.cfg_options or {})
+    for word in unknown:
+        key, _, value = word.removeprefix("--").partition("=")
+        if not (in_sweep() and word.startswith("--") and (value or key in parameters())):
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        # Without a value it is a boolean flag.
+        options[key] = KeepingDictAction._parse_iterable(value) if value else True
+    args.cfg_options = options or None
+    return args
 
 
 def prepare_data(cfg: Config, loaders: Sequence[str]) -> None:
@@ -153,13 +170,17 @@ def run(main: Callable[[], object]) -> int:
     """Call a tool; say what went wrong in plain words.
 
     Returns:
-        The exit code: 0; 2 for what the user can mend; 1 for anything else,
-        after its traceback; 130 after an interrupt.
+        The exit code: 0; that of `TrainingStopped`; 2 for what the user can mend;
+        1 for anything else, after its traceback; 130 after an interrupt.
     """
     # mmdet's heads warn of an attribute that mmdet's heads use.
     warnings.filterwarnings("ignore", message="DeprecationWarning: `num_anchors`")
+    code: Any = 0
     try:
-        main()
+        try:
+            main()
+        except TrainingStopped as stopped:
+            code = stopped.code
         if torch.distributed.is_initialized():  # without it, gloo may abort at exit
             torch.distributed.destroy_process_group()
     except UserError as error:
@@ -172,4 +193,4 @@ def run(main: Callable[[], object]) -> int:
         traceback.print_exc()
         print(f"\nmmkd: error: {type(error).__name__}: {error}\n  (the traceback is above)", file=sys.stderr)
         return 1
-    return 0
+    return int(code)

@@ -1,8 +1,9 @@
-"""Search over the options of a config on this machine, from a W&B sweep file."""
+"""Search over the options of a config, from a W&B sweep file: hosted by W&B, or on this machine alone."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,39 +13,65 @@ from mmkd.compat import load_config
 from mmkd.errors import UserError
 from mmkd.sweeps.overrides import resolve_aliases
 from mmkd.sweeps.sweep_file import SweepFile, read_sweep
+from mmkd.visualization import check_wandb
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the tool."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sweep", type=Path, help="a sweep file, as `wandb sweep` takes it")
-    parser.add_argument(
-        "--local", action="store_true", required=True, help="run the sweep here, without an account"
-    )
     parser.add_argument("--count", type=int, required=True, help="number of trials")
-    parser.add_argument("--work-dir", type=Path, help="default: work_dirs/sweep_<file>")
-    parser.add_argument("--resume", action="store_true", help="go on with the sweep in the work dir")
-    parser.add_argument("--jobs", type=int, default=1, help="trials at once")
-    parser.add_argument("--seed", type=int, help="of the suggestions")
-    return parser.parse_args(argv)
+    hosted = parser.add_argument_group("hosted by W&B")
+    hosted.add_argument("--project", help="W&B project (default: the sweep file's, or WANDB_PROJECT)")
+    hosted.add_argument("--entity", help="W&B user or team")
+    hosted.add_argument("--sweep-id", help="join this sweep, made before from the same file")
+    local = parser.add_argument_group("on this machine")
+    local.add_argument("--local", action="store_true", help="run the sweep here, without an account")
+    local.add_argument("--work-dir", type=Path, help="default: work_dirs/sweep_<file>")
+    local.add_argument("--resume", action="store_true", help="go on with the sweep in the work dir")
+    local.add_argument("--jobs", type=int, default=1, help="trials at once")
+    local.add_argument("--seed", type=int, help="of the suggestions")
+    args = parser.parse_args(argv)
+    foreign = ("project", "entity", "sweep_id") if args.local else ("work_dir", "resume", "seed")
+    if any(getattr(args, name) for name in foreign) or (args.jobs != 1 and not args.local):
+        given = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
+        parser.error(
+            f"{given}{'' if args.local else ', --jobs'} {'do not go' if args.local else 'go'} with --local"
+        )
+    return args
 
 
 def sweep(args: argparse.Namespace) -> None:
-    """Run the trials, then write the table, the picture and the best config.
+    """Run the trials of a sweep file, here or as W&B says.
 
     Raises:
-        UserError: the sweep file is wrong, or optuna is not installed.
+        UserError: the sweep file is wrong, or what the sweep needs is not installed.
     """
     description = read_sweep(args.sweep)
+    if "s" in (description.early_terminate or {}) and "min_iter" in (description.early_terminate or {}):
+        print("early_terminate: `s` goes with max_iter; beside min_iter W&B and this sweep ignore it")
+    if args.local:
+        sweep_locally(description, args)
+    else:
+        check_wandb()
+        from mmkd.sweeps.hosted import HostedSweep
+
+        hosted = HostedSweep(description, args.project, args.entity)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what ends the agent ends its run
+        hosted.run(args.sweep_id or hosted.create(), args.count)
+
+
+def sweep_locally(description: SweepFile, args: argparse.Namespace) -> None:
+    """Run the trials here, then write the table, the pictures and the best config.
+
+    Raises:
+        UserError: optuna is not installed, or no trial finished.
+    """
     try:
         from mmkd.sweeps.local import LocalSweep
     except ImportError as error:
         raise UserError(f"a local sweep needs optuna: pip install optuna ({error})") from error
     work_dir = args.work_dir or Path("work_dirs") / f"sweep_{args.sweep.stem}"
-    if "s" in (description.early_terminate or {}) and "min_iter" in (description.early_terminate or {}):
-        print(
-            "early_terminate: `s` goes with max_iter; beside min_iter W&B ignores it, and so does this sweep"
-        )
     study = LocalSweep(description, work_dir, args.jobs, args.seed).run(args.count, args.resume)
     print(f"{work_dir}/trials.csv: {len(study.trials)} trials")
     finished = [trial for trial in study.trials if trial.value is not None]

@@ -9,13 +9,17 @@ from mmdet.models.detectors import SingleStageDetector
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
+from mmengine.runner import find_latest_checkpoint
+from mmengine.visualization import WandbVisBackend
 
 import mmkd
-from mmkd.cli.common import base_parser, build_runner, prepare_data, read_config, run
+from mmkd.cli.common import base_parser, build_runner, parse, prepare_data, read_config, run
 from mmkd.errors import user_error
 from mmkd.hooks import ProgressHook
-from mmkd.registry import MODELS
+from mmkd.registry import HOOKS, MODELS
+from mmkd.sweeps.agent import in_hosted_sweep, run_id
 from mmkd.teachers.config import DISTILLER
+from mmkd.visualization import WandbBackend
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -31,9 +35,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         const="auto",
         help="go on from the last checkpoint in the work dir, or from the one named",
     )
+    parser.add_argument(
+        "--wandb", action="store_true", help="log to Weights & Biases (in its sweeps, always)"
+    )
     parser.add_argument("--teacher", metavar="CONFIG", help="distil this config from that of a teacher")
     parser.add_argument("--teacher-checkpoint", metavar="FILE", help="the weights of --teacher")
-    return parser.parse_args(argv)
+    return parse(parser, argv)
 
 
 def config_of(args: argparse.Namespace) -> Config:
@@ -60,12 +67,39 @@ def config_of(args: argparse.Namespace) -> Config:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
+    elif run_id() is not None and find_latest_checkpoint(cfg.work_dir):  # it was pre-empted
+        cfg.resume, cfg.load_from = True, None
     prepare_data(cfg, ["train_dataloader", "val_dataloader"])
     imports = cfg.setdefault("custom_imports", ConfigDict(imports=[]))
     if "mmkd" not in imports.imports:  # so that the dumped config stands alone
         imports.imports = [*imports.imports, "mmkd"]
-    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), {"type": "ProgressHook"}]
+    add_hooks(cfg, "ProgressHook", "StopHook")
+    if args.wandb or in_hosted_sweep():
+        add_wandb(cfg)
     return cfg
+
+
+def add_hooks(cfg: Config, *names: str) -> None:
+    """Add hooks with their defaults, unless the config has them."""
+    hooks = cfg.get("custom_hooks") or []
+    have = [hook.get("type") for hook in hooks if isinstance(hook, dict)]
+    missing = [name for name in names if name not in have and HOOKS.get(name) not in have]
+    cfg.custom_hooks = [*hooks, *({"type": name} for name in missing)]
+
+
+def add_wandb(cfg: Config) -> None:
+    """Log to W&B: by `WandbBackend`, in place of mmengine's, and `WandbSweepHook`."""
+    visualizer = cfg.get("visualizer") or ConfigDict(type="DetLocalVisualizer", name="visualizer")
+    backends = visualizer.get("vis_backends") or [{"type": "LocalVisBackend"}]
+    for backend in backends:
+        if backend["type"] in ("WandbVisBackend", WandbVisBackend):
+            backend["type"] = "WandbBackend"
+            for option in ("commit", "log_code_name"):
+                backend.pop(option, None)
+    if not any(backend["type"] in ("WandbBackend", WandbBackend) for backend in backends):
+        backends = [*backends, {"type": "WandbBackend"}]
+    cfg.visualizer = {**visualizer, "vis_backends": backends}
+    add_hooks(cfg, "WandbSweepHook")
 
 
 def add_teacher(cfg: Config, teacher: str | None, checkpoint: str | None) -> None:

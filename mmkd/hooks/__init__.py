@@ -2,5 +2,7 @@
 
 from mmkd.hooks.metrics_file import MetricsFileHook
 from mmkd.hooks.progress import ProgressHook
+from mmkd.hooks.stop import StopHook, TrainingStopped
+from mmkd.hooks.wandb_sweep import WandbSweepHook
 
-__all__ = ["MetricsFileHook", "ProgressHook"]
+__all__ = ["MetricsFileHook", "ProgressHook", "StopHook", "TrainingStopped", "WandbSweepHook"]

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mmkd.errors import UserError, user_error
 from mmkd.sweeps.hyperband import Hyperband
+from mmkd.sweeps.processes import end
 from mmkd.sweeps.sweep_file import SweepFile
 
 CRASHES_IN_A_ROW = 5
@@ -82,7 +83,7 @@ class LocalSweep:
             for number, handler in before:
                 signal.signal(number, handler)
             for process in list(self._running):  # an interrupted join forgets its thread (CPython)
-                _end(process)
+                end(process, KILL_AFTER_SECONDS)
             self._write_table(study)
         crashed = _crashes_in_a_row(study)
         if crashed >= CRASHES_IN_A_ROW:
@@ -162,7 +163,7 @@ class LocalSweep:
                 trial.set_user_attr("interrupted", True)
                 raise
             finally:
-                _end(process)
+                end(process, KILL_AFTER_SECONDS)
                 self._running.discard(process)
         history = read_history(folder, self.sweep.metric)
         if process.returncode != 0 and not pruned:
@@ -281,15 +282,3 @@ def _histories(trial: Trial) -> list[list[float]]:
 def _crashes_in_a_row(study: optuna.Study) -> int:
     ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
     return next((n for n, t in enumerate(reversed(ended)) if t.state != TrialState.FAIL), len(ended))
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a trial's whole process group, gently first."""
-    if process.poll() is not None:
-        return
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(KILL_AFTER_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

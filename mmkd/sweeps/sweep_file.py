@@ -16,6 +16,7 @@ import yaml
 from mmkd.errors import UserError, user_error
 
 METHODS = ("bayes", "random", "grid")
+_VARIABLE = r"\$\{envvar:(\w+)\}"
 
 
 @dataclass(frozen=True)
@@ -56,21 +57,29 @@ class SweepFile:
         Args:
             values: of the parameters.
         """
-        pairs = [f"{key}={value}" for key, value in values.items()]
-        lists = {
-            "${env}": ["/usr/bin/env"],
-            "${interpreter}": [sys.executable],
-            "${program}": [self.program],
-            "${args}": [f"--{pair}" for pair in pairs],
-            "${args_no_hyphens}": pairs,
-            "${args_json}": [json.dumps(dict(values))],
-        }
+        lists = _macros(self.program, values)
         words: list[str] = []
         for word in self.command:
-            words += lists.get(word) or [
-                re.sub(r"\$\{envvar:(\w+)\}", lambda m: os.environ.get(m[1], ""), word)
-            ]
+            if word in lists:
+                words += lists[word]
+            else:
+                words.append(re.sub(_VARIABLE, lambda m: os.environ.get(m[1], m[1]), word))
         return words
+
+
+def _macros(program: str, values: Mapping[str, Any]) -> dict[str, list[str]]:
+    pairs = {key: f"{key}={value}" for key, value in values.items()}
+    flags = {key: f"--{pairs[key]}" for key in values if not isinstance(values[key], bool)}
+    flags |= {key: f"--{key}" for key, value in values.items() if value is True}
+    return {
+        "${env}": ["/usr/bin/env"],
+        "${interpreter}": [sys.executable],
+        "${program}": [program],
+        "${args}": [f"--{pair}" for pair in pairs.values()],
+        "${args_no_hyphens}": list(pairs.values()),
+        "${args_no_boolean_flags}": [flags[key] for key in values if key in flags],
+        "${args_json}": [json.dumps(dict(values))],
+    }
 
 
 def read_sweep(path: str | Path) -> SweepFile:
@@ -102,6 +111,9 @@ def read_sweep(path: str | Path) -> SweepFile:
     ):
         raise UserError(f"{path}: metric must be {{name: …, goal: maximize|minimize}}, found {metric!r}")
     _check_parameters(path, content["parameters"])
+    for word in map(str, content["command"]):
+        if re.fullmatch(r"\$\{[^:}]*\}", word) and word not in _macros("", {}):
+            raise UserError(f"{path}: `command` has {word}; known are {', '.join(_macros('', {}))}")
     return SweepFile(
         path=path,
         program=content["program"],

@@ -50,10 +50,19 @@ class FrozenTeacher:
         if self.reads_head:
             check_heads(adapter_for(student.bbox_head).spec(student.bbox_head), self.spec)
         skipped = self._skip_unread() if self.reads_head else ["bbox_head"]
-        parameters = sum(p.numel() for p in self.model.parameters())
+        # For logs: what it is, and what of it is used.
+        self.facts: dict[str, Any] = {
+            "detector": type(self.model).__name__,
+            "config": str(teacher["config"]) if isinstance(teacher.get("config"), str) else "inline",
+            "checkpoint": checkpoint,
+            "parameters_computed": sum(p.numel() for p in self.model.parameters()),
+            "classes": None if self.class_names is None else list(self.class_names),
+            "left_out": skipped,
+            "pixels_renormalized": not self.pixels.is_identity,
+        }
         print_log(
-            f"teacher: {type(self.model).__name__}, {parameters / 1e6:.2f} M parameters computed, "
-            f"checkpoint {checkpoint}, "
+            f"teacher: {self.facts['detector']}, {self.facts['parameters_computed'] / 1e6:.2f} M parameters "
+            f"computed, checkpoint {checkpoint}, "
             f"{'no class names' if self.class_names is None else ', '.join(self.class_names[:5])}, "
             f"left out: {', '.join(skipped) or 'nothing'}"
             + ("" if self.pixels.is_identity else ", pixels re-normalised"),

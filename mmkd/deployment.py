@@ -1,0 +1,45 @@
+"""What deployment needs of a training checkpoint: weights and class names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from mmkd.errors import user_error
+from mmkd.teachers.checkpoint import own_keys, read_checkpoint
+
+
+def write_deployable(checkpoint: str, out: Path, half: bool) -> int:
+    """Write the weights and the data set's meta information alone.
+
+    Args:
+        checkpoint: a checkpoint of training, path or URL.
+        out: the file to write; replaced whole, never half written.
+        half: store floating-point weights in half precision.
+
+    Returns:
+        The number of tensors.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or holds no weights.
+    """
+    content = read_checkpoint(checkpoint)
+    if "state_dict" not in content:
+        raise user_error(
+            "This checkpoint holds no `state_dict`.",
+            expected="a checkpoint of tools/train.py",
+            found=f"keys {', '.join(map(str, list(content)[:10]))}",
+            remedy="name the file that training wrote",
+        )
+    weights = own_keys(content["state_dict"], checkpoint)
+    if half:
+        weights = {
+            key: value.half() if value.is_floating_point() else value for key, value in weights.items()
+        }
+    meta = {key: value for key, value in content.get("meta", {}).items() if key == "dataset_meta"}
+    temporary = out.with_suffix(".tmp")
+    torch.save({"meta": meta, "state_dict": weights}, temporary)
+    os.replace(temporary, out)
+    return len(weights)

@@ -1,0 +1,193 @@
+"""Ending training when asked to, without losing anything."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, get_world_size, is_main_process
+from mmengine.hooks import EMAHook, Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from mmkd.errors import check_options, user_error
+from mmkd.registry import HOOKS
+
+CHECKPOINT = "interrupted.pth"
+# What the interrupted checkpoint adds to mmengine's message hub.
+STATE = "interrupted_at"
+
+
+class TrainingStopped(SystemExit):
+    """Training ended early because it was asked to; ``code`` is the exit code."""
+
+
+@HOOKS.register_module()
+class StopHook(Hook):
+    """End training within one iteration when a signal asks for it.
+
+    All processes agree, write the checkpoint ``interrupted.pth`` and leave with
+    `TrainingStopped`. ``--resume`` goes on from there: in the middle of an
+    epoch with its remaining batches, and with the validation if that was
+    interrupted. (The order of the batches is the same if ``randomness.seed`` is
+    set; the numbers of the augmentations are not.)
+
+    Args:
+        stop_signals: end training for good; exit code 0.
+        preempt_signals: the machine is needed elsewhere; exit code 128 + signal,
+            so that a scheduler starts the run again.
+
+    Raises:
+        UserError: an unknown signal, or one that is in both lists.
+    """
+
+    priority = "LOWEST"  # the iteration is complete, its checkpoint and log included
+
+    def __init__(
+        self, stop_signals: Sequence[str] = ("SIGTERM",), preempt_signals: Sequence[str] = ("SIGUSR1",)
+    ) -> None:
+        check_options("StopHook", [*stop_signals, *preempt_signals], [s.name for s in signal.Signals])
+        both = set(stop_signals) & set(preempt_signals)
+        if both:
+            raise user_error(
+                "A signal cannot both stop and pre-empt.",
+                expected="each signal in stop_signals or in preempt_signals",
+                found=f"{', '.join(sorted(both))} in both",
+                remedy="choose one meaning for it",
+            )
+        self.exit_codes = {signal.Signals[name]: 0 for name in stop_signals}
+        self.exit_codes |= {signal.Signals[name]: 128 + signal.Signals[name] for name in preempt_signals}
+        self.exit_code: int | None = None
+        self.reason = "another process was asked to stop"
+        self._before: dict[int, Any] = {}
+        self._common_batches = 0
+
+    def request(self, exit_code: int, reason: str) -> None:
+        """Ask for the end of training; safe from signal handlers and other threads.
+
+        Args:
+            exit_code: 0 for good; otherwise the run is to be started again.
+            reason: for the log.
+        """
+        if self.exit_code is None or exit_code > self.exit_code:
+            self.reason, self.exit_code = reason, exit_code
+
+    def before_run(self, runner: Runner) -> None:
+        """Take over the signals."""
+        if threading.current_thread() is threading.main_thread():
+            for number in self.exit_codes:
+                self._before[number] = signal.signal(number, self._on_signal)
+
+    def before_train(self, runner: Runner) -> None:
+        """Go on where an interrupted run was."""
+        at = runner.message_hub.get_info(STATE, None)
+        runner.message_hub.update_info(STATE, None)
+        if at is None:
+            return
+        if at["in_validation"]:
+            runner.logger.info("the interrupted validation is done first")
+            runner.val_loop.run()
+        elif isinstance(runner.train_loop, EpochBasedTrainLoop):  # others skip batches themselves
+            loader = runner.train_dataloader
+            if len(loader) == at["of"]:
+                runner.logger.info(f"{at['batches']} of {at['of']} batches of this epoch are done already")
+                # A DataLoader lets nobody set it, and loads nothing that it does not name.
+                vars(loader)["batch_sampler"] = _Remaining(loader.batch_sampler, at["batches"])
+            else:
+                runner.logger.warning(
+                    f"the interrupted epoch had {at['of']} batches and now has {len(loader)}: it begins again"
+                )
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """End training if any process was asked to."""
+        if self._agree():
+            length = len(runner.train_dataloader)
+            done = runner.iter + 1 - runner.epoch * length
+            at = {"in_validation": False, "batches": done, "of": length}
+            self._end(runner, {"epoch": runner.epoch, "iter": runner.iter + 1}, at)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Learn how many batches every process has."""
+        length = torch.tensor(len(runner.val_dataloader))
+        all_reduce(length, "min")
+        self._common_batches = int(length)
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[Any] | None = None,
+    ) -> None:
+        """End training in the middle of a validation if any process was asked to."""
+        training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
+        if training and batch_idx < self._common_batches and self._agree():
+            for hook in runner.hooks:
+                if isinstance(hook, EMAHook):
+                    hook.after_val_epoch(runner)  # gives the model back its own weights
+            self._end(runner, {"epoch": runner.epoch, "iter": runner.iter}, {"in_validation": True})
+
+    def after_train(self, runner: Runner) -> None:
+        """Remove the checkpoint of an interruption that has been made up for."""
+        if is_main_process() and _last_checkpoint(runner).name != CHECKPOINT:
+            (Path(runner.work_dir) / CHECKPOINT).unlink(missing_ok=True)
+
+    def after_run(self, runner: Runner) -> None:
+        """Give the signals back."""
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _on_signal(self, number: int, _: Any) -> None:
+        self.request(self.exit_codes[signal.Signals(number)], signal.Signals(number).name)
+
+    def _agree(self) -> bool:
+        if get_world_size() > 1:
+            code = torch.tensor(-1 if self.exit_code is None else self.exit_code)
+            all_reduce(code, "max")
+            self.exit_code = None if code < 0 else int(code)
+        return self.exit_code is not None
+
+    def _end(self, runner: Runner, meta: dict[str, int], at: dict[str, Any]) -> None:
+        runner.message_hub.update_info(STATE, at)
+        runner.save_checkpoint(runner.work_dir, f"{CHECKPOINT}.tmp", meta=meta, by_epoch=False)
+        path = Path(runner.work_dir) / CHECKPOINT
+        if is_main_process():
+            os.replace(f"{path}.tmp", path)
+            (Path(runner.work_dir) / "last_checkpoint").write_text(str(path))
+        runner.logger.info(
+            f"training ends early ({self.reason}) at epoch {meta['epoch'] + 1}, iteration {meta['iter']}; "
+            f"--resume goes on from {path}"
+        )
+        runner.call_hook("after_run")
+        assert self.exit_code is not None
+        raise TrainingStopped(self.exit_code)
+
+
+class _Remaining:
+    """A batch sampler that leaves out its first batches once."""
+
+    def __init__(self, batches: Any, done: int) -> None:
+        self.batches, self.done = batches, done
+
+    def __iter__(self) -> Iterator[Any]:
+        done, self.done = self.done, 0
+        for position, batch in enumerate(self.batches):
+            if position >= done:
+                yield batch
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.batches, name)
+
+
+def _last_checkpoint(runner: Runner) -> Path:
+    file = Path(runner.work_dir) / "last_checkpoint"
+    return Path(file.read_text().strip()) if file.is_file() else Path()

@@ -1,0 +1,226 @@
+"""What a sweep and its reader need of a run: the metric, the ways to stop it, its results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmdet.evaluation import CocoMetric
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from mmkd.deployment import write_deployable
+from mmkd.errors import user_error
+from mmkd.hooks.evaluation_table import EvaluationTable
+from mmkd.hooks.stop import StopHook
+from mmkd.registry import HOOKS
+from mmkd.teachers.checkpoint import read_checkpoint
+from mmkd.visualization import WandbBackend
+
+# Keys in mmengine's message hub, which is part of every checkpoint.
+BEST, LAST = "best_metrics", "last_validation"
+
+
+@HOOKS.register_module()
+class WandbSweepHook(Hook):
+    """Report to W&B what `WandbBackend` does not, and end the run when W&B asks for it.
+
+    - Each validation logs, in one row with the evaluator's own keys, ``val/<name>`` for each
+      ``<prefix>/<name>`` (a sweep's ``metric`` is ``val/bbox_mAP_50``), the best value so far as
+      ``best/<name>``, ``epoch`` and ``iter``. Where mmdet gives no key because nothing was detected,
+      the value is 0.
+    - The config gains the teacher's facts.
+    - A run that is stopped through W&B ends by `StopHook`, and so does one that W&B's agent signals.
+      A pre-empted run is marked as such.
+    - After training: the best checkpoint as a version of the artifact ``student-<run id>``, reduced to
+      the student's weights, with its metrics as metadata; and a table of images with ground truth,
+      teacher and student. A run that ends early uploads neither.
+
+    Only the main process talks to W&B.
+
+    Args:
+        checkpoint: upload the best checkpoint (``save_best`` of `CheckpointHook` says which; without it
+            there is none).
+        num_images: number of images in the table; 0 for no table. With several processes, of those that
+            the main process evaluates.
+        score_threshold: of the table's detections, in [0, 1].
+        interval: upload after every so many validations too; 0 for after training alone.
+
+    Raises:
+        UserError: there is no `WandbBackend` or no `StopHook`.
+    """
+
+    priority = "NORMAL"  # before LoggerHook, whose row its values join
+
+    def __init__(
+        self, checkpoint: bool = True, num_images: int = 8, score_threshold: float = 0.3, interval: int = 0
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.num_images = num_images
+        self.score_threshold = score_threshold
+        self.interval = interval
+        self._table: EvaluationTable | None = None
+        self._validations = 0
+        self._due = False
+        self._uploaded: str | None = None
+        self._defined: set[str] = set()
+
+    def before_train(self, runner: Runner) -> None:
+        """Find what it works with, and log the teacher's facts."""
+        self._backend = _find(runner.visualizer._vis_backends.values(), WandbBackend, "vis_backends")
+        self._stop = _find(runner.hooks, StopHook, "custom_hooks")
+        if not is_main_process():
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        teacher = getattr(model, "teacher", None)
+        facts = {"student_parameters": sum(p.numel() for p in model.parameters())}
+        if teacher is not None:
+            facts["teacher"] = teacher.facts
+        self._backend.run.config.update(facts, allow_val_change=True)
+        if self.num_images > 0:
+            self._table = EvaluationTable(
+                self.num_images,
+                self.score_threshold,
+                (runner.visualizer.dataset_meta or {}).get("classes", ()),
+                runner.cfg.model.get("teacher") if teacher is not None else None,
+            )
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Upload after a validation, when `CheckpointHook` has decided whether it was the best."""
+        if self._due:
+            self._due = False
+            self._upload(runner)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Pass a stop on from W&B's thread to the training's."""
+        if self._backend.stopped.is_set():
+            self._stop.request(0, "stopped through W&B")
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Begin the table anew."""
+        if self._table is not None:
+            self._table.begin()
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[Any] | None = None,
+    ) -> None:
+        """Collect images for the table."""
+        if not _is_training(runner):
+            return
+        if self._backend.stopped.is_set():
+            self._stop.request(0, "stopped through W&B")
+        if self._table is not None and outputs is not None:
+            self._table.collect(data_batch, outputs)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Log the validation under the names that sweeps use."""
+        if not (_is_training(runner) and is_main_process()):
+            return
+        values = values_by_name(metrics or {}, runner.val_evaluator.metrics)
+        best = dict(runner.message_hub.get_info(BEST, None) or {})
+        for name, value in values.items():
+            better = min if "loss" in name else max
+            best[name] = better(value, best.get(name, value))
+        runner.message_hub.update_info(BEST, best)
+        at = {"epoch": runner.epoch, "iter": runner.iter}
+        runner.message_hub.update_info(LAST, {"metrics": values, **at})
+        row = {
+            f"{kind}/{n}": v for kind, named in (("val", values), ("best", best)) for n, v in named.items()
+        }
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        for key in {*row, *(metrics or {})} - self._defined:
+            self._defined.add(key)
+            self._backend.run.define_metric(key, step_metric="epoch" if by_epoch else "iter")
+        # LoggerHook's row completes it.
+        self._backend.run.log({**row, **at}, commit=False)
+        self._validations += 1
+        self._due = bool(self.interval) and self._validations % self.interval == 0
+
+    def after_train(self, runner: Runner) -> None:
+        """Upload what there is."""
+        if is_main_process():
+            self._upload(runner)
+
+    def after_run(self, runner: Runner) -> None:
+        """Tell W&B how the run ended; LoggerHook then closes it."""
+        code = self._stop.exit_code if hasattr(self, "_stop") else None
+        if code and is_main_process():
+            self._backend.run.mark_preempting()
+            self._backend.exit_code = code
+
+    def _upload(self, runner: Runner) -> None:
+        """A failed upload costs a warning, never the training."""
+        try:
+            if self._table is not None and self._table.examples:
+                self._backend.run.log({"evaluation": self._table.build()})
+            if self.checkpoint:
+                self._upload_checkpoint(runner)
+        except Exception as error:
+            runner.logger.warning(f"not uploaded to W&B ({type(error).__name__}: {error})", exc_info=True)
+
+    def _upload_checkpoint(self, runner: Runner) -> None:
+        import wandb
+
+        saver = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
+        best = getattr(saver, "best_ckpt_path", None)
+        if best is None or best == self._uploaded:
+            return
+        self._uploaded = best
+        file = Path(runner.work_dir) / "student_best.pth"
+        write_deployable(best, file, half=False)
+        run = self._backend.run
+        validation = read_checkpoint(best)["message_hub"]["runtime_info"][LAST]
+        metadata = {**validation, "checkpoint": Path(best).name, "config": runner.cfg.filename}
+        artifact = wandb.Artifact(f"student-{run.id}", type="model", metadata=metadata)
+        artifact.add_file(str(file))
+        run.log_artifact(artifact, aliases=["best"])
+
+
+def values_by_name(metrics: Mapping[str, Any], evaluators: Iterable[Any]) -> dict[str, float]:
+    """The values of a validation without the evaluator's prefix.
+
+    Args:
+        metrics: ``<prefix>/<name>`` → value, as the evaluators gave them.
+        evaluators: mmengine's metrics of the validation.
+
+    Returns:
+        ``<name>`` → value. If two evaluators have a name in common, the first one's counts. 0 for what a
+        `CocoMetric` left out because nothing was detected.
+    """
+    values: dict[str, float] = {}
+    for key, value in metrics.items():
+        if isinstance(value, (int, float)) or getattr(value, "ndim", None) == 0:
+            values.setdefault(key.rpartition("/")[2], float(value))
+    for evaluator in evaluators:
+        found = any(key.startswith(f"{evaluator.prefix}/") for key in metrics)
+        if isinstance(evaluator, CocoMetric) and not found:
+            for kind in (kind for kind in evaluator.metrics if kind in ("bbox", "segm")):
+                for item in evaluator.metric_items or ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"):
+                    values.setdefault(f"{kind}_{item}", 0.0)
+    return values
+
+
+def _find(candidates: Iterable[Any], kind: type, where: str) -> Any:
+    candidates = list(candidates)
+    for candidate in candidates:
+        if isinstance(candidate, kind):
+            return candidate
+    raise user_error(
+        f"WandbSweepHook needs {kind.__name__}.",
+        expected=f"dict(type='{kind.__name__}') in {where}",
+        found=", ".join(type(candidate).__name__ for candidate in candidates),
+        remedy="add it, or leave both to `tools/train.py --wandb`",
+    )
+
+
+def _is_training(runner: Runner) -> bool:
+    return runner._train_loop is not None and not isinstance(runner._train_loop, dict)

@@ -1,0 +1,47 @@
+"""What W&B's agent tells the process that it starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmkd.errors import user_error
+
+
+def in_sweep() -> bool:
+    """Whether W&B's agent or the local controller has started this process."""
+    return in_hosted_sweep() or bool(os.environ.get("MMKD_SWEEP"))
+
+
+def in_hosted_sweep() -> bool:
+    """Whether W&B's agent has started this process."""
+    return bool(os.environ.get("WANDB_SWEEP_ID"))
+
+
+def run_id() -> str | None:
+    """The id of the run that W&B's agent wants, the same again after a pre-emption."""
+    return os.environ.get("WANDB_RUN_ID") if in_hosted_sweep() else None
+
+
+def parameters() -> dict[str, Any]:
+    """The values of this run's parameters, from the file that W&B's agent writes; empty without one.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    file = os.environ.get("WANDB_SWEEP_PARAM_PATH")
+    if not file:
+        return {}
+    try:
+        content = yaml.safe_load(Path(file).read_text()) or {}
+        return {key: entry["value"] for key, entry in content.items() if key != "wandb_version"}
+    except (OSError, yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
+        raise user_error(
+            "The parameters of this sweep's run cannot be read.",
+            expected="a YAML file of W&B's agent, named by WANDB_SWEEP_PARAM_PATH",
+            found=f"{file} ({type(error).__name__}: {error})",
+            remedy="start the run through `wandb agent`, or unset WANDB_SWEEP_PARAM_PATH",
+        ) from error

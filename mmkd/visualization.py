@@ -1,0 +1,149 @@
+"""mmengine's W&B backend, fit for long runs and sweeps."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from mmdet.registry import VISBACKENDS
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.visualization import WandbVisBackend
+from mmengine.visualization.vis_backend import force_init_env
+
+from mmkd.errors import user_error
+
+WANDB = (0, 28)  # the first with `finish_timeout` and `stop_fn`
+
+
+@VISBACKENDS.register_module()
+class WandbBackend(WandbVisBackend):
+    """Log to Weights & Biases; where it cannot be reached, keep the run on disk and train on.
+
+    Beside mmengine's backend: the code is uploaded only if asked for; a run
+    that is started again under its id (``WANDB_RUN_ID``) goes on where it was;
+    the end of training waits for uploads ``finish_timeout`` seconds at most;
+    times of validations do not mix with those of training steps.
+
+    Args:
+        save_dir: set by the Visualizer.
+        init_kwargs: for `wandb.init`, such as ``project``, ``entity``, ``tags``.
+        log_code: upload every ``.py`` file below the working directory.
+        init_timeout: seconds to wait for W&B before the run goes on offline.
+        finish_timeout: seconds that the end of training waits for uploads.
+        **options: mmengine's ``define_metric_cfg`` and ``watch_kwargs``.
+
+    Attributes:
+        stopped: set, from another thread, when the run is stopped through W&B.
+        exit_code: what the run is finished with.
+
+    Raises:
+        UserError: wandb is missing or too old.
+    """
+
+    def __init__(
+        self,
+        save_dir: str,
+        init_kwargs: Mapping[str, Any] | None = None,
+        log_code: bool = False,
+        init_timeout: float = 60,
+        finish_timeout: float = 300,
+        **options: Any,
+    ) -> None:
+        check_wandb()
+        super().__init__(save_dir, init_kwargs=dict(init_kwargs or {}), **options)
+        self.log_code = log_code
+        self.timeouts = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
+        self.stopped = threading.Event()
+        self.exit_code = 0
+
+    def _init_env(self) -> None:
+        import wandb
+
+        os.makedirs(self._save_dir, exist_ok=True)
+        self._wandb = wandb
+        settings = wandb.Settings(**self.timeouts, finish_timeout_raises=True, stop_fn=self.stopped.set)
+        arguments: dict[str, Any] = {"dir": self._save_dir, "allow_val_change": True, **self._init_kwargs}
+        if os.environ.get("WANDB_RUN_ID") or arguments.get("id"):
+            arguments.setdefault("resume", "allow")
+        try:
+            self._run = wandb.init(settings=settings, **arguments)
+        except wandb.errors.CommError as error:
+            arguments.pop("resume", None)
+            self._run = wandb.init(settings=settings, **{**arguments, "mode": "offline"})
+            reason = str(error).splitlines()[0]
+            print_log(
+                f"W&B cannot be reached ({reason}). {self._how_to_sync()}", "current", level=logging.WARNING
+            )
+        except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
+            raise user_error(
+                "W&B does not let this run in.",
+                expected="a key, from `wandb login` or WANDB_API_KEY",
+                found=str(error).splitlines()[0],
+                remedy="log in, or set WANDB_MODE=offline, or take WandbBackend out of vis_backends",
+            ) from error
+        for metric in self._define_metric_cfg or []:
+            if isinstance(self._define_metric_cfg, dict):
+                self._run.define_metric(metric, summary=self._define_metric_cfg[metric])
+            else:
+                self._run.define_metric(**metric)
+        # Train rows hold `iter`; what has no step metric of its own goes with it.
+        self._run.define_metric("*", step_metric="iter", step_sync=False)
+
+    @property
+    @force_init_env
+    def run(self) -> Any:
+        """The `wandb.Run`; only the main process may ask for it."""
+        return self._run
+
+    @force_init_env
+    def add_config(self, config: Config, **_: Any) -> None:
+        """Log the resolved config, and the code if asked for."""
+        self._run.config.update(config.to_dict(), allow_val_change=True)
+        if self.log_code:
+            self._run.log_code()
+
+    @force_init_env
+    def add_scalars(
+        self, scalar_dict: dict[str, Any], step: int = 0, file_path: str | None = None, **_: Any
+    ) -> None:
+        """Log a row. ``step`` is in the row already: `iter` here, `epoch` from `WandbSweepHook`."""
+        if "iter" not in scalar_dict:  # a validation's
+            scalar_dict = {
+                f"val/{key}" if key in ("time", "data_time") else key: value
+                for key, value in scalar_dict.items()
+            }
+        self._run.log(scalar_dict)
+
+    def close(self) -> None:
+        """Finish the run; say how to upload it later if that takes too long."""
+        if not hasattr(self, "_run"):
+            return
+        try:
+            self._run.finish(exit_code=self.exit_code)
+        except TimeoutError:
+            print_log(f"W&B did not take everything. {self._how_to_sync()}", "current", level=logging.WARNING)
+
+    def _how_to_sync(self) -> str:
+        folder = os.path.relpath(self._run.settings.sync_dir)
+        return f"Training is not affected; upload the run later: wandb sync {folder}"
+
+
+def check_wandb() -> None:
+    """Raise `UserError` if wandb is missing or too old."""
+    wanted = ".".join(map(str, WANDB))
+    try:
+        found = version("wandb")
+    except PackageNotFoundError:
+        found = ""
+    if not found or tuple(int(part) for part in found.split(".")[:2]) < WANDB:
+        raise user_error(
+            "The config logs to Weights & Biases.",
+            expected=f"wandb {wanted} or newer",
+            found=f"wandb {found}" if found else "no wandb",
+            remedy=f"pip install 'wandb>={wanted}', or take WandbBackend and its hook out of the config",
+        )
