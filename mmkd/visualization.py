@@ -72,6 +72,13 @@ class WandbBackend(WandbVisBackend):
             arguments.setdefault("resume", "allow")
         try:
             self._run = wandb.init(settings=settings, **arguments)
+        except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:  # a CommError too
+            raise user_error(
+                "W&B does not let this run in.",
+                expected="a key, from `wandb login` or WANDB_API_KEY",
+                found=str(error).splitlines()[0],
+                remedy="log in, or set WANDB_MODE=offline, or take WandbBackend out of vis_backends",
+            ) from error
         except wandb.errors.CommError as error:
             arguments.pop("resume", None)
             self._run = wandb.init(settings=settings, **{**arguments, "mode": "offline"})
@@ -79,13 +86,6 @@ class WandbBackend(WandbVisBackend):
             print_log(
                 f"W&B cannot be reached ({reason}). {self._how_to_sync()}", "current", level=logging.WARNING
             )
-        except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
-            raise user_error(
-                "W&B does not let this run in.",
-                expected="a key, from `wandb login` or WANDB_API_KEY",
-                found=str(error).splitlines()[0],
-                remedy="log in, or set WANDB_MODE=offline, or take WandbBackend out of vis_backends",
-            ) from error
         for metric in self._define_metric_cfg or []:
             if isinstance(self._define_metric_cfg, dict):
                 self._run.define_metric(metric, summary=self._define_metric_cfg[metric])

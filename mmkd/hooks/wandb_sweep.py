@@ -178,8 +178,9 @@ class WandbSweepHook(Hook):
         file = Path(runner.work_dir) / "student_best.pth"
         write_deployable(best, file, half=False)
         run = self._backend.run
-        validation = read_checkpoint(best)["message_hub"]["runtime_info"][LAST]
-        metadata = {**validation, "checkpoint": Path(best).name, "config": runner.cfg.filename}
+        # None if the best checkpoint is older than this hook in the config.
+        validation = read_checkpoint(best)["message_hub"]["runtime_info"].get(LAST)
+        metadata = {**(validation or {}), "checkpoint": Path(best).name, "config": runner.cfg.filename}
         artifact = wandb.Artifact(f"student-{run.id}", type="model", metadata=metadata)
         artifact.add_file(str(file))
         run.log_artifact(artifact, aliases=["best"])

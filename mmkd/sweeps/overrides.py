@@ -97,10 +97,15 @@ def _arguments(part: Any) -> set[str]:
         if isinstance(found, type):
             # Many of mmdet's classes pass **kwargs on to their parents.
             inits = [vars(cls)["__init__"] for cls in found.__mro__[:-1] if "__init__" in vars(cls)]
-            return {name for init in inits for name in inspect.signature(init).parameters}
+            return {name for init in inits for name in _named(init)} - {"self"}
         if found is not None:
-            return set(inspect.signature(found).parameters)
+            return _named(found)
     return set()
+
+
+def _named(function: Any) -> set[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
 
 def _follow(cfg: Any, dotted: str) -> tuple[Any, str]:

@@ -7,6 +7,7 @@ import pytest
 from mmengine.config import Config
 
 from mmkd.cli.common import base_parser, prepare_data, read_config, run
+from mmkd.cli.common import parse as parse_in_sweep
 from mmkd.errors import UserError
 
 
@@ -17,6 +18,41 @@ def parse(*argv: str) -> Any:
 def test_work_dir() -> None:
     assert read_config(parse("configs/bccd/student.py")).work_dir == "work_dirs/student"
     assert read_config(parse("configs/bccd/student.py", "--work-dir", "w")).work_dir == "w"
+
+
+def test_parameters_of_wandbs_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "parameters.yaml"
+    file.write_text(
+        "lr: {value: 0.5}\nmodel.backbone.norm_eval: {value: true}\nbatch_size: {value: 3}\n"
+        "data_root: {value: 'two words, and more'}\n"
+    )
+    words = ["configs/bccd/student.py", "--lr=0.25", "--amp"]
+    with pytest.raises(SystemExit):
+        parse_in_sweep(base_parser("test"), words)
+
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(file))
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
+    monkeypatch.setenv("WANDB_RUN_ID", "r")
+    with pytest.raises(SystemExit):  # neither a value nor one of the parameters
+        parse_in_sweep(base_parser("test"), words)
+    args = parse_in_sweep(base_parser("test"), ["configs/bccd/student.py", "--lr=0.25"])
+    cfg = read_config(args)
+    assert cfg.optim_wrapper.optimizer.lr == 0.25, "what the command says counts"
+    assert cfg.train_dataloader.batch_size == 3, "what it leaves out is in the agent's file"
+    assert cfg.data_root == "two words, and more"
+    assert cfg.model.backbone.norm_eval is True
+    assert cfg.work_dir == "work_dirs/student/r"
+    given = parse_in_sweep(base_parser("test"), ["configs/bccd/student.py", "--work-dir", "w"])
+    assert read_config(given).work_dir == "w/r", "the runs of a sweep share the command"
+
+
+def test_boolean_flags_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "parameters.yaml"
+    file.write_text("model.backbone.norm_eval: {value: true}")
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(file))
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
+    args = parse_in_sweep(base_parser("test"), ["configs/bccd/student.py", "--model.backbone.norm_eval"])
+    assert read_config(args).model.backbone.norm_eval is True
 
 
 def test_package_names_work() -> None:

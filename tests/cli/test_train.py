@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mmkd.cli.train import config_of, main, parse_args
 from mmkd.errors import UserError
+
+from ..conftest import ROOT
 
 STUDENT = "configs/bccd/student.py"
 TEACHER = [
@@ -81,3 +84,47 @@ def test_mistakes_end_in_one_clear_error(
     assert message in err
     assert "Traceback" not in err
     assert not list(tmp_path.glob("**/*.pth"))
+
+
+def types(parts: Any) -> list[str]:
+    return [part["type"] for part in parts]
+
+
+def test_wandb_is_added_when_asked_for_and_in_its_sweeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "WandbSweepHook" not in types(cfg_of(STUDENT).custom_hooks)
+    assert "StopHook" in types(cfg_of(STUDENT).custom_hooks)
+    monkeypatch.setenv("MMKD_SWEEP", "local")
+    assert "WandbSweepHook" not in types(cfg_of(STUDENT).custom_hooks), "no account, no W&B"
+    asked = cfg_of(STUDENT, "--wandb")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
+    for cfg in (asked, cfg_of(STUDENT)):
+        assert types(cfg.custom_hooks).count("WandbSweepHook") == 1
+        assert types(cfg.visualizer.vis_backends) == ["LocalVisBackend", "WandbBackend"]
+
+
+def test_wandb_settings_of_the_config_are_kept(tmp_path: Path) -> None:
+    config = tmp_path / "c.py"
+    config.write_text(f"""
+_base_ = [{str(ROOT / STUDENT)!r}]
+visualizer = dict(vis_backends=[
+    dict(type='WandbVisBackend', init_kwargs=dict(project='mine'), commit=True, log_code_name='x')])
+custom_hooks = [dict(type='WandbSweepHook', num_images=2), dict(type='StopHook', preempt_signals=[])]
+""")
+    cfg = cfg_of(str(config), "--wandb")
+    assert cfg.visualizer.vis_backends == [{"type": "WandbBackend", "init_kwargs": {"project": "mine"}}]
+    assert types(cfg.custom_hooks) == ["WandbSweepHook", "StopHook", "ProgressHook"]
+    assert cfg.custom_hooks[0]["num_images"] == 2
+
+
+def test_a_run_of_a_sweep_goes_on_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
+    monkeypatch.setenv("WANDB_RUN_ID", "r")
+    command = [STUDENT, "--work-dir", str(tmp_path), "--cfg-options", "load_from=pretrained.pth"]
+    cfg = cfg_of(*command)
+    assert (cfg.resume, cfg.load_from) == (False, "pretrained.pth")
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "last_checkpoint").write_text(str(tmp_path / "r/interrupted.pth"))
+    cfg = cfg_of(*command)
+    assert (cfg.resume, cfg.load_from) == (True, None)

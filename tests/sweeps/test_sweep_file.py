@@ -58,9 +58,17 @@ def test_macros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_boolean_flags(tmp_path: Path) -> None:
+    path = changed(tmp_path, command=["${program}", "c.py", "${args_no_boolean_flags}", "${args}"])
+    values = {"a": True, "b": False, "c": 1}
+    assert read_sweep(path).command_for(values)[2:] == ["--a", "--c=1", "--a=True", "--b=False", "--c=1"]
+    assert read_sweep(path).command_for({"b": False}) == ["tools/train.py", "c.py", "--b=False"]
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
+        ({"command": ["${program}", "${argz}"]}, r"has \$\{argz\}; known are .*\$\{args_no_hyphens\}"),
         ({"program": None}, "needs `program`"),
         ({"method": "hyperopt"}, "one of bayes, random, grid, found 'hyperopt'"),
         ({"metric": {"name": "x", "goal": "max"}}, "metric must be"),

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import wandb
+from mmengine.config import Config
+
+import mmkd.visualization
+from mmkd import UserError, WandbBackend
+
+
+class FakeRun:
+    """Remembers what it is asked."""
+
+    def __init__(self, finish_error: Exception | None = None) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.updates: list[dict[str, Any]] = []
+        self.code = self.finished = None
+        self.config = SimpleNamespace(update=lambda values, **_: self.updates.append(values))
+        self.settings = SimpleNamespace(sync_dir="/somewhere/run-1")
+        self.finish_error = finish_error
+        self.metrics: list[tuple[str, dict[str, Any]]] = []
+
+    def define_metric(self, name: str, **options: Any) -> None:
+        self.metrics.append((name, options))
+
+    def log(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+
+    def log_code(self) -> None:
+        self.code = True
+
+    def finish(self, exit_code: int) -> None:
+        if self.finish_error:
+            raise self.finish_error
+        self.finished = exit_code
+
+
+@pytest.fixture
+def inits(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The arguments of each wandb.init, which gives a `FakeRun`."""
+    calls: list[dict[str, Any]] = []
+
+    def init(**arguments: Any) -> FakeRun:
+        calls.append(arguments)
+        return FakeRun()
+
+    monkeypatch.setattr(wandb, "init", init)
+    return calls
+
+
+def test_nothing_is_started_until_needed(tmp_path: Path, inits: list[Any]) -> None:
+    backend = WandbBackend(str(tmp_path))
+    backend.close()
+    assert inits == []
+    backend.add_scalars({"loss": 1.0, "iter": 3})
+    backend.add_scalars({"coco/bbox_mAP": 0.5, "time": 1.0, "data_time": 0.1})
+    assert len(inits) == 1
+    assert backend.run.rows == [
+        {"loss": 1.0, "iter": 3},
+        {"coco/bbox_mAP": 0.5, "val/time": 1.0, "val/data_time": 0.1},
+    ]
+    backend.exit_code = 138
+    backend.close()
+    assert backend.run.finished == 138
+
+
+def test_config_without_code_unless_asked(tmp_path: Path, inits: list[Any]) -> None:
+    for log_code in (False, True):
+        backend = WandbBackend(str(tmp_path), log_code=log_code)
+        backend.add_config(Config({"model": {"type": "ATSS"}}))
+        assert backend.run.updates == [{"model": {"type": "ATSS"}}]
+        assert bool(backend.run.code) == log_code
+
+
+@pytest.mark.parametrize("cfg", [{"loss": "min"}, [{"name": "loss", "summary": "min"}]])
+def test_metrics_of_the_config(tmp_path: Path, inits: list[Any], cfg: Any) -> None:
+    backend = WandbBackend(str(tmp_path), define_metric_cfg=cfg)
+    assert ("loss", {"summary": "min"}) in [
+        (options.pop("name", name), options) for name, options in backend.run.metrics
+    ]
+
+
+def test_a_run_with_an_id_goes_on(
+    tmp_path: Path, inits: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _ = WandbBackend(str(tmp_path)).run
+    _ = WandbBackend(str(tmp_path), init_kwargs={"id": "mine", "project": "p"}).run
+    monkeypatch.setenv("WANDB_RUN_ID", "the agent's")
+    _ = WandbBackend(str(tmp_path)).run
+    assert [call.get("resume") for call in inits] == [None, "allow", "allow"]
+    assert inits[1]["project"] == "p"
+    assert all(call["allow_val_change"] for call in inits)
+
+
+def test_unreachable_goes_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def init(mode: str = "online", **_: Any) -> FakeRun:
+        if mode == "online":
+            raise wandb.errors.CommError("timed out\nand more")
+        return FakeRun()
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(mmkd.visualization, "print_log", lambda message, *_, **__: print(message))
+    assert isinstance(WandbBackend(str(tmp_path)).run, FakeRun)
+    out = capsys.readouterr().out
+    assert "W&B cannot be reached (timed out)" in out
+    assert "wandb sync" in out
+    assert "somewhere/run-1" in out
+
+
+def test_an_upload_that_takes_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(wandb, "init", lambda **_: FakeRun(TimeoutError()))
+    monkeypatch.setattr(mmkd.visualization, "print_log", lambda message, *_, **__: print(message))
+    backend = WandbBackend(str(tmp_path))
+    backend.add_scalars({"iter": 1})
+    backend.close()
+    assert "upload the run later: wandb sync" in capsys.readouterr().out
+
+
+def test_a_refusal_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> FakeRun:
+        raise wandb.errors.AuthenticationError("bad key")
+
+    monkeypatch.setattr(wandb, "init", init)
+    with pytest.raises(UserError, match=r"bad key[\s\S]*WANDB_MODE=offline"):
+        _ = WandbBackend(str(tmp_path)).run
+
+
+@pytest.mark.parametrize(("found", "said"), [("0.27.2", "wandb 0.27.2"), (None, "no wandb")])
+def test_missing_or_old_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: str | None, said: str
+) -> None:
+    def version(_: str) -> str:
+        if found is None:
+            raise mmkd.visualization.PackageNotFoundError
+        return found
+
+    monkeypatch.setattr(mmkd.visualization, "version", version)
+    with pytest.raises(UserError, match=rf"{said}\n.*pip install"):
+        WandbBackend(str(tmp_path))
