@@ -23,7 +23,17 @@ setup(
     extras_require={
         "openmmlab": ["mmdet>=3.2,<4", "mmengine>=0.10.4,<1", "mmcv>=2.0.1,<2.2", "setuptools<81"],
         "sweep": ["optuna>=4.4"],
-        "test": ["optuna>=4.4", "pytest>=8", "pytest-cov", "hypothesis", "ruff", "mypy", "import-linter"],
+        "wandb": ["wandb>=0.28"],
+        "test": [
+            "optuna>=4.4",
+            "wandb>=0.28",
+            "pytest>=8",
+            "pytest-cov",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "import-linter",
+        ],
     },
     entry_points={
         "console_scripts": [

@@ -18,6 +18,7 @@ from mmengine.visualization.vis_backend import force_init_env
 from mmkd.errors import user_error
 
 WANDB = (0, 28)  # the first with `finish_timeout` and `stop_fn`
+_STARTED: list[WandbBackend] = []
 
 
 @VISBACKENDS.register_module()
@@ -63,6 +64,8 @@ class WandbBackend(WandbVisBackend):
 
     def _init_env(self) -> None:
         import wandb
+
+        _STARTED.append(self)
 
         os.makedirs(self._save_dir, exist_ok=True)
         self._wandb = wandb
@@ -131,6 +134,20 @@ class WandbBackend(WandbVisBackend):
     def _how_to_sync(self) -> str:
         folder = os.path.relpath(self._run.settings.sync_dir)
         return f"Training is not affected; upload the run later: wandb sync {folder}"
+
+
+def finish_failed(exit_code: int) -> None:
+    """Finish what is still open after an error.
+
+    wandb sees the exit code of a script by itself, but not in ``sys.exit(main())``: there Python looks
+    `sys.exit` up before wandb has replaced it.
+
+    Args:
+        exit_code: not 0.
+    """
+    for backend in _STARTED:
+        backend.exit_code = exit_code
+        backend.close()
 
 
 def check_wandb() -> None:

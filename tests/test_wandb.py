@@ -250,20 +250,27 @@ def test_hyperband_stops_a_hopeless_run_through_the_agent(
     assert at["iter"] - hopeless.values("iter")[-1] in (0, 1), "it ended within an iteration"
 
 
-def test_the_server_stops_all_processes_of_a_run(wandb_server: WandbServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["server", "signal"])
+def test_all_processes_of_a_run_are_stopped(wandb_server: WandbServer, tmp_path: Path, by: str) -> None:
     port = 20000 + os.getpid() % 20000
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
     command = [*launch, "tools/train.py", KD, "--launcher", "pytorch", "--wandb", "--work-dir"]
     work_dir, log = tmp_path / "work", tmp_path / "log.txt"
-    command += [str(work_dir), "--cfg-options", *FEW, "train_cfg.max_epochs=500", "train_cfg.val_interval=3"]
+    workers = ["train_dataloader.num_workers=1", "train_cfg.max_epochs=500", "train_cfg.val_interval=3"]
+    command += [str(work_dir), "--cfg-options", *FEW, *workers]
     with started(command, environment(wandb_server, tmp_path), log) as (process, until):
         until(lambda: wandb_server.runs and only_run(wandb_server).values("loss"))
-        only_run(wandb_server).stop = True
-        assert ends(process, log) == 0
+        if by == "server":
+            only_run(wandb_server).stop = True
+            assert ends(process, log) == 0
+        else:  # the launcher passes it on to all processes of its workers, and fails by it
+            process.terminate()
+            ends(process, log)
     logged = only_run(wandb_server)
     assert (logged.starts, logged.state) == (1, "finished"), log.read_text()[-3000:]
     assert (work_dir / "interrupted.pth").is_file()
-    assert log.read_text().count("stopped through W&B") == 1
+    assert "training ends early" in log.read_text()
+    assert "Error" not in log.read_text().split("training ends early")[0]
 
 
 def test_a_preempted_run_goes_on_where_it_was(wandb_server: WandbServer, tmp_path: Path) -> None:
@@ -357,3 +364,12 @@ def test_no_key_is_one_clear_error(tmp_path: Path, wandb_server: WandbServer) ->
     assert done.returncode == 2
     assert "WANDB_API_KEY" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_failure_is_a_failed_run(wandb_server: WandbServer, tmp_path: Path) -> None:
+    options = ["--wandb", "--work-dir", str(tmp_path / "work"), "--cfg-options", *FEW]
+    command = train(*options, "optim_wrapper.optimizer.lr=1e18", "train_cfg.max_epochs=9")
+    env = environment(wandb_server, tmp_path)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert only_run(wandb_server).exit_codes == [2]

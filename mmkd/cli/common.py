@@ -22,6 +22,7 @@ from mmkd.errors import UserError, user_error
 from mmkd.hooks import TrainingStopped
 from mmkd.sweeps.agent import in_sweep, parameters, run_id
 from mmkd.sweeps.overrides import KeepingDictAction, check_overrides, resolve_aliases
+from mmkd.visualization import finish_failed
 
 
 def base_parser(description: str) -> argparse.ArgumentParser:
@@ -183,14 +184,16 @@ def run(main: Callable[[], object]) -> int:
             code = stopped.code
         if torch.distributed.is_initialized():  # without it, gloo may abort at exit
             torch.distributed.destroy_process_group()
+        return int(code)
     except UserError as error:
         print(f"\nmmkd: error: {error}", file=sys.stderr)
-        return 2
+        code = 2
     except KeyboardInterrupt:
         print("\nmmkd: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
-        return 130
+        code = 130
     except Exception as error:
         traceback.print_exc()
         print(f"\nmmkd: error: {type(error).__name__}: {error}\n  (the traceback is above)", file=sys.stderr)
-        return 1
+        code = 1
+    finish_failed(code)
     return int(code)

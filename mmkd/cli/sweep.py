@@ -122,6 +122,8 @@ def draw(study: Any, metric: str, path: Path) -> None:
             if not name and len(axes.get_xticks()) == len(keys):
                 # optuna cuts long names off, where dotted keys begin to differ
                 axes.set_xticks(axes.get_xticks(), [".".join(key.split(".")[-2:]) for key in keys])
+            if name:
+                axes.xaxis.get_major_locator().set_params(integer=True)
             axes.figure.set_size_inches(10, 5)
             axes.figure.savefig(path.with_stem(path.stem + name), dpi=120, bbox_inches="tight")
             plt.close(axes.figure)

@@ -61,8 +61,13 @@ def toy_runner(work_dir: Path, *hooks: Any, epochs: int = 3, batch_size: int = 2
     for kept_between_runs in (MessageHub, MMLogger):
         kept_between_runs._instance_dict.clear()
 
+    infinite = not options.get("train_cfg", {}).get("by_epoch", True)
+
     def loader(length: int, shuffle: bool) -> dict[str, Any]:
-        sampler = {"type": "DefaultSampler", "shuffle": shuffle}
+        sampler = {
+            "type": "InfiniteSampler" if shuffle and infinite else "DefaultSampler",
+            "shuffle": shuffle,
+        }
         collate = {"type": "default_collate"}
         data = [{"sample": index} for index in range(length)]
         return {
