@@ -225,7 +225,7 @@ def test_hyperband_stops_a_hopeless_run_through_the_agent(
 ) -> None:
     # The second run detects nothing and would train for many epochs.
     thr, epochs = "model.test_cfg.score_thr", "train_cfg.max_epochs"
-    wandb_server.suggestions = [{thr: 0.05, epochs: 2}, {thr: 0.99, epochs: 500}]
+    wandb_server.suggestions = [{thr: 0.05, epochs: 2}, {thr: 1.1, epochs: 500}]
     path = sweep_file(
         tmp_path,
         *GOOD,
@@ -254,11 +254,12 @@ def test_hyperband_stops_a_hopeless_run_through_the_agent(
 def test_all_processes_of_a_run_are_stopped(wandb_server: WandbServer, tmp_path: Path, by: str) -> None:
     port = 20000 + os.getpid() % 20000
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    command = [*launch, "tools/train.py", KD, "--launcher", "pytorch", "--wandb", "--work-dir"]
+    command = [*launch, "tools/train.py", KD, "--launcher", "pytorch", "--work-dir"]
     work_dir, log = tmp_path / "work", tmp_path / "log.txt"
     workers = ["train_dataloader.num_workers=1", "train_cfg.max_epochs=500", "train_cfg.val_interval=3"]
     command += [str(work_dir), "--cfg-options", *FEW, *workers]
-    with started(command, environment(wandb_server, tmp_path), log) as (process, until):
+    env = environment(wandb_server, tmp_path, WANDB_SWEEP_ID="sweep", WANDB_RUN_ID="run")
+    with started(command, env, log) as (process, until):
         until(lambda: wandb_server.runs and only_run(wandb_server).values("loss"))
         if by == "server":
             only_run(wandb_server).stop = True
@@ -268,7 +269,7 @@ def test_all_processes_of_a_run_are_stopped(wandb_server: WandbServer, tmp_path:
             ends(process, log)
     logged = only_run(wandb_server)
     assert (logged.starts, logged.state) == (1, "finished"), log.read_text()[-3000:]
-    assert (work_dir / "interrupted.pth").is_file()
+    assert (work_dir / "run" / "interrupted.pth").is_file()
     assert "training ends early" in log.read_text()
     assert "Error" not in log.read_text().split("training ends early")[0]
 

@@ -158,7 +158,8 @@ class WandbServer:
                 run.exit_codes.append(content["exitcode"])
                 run.preempted += run.state == "preempted"
             self._prune(run)
-            stop = run.stop and (run.sweep is None or self.sweeps[run.sweep].stop_by == "run")
+            sweep = self.sweeps.get(run.sweep or "")
+            stop = run.stop and (sweep is None or sweep.stop_by == "run")
             return {"exitcode": None, "limits": {}, **({"stopped": True} if stop else {})}
 
     def _prune(self, run: Run) -> None:

@@ -73,7 +73,7 @@ def config_of(args: argparse.Namespace) -> Config:
     imports = cfg.setdefault("custom_imports", ConfigDict(imports=[]))
     if "mmkd" not in imports.imports:  # so that the dumped config stands alone
         imports.imports = [*imports.imports, "mmkd"]
-    add_hooks(cfg, "ProgressHook", "StopHook")
+    add_hooks(cfg, "ProgressHook", "FreshMetricsHook", "StopHook")
     if args.wandb or in_hosted_sweep():
         add_wandb(cfg)
     return cfg

@@ -17,6 +17,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
 from mmkd.errors import check_options, user_error
 from mmkd.registry import HOOKS
+from mmkd.sweeps.agent import in_sweep
 
 CHECKPOINT = "interrupted.pth"
 # What the interrupted checkpoint adds to mmengine's message hub.
@@ -38,9 +39,11 @@ class StopHook(Hook):
     set; the numbers of the augmentations are not.)
 
     Args:
-        stop_signals: end training for good; exit code 0.
+        stop_signals: end training for good; exit code 0. By default SIGTERM in a
+            sweep, whose agent sends it to a run that is not worth going on with.
         preempt_signals: the machine is needed elsewhere; exit code 128 + signal,
-            so that a scheduler starts the run again.
+            so that a scheduler starts the run again. By default SIGUSR1, and
+            SIGTERM outside of a sweep.
 
     Raises:
         UserError: an unknown signal, or one that is in both lists.
@@ -49,8 +52,12 @@ class StopHook(Hook):
     priority = "LOWEST"  # the iteration is complete, its checkpoint and log included
 
     def __init__(
-        self, stop_signals: Sequence[str] = ("SIGTERM",), preempt_signals: Sequence[str] = ("SIGUSR1",)
+        self, stop_signals: Sequence[str] | None = None, preempt_signals: Sequence[str] | None = None
     ) -> None:
+        if stop_signals is None:
+            stop_signals = ["SIGTERM"] if in_sweep() and "SIGTERM" not in (preempt_signals or ()) else []
+        if preempt_signals is None:
+            preempt_signals = [name for name in ("SIGTERM", "SIGUSR1") if name not in stop_signals]
         check_options("StopHook", [*stop_signals, *preempt_signals], [s.name for s in signal.Signals])
         both = set(stop_signals) & set(preempt_signals)
         if both:

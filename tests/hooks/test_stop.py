@@ -63,10 +63,14 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
     assert not (folder / "interrupted.pth.tmp").exists()
 
 
-def test_a_stop_is_no_failure(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sweep", [False, True])
+def test_a_stop_is_no_failure_in_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sweep: bool
+) -> None:
+    monkeypatch.setenv("MMKD_SWEEP", "yes" if sweep else "")
     runner = toy_runner(tmp_path, Call("after_train_iter", 3, interrupt(signal.SIGTERM)), StopHook())
     before = signal.getsignal(signal.SIGTERM)
-    assert stopped(runner) == 0
+    assert stopped(runner) == (0 if sweep else 128 + signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
     assert torch.load(tmp_path / "interrupted.pth")["meta"]["iter"] == 3
 
@@ -126,4 +130,18 @@ def test_unknown_and_double_signals_are_refused() -> None:
     with pytest.raises(UserError, match="SIGTREM"):
         StopHook(stop_signals=["SIGTREM"])
     with pytest.raises(UserError, match="SIGTERM in both"):
-        StopHook(preempt_signals=["SIGTERM"])
+        StopHook(["SIGTERM"], ["SIGTERM"])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"SIGTERM": 0, "SIGUSR1": 138}),
+        ({"preempt_signals": ["SIGTERM"]}, {"SIGTERM": 143}),
+        ({"stop_signals": ["SIGUSR1"]}, {"SIGUSR1": 0, "SIGTERM": 143}),
+        ({"stop_signals": [], "preempt_signals": []}, {}),
+    ],
+)
+def test_meanings_in_a_sweep(monkeypatch: pytest.MonkeyPatch, given: Any, expected: Any) -> None:
+    monkeypatch.setenv("MMKD_SWEEP", "yes")
+    assert {number.name: code for number, code in StopHook(**given).exit_codes.items()} == expected

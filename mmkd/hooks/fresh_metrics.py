@@ -1,0 +1,27 @@
+"""Validations that log what they found, not what an earlier one did."""
+
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmkd.registry import HOOKS
+
+
+@HOOKS.register_module()
+class FreshMetricsHook(Hook):
+    """Drop the metrics of earlier validations that the present one does not have.
+
+    mmengine (0.10) logs the newest value of each metric. Where mmdet has none
+    because nothing was detected, that is the value of an earlier validation.
+    """
+
+    priority = "NORMAL"  # before LoggerHook
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Drop them from mmengine's message hub."""
+        logged = runner.message_hub.log_scalars
+        for key in [key for key in logged if key.startswith("val/")]:
+            name = key.removeprefix("val/")
+            if "/" in name and name not in (metrics or {}):  # evaluators have a prefix, times do not
+                logged.pop(key)
