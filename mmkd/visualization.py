@@ -69,7 +69,13 @@ class WandbBackend(WandbVisBackend):
 
         os.makedirs(self._save_dir, exist_ok=True)
         self._wandb = wandb
-        settings = wandb.Settings(**self.timeouts, finish_timeout_raises=True, stop_fn=self.stopped.set)
+        settings = wandb.Settings(
+            **self.timeouts,
+            finish_timeout_raises=True,
+            stop_fn=lambda: (
+                self.stopped.set()
+            ),  # wandb deep-copies it, which a bound method would not survive
+        )
         arguments: dict[str, Any] = {"dir": self._save_dir, "allow_val_change": True, **self._init_kwargs}
         if os.environ.get("WANDB_RUN_ID") or arguments.get("id"):
             arguments.setdefault("resume", "allow")

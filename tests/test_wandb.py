@@ -34,6 +34,7 @@ GOOD = ["configs/bccd/teacher.py", "--teacher", "mmkd::bccd/teacher.py", "--teac
 def environment(server: WandbServer, tmp_path: Path, **more: str) -> dict[str, str]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     own = {"PYTHONPATH": "", "OMP_NUM_THREADS": "1", "WANDB_DIR": str(tmp_path)}
+    own["WANDB__FILE_STREAM_TRANSMIT_INTERVAL"] = "1"  # seconds
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {**clean, **server.environment(), **own, "PATH": path, **more}
 
@@ -230,7 +231,7 @@ def test_hyperband_stops_a_hopeless_run_through_the_agent(
         tmp_path,
         *GOOD,
         options=[f"load_from={TEACHER}", "val_dataloader.dataset.indices=4", "train_cfg.val_interval=1"],
-        early_terminate={"type": "hyperband", "min_iter": 1, "eta": 3},
+        early_terminate={"type": "hyperband", "max_iter": 3, "s": 1, "eta": 3},
     )
     if form == "function":
         command = [sys.executable, "tools/sweep.py", str(path), "--count", "2"]
@@ -276,10 +277,10 @@ def test_all_processes_of_a_run_are_stopped(wandb_server: WandbServer, tmp_path:
 
 def test_a_preempted_run_goes_on_where_it_was(wandb_server: WandbServer, tmp_path: Path) -> None:
     wandb_server.suggestions = [{"lr": 1e-3}]
-    path = sweep_file(tmp_path, options=["train_cfg.max_epochs=3", "train_dataloader.dataset.indices=0.2"])
+    path = sweep_file(tmp_path, options=["train_cfg.max_epochs=2", "train_dataloader.dataset.indices=0.15"])
     log = tmp_path / "agent.log"
     with started(agent(wandb_server, path, 2), environment(wandb_server, tmp_path), log) as (process, until):
-        until(lambda: wandb_server.runs and len(only_run(wandb_server).values("loss")) > 16)
+        until(lambda: wandb_server.runs and len(only_run(wandb_server).values("loss")) > 3)
         listed = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
         for pid in listed.stdout.split():
             if "train.py" in Path(f"/proc/{pid}/cmdline").read_text():
@@ -292,7 +293,7 @@ def test_a_preempted_run_goes_on_where_it_was(wandb_server: WandbServer, tmp_pat
     assert logged.state == "finished"
     iterations = [row["iter"] for row in logged.history if "loss" in row]
     assert iterations == list(range(1, len(iterations) + 1)), "none twice, none left out"
-    assert [row["epoch"] for row in logged.history if "val/bbox_mAP_50" in row] == [1, 2, 3]
+    assert [row["epoch"] for row in logged.history if "val/bbox_mAP_50" in row] == [1, 2]
     text = log.read_text()
     assert "batches of this epoch are done already" in text or "the interrupted validation is done" in text
     assert not (tmp_path / "work" / logged.name / "interrupted.pth").exists()
@@ -339,22 +340,6 @@ def test_training_starts_without_the_server(tmp_path: Path) -> None:
     with WandbServer() as another:
         synced(another, env, done.stdout + done.stderr)
         assert only_run(another).values("val/bbox_mAP_50") == [0.0]
-
-
-@pytest.mark.parametrize("mode", ["offline", "disabled"])
-def test_modes_without_a_server(tmp_path: Path, mode: str) -> None:
-    env = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    options = [
-        "--wandb",
-        "--work-dir",
-        str(tmp_path / "work"),
-        "--cfg-options",
-        *FEW,
-        "train_cfg.max_epochs=1",
-    ]
-    run(train(*options), {**env, "PYTHONPATH": "", "WANDB_MODE": mode})
-    files = list((tmp_path / "work").glob("*/vis_data/wandb/offline-run-*/*.wandb"))
-    assert len(files) == (mode == "offline")
 
 
 def test_no_key_is_one_clear_error(tmp_path: Path, wandb_server: WandbServer) -> None:

@@ -57,7 +57,8 @@ class StopHook(Hook):
         if stop_signals is None:
             stop_signals = ["SIGTERM"] if in_sweep() and "SIGTERM" not in (preempt_signals or ()) else []
         if preempt_signals is None:
-            preempt_signals = [name for name in ("SIGTERM", "SIGUSR1") if name not in stop_signals]
+            names = [name for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+            preempt_signals = [name for name in names if name not in stop_signals]
         check_options("StopHook", [*stop_signals, *preempt_signals], [s.name for s in signal.Signals])
         both = set(stop_signals) & set(preempt_signals)
         if both:
@@ -89,10 +90,10 @@ class StopHook(Hook):
         if threading.current_thread() is threading.main_thread():
             for number in self.exit_codes:
                 self._before[number] = signal.signal(number, self._on_signal)
-        for loop in (runner._train_loop, runner._val_loop):
-            if isinstance(loop, BaseLoop):
-                shield = _ShieldedWorker(loop.dataloader.worker_init_fn, tuple(self.exit_codes))
-                loop.dataloader.worker_init_fn = shield
+            for loop in (runner._train_loop, runner._val_loop):
+                if isinstance(loop, BaseLoop):
+                    shield = _ShieldedWorker(loop.dataloader.worker_init_fn, tuple(self.exit_codes))
+                    loop.dataloader.worker_init_fn = shield
 
     def before_train(self, runner: Runner) -> None:
         """Go on where an interrupted run was."""
@@ -114,6 +115,18 @@ class StopHook(Hook):
                     f"the interrupted epoch had {at['of']} batches and now has {len(loader)}: it begins again"
                 )
 
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Let the data loader's workers begin with the signals blocked."""
+        self._block(True)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """The workers have begun."""
+        self._block(False)
+
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """The workers have begun."""
+        self._block(False)
+
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
@@ -125,7 +138,8 @@ class StopHook(Hook):
             self._end(runner, {"epoch": runner.epoch, "iter": runner.iter + 1}, at)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Learn how many batches every process has."""
+        """Learn how many batches every process has; let the workers begin with the signals blocked."""
+        self._block(True)
         length = torch.tensor(len(runner.val_dataloader))
         all_reduce(length, "min")
         self._common_batches = int(length)
@@ -152,8 +166,13 @@ class StopHook(Hook):
 
     def after_run(self, runner: Runner) -> None:
         """Give the signals back."""
+        self._block(False)
         while self._before:
             signal.signal(*self._before.popitem())
+
+    def _block(self, block: bool) -> None:
+        if self._before and hasattr(signal, "pthread_sigmask"):  # the signals are this hook's; not on Windows
+            signal.pthread_sigmask(signal.SIG_BLOCK if block else signal.SIG_UNBLOCK, self.exit_codes)
 
     def _on_signal(self, number: int, _: Any) -> None:
         self.request(self.exit_codes[signal.Signals(number)], signal.Signals(number).name)
@@ -205,7 +224,8 @@ class _ShieldedWorker:
     """Starts a data loader's worker that heeds these signals from its parent alone.
 
     Launchers and schedulers signal whole process groups. A worker that dies of it takes the training
-    down in the middle of a step.
+    down in the middle of a step. (mmengine's iteration-based loop starts its workers before any hook is
+    asked; they are not shielded.)
     """
 
     init: Callable[[int], None] | None
@@ -214,7 +234,7 @@ class _ShieldedWorker:
     def __call__(self, worker: int) -> None:
         if self.init is not None:
             self.init(worker)
-        if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
             signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
             threading.Thread(target=self._heed_parent, args=(os.getppid(),), daemon=True).start()
 

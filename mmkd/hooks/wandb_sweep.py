@@ -159,13 +159,20 @@ class WandbSweepHook(Hook):
 
     def _upload(self, runner: Runner) -> None:
         """A failed upload costs a warning, never the training."""
-        try:
-            if self._table is not None and self._table.examples:
-                self._backend.run.log({"evaluation": self._table.build()})
-            if self.checkpoint:
-                self._upload_checkpoint(runner)
-        except Exception as error:
-            runner.logger.warning(f"not uploaded to W&B ({type(error).__name__}: {error})", exc_info=True)
+        for wanted, upload in (
+            (self._table is not None, self._upload_table),
+            (self.checkpoint, self._upload_checkpoint),
+        ):
+            try:
+                if wanted:
+                    upload(runner)
+            except Exception as error:
+                runner.logger.warning(f"not uploaded to W&B ({type(error).__name__}: {error})")
+
+    def _upload_table(self, _: Runner) -> None:
+        assert self._table is not None
+        if self._table.examples:
+            self._backend.run.log({"evaluation": self._table.build()})
 
     def _upload_checkpoint(self, runner: Runner) -> None:
         import wandb

@@ -117,10 +117,20 @@ def test_a_failed_upload_costs_a_warning(
     monkeypatch.setattr(hook, "_upload_checkpoint", fail)
     warnings: list[str] = []
     runner = logged_runner(tmp_path, StopHook(), hook, epochs=1)
-    monkeypatch.setattr(runner.logger, "warning", lambda text, **_: warnings.append(text))
+    monkeypatch.setattr(runner.logger, "warning", warnings.append)
     runner.train()
     assert "not uploaded to W&B (OSError: disk full)" in warnings
     assert recorder.ended == [0]
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_modes_without_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    monkeypatch.setenv("WANDB_MODE", mode)
+    saving = {"checkpoint": {"type": "CheckpointHook", "save_best": "toy/mean", "rule": "greater"}}
+    logged_runner(tmp_path, StopHook(), WandbSweepHook(num_images=0), default_hooks=saving).train()
+    wandb.teardown()
+    assert (tmp_path / "student_best.pth").is_file()
+    assert len(list(tmp_path.glob("**/offline-run-*/*.wandb"))) == (mode == "offline")
 
 
 @pytest.mark.parametrize(

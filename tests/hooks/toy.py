@@ -56,7 +56,9 @@ class Call(Hook):
         setattr(self, where, call)
 
 
-def toy_runner(work_dir: Path, *hooks: Any, epochs: int = 3, batch_size: int = 2, **options: Any) -> Runner:
+def toy_runner(
+    work_dir: Path, *hooks: Any, epochs: int = 3, batch_size: int = 2, num_workers: int = 0, **options: Any
+) -> Runner:
     """A Runner of ten samples in five batches, with two batches of validation."""
     for kept_between_runs in (MessageHub, MMLogger):
         kept_between_runs._instance_dict.clear()
@@ -75,7 +77,7 @@ def toy_runner(work_dir: Path, *hooks: Any, epochs: int = 3, batch_size: int = 2
             "dataset": data,
             "sampler": sampler,
             "collate_fn": collate,
-            "num_workers": 0,
+            "num_workers": num_workers,
         }
 
     settings: dict[str, Any] = {
