@@ -138,8 +138,9 @@ class WandbBackend(WandbVisBackend):
             print_log(f"W&B did not take everything. {self._how_to_sync()}", "current", level=logging.WARNING)
 
     def _how_to_sync(self) -> str:
+        option = "" if self._run.offline else "--include-online "
         folder = os.path.relpath(self._run.settings.sync_dir)
-        return f"Training is not affected; upload the run later: wandb sync {folder}"
+        return f"Training is not affected; upload the run later: wandb sync {option}{folder}"
 
 
 def finish_failed(exit_code: int) -> None:

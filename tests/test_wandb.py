@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -100,6 +101,7 @@ def sweep_file(tmp_path: Path, *words: str, options: list[str] | None = None, **
             str(tmp_path / "work"),
             "--cfg-options",
             *FEW,
+            "train_dataloader.batch_size=2",
             *(options or []),
             "${args_no_hyphens}",
         ],
@@ -120,18 +122,28 @@ def only_run(server: WandbServer) -> Run:
     return next(iter(server.runs.values()))
 
 
-def test_a_run_arrives_whole(wandb_server: WandbServer, tmp_path: Path) -> None:
-    work_dir = tmp_path / "work"
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> WandbServer:
+    """What has arrived of a run of two epochs."""
+    tmp_path = tmp_path_factory.mktemp("whole")
+    config = tmp_path / "logged.py"
+    config.write_text(f"""
+_base_ = [{str(ROOT / GOOD[0])!r}]
+visualizer = dict(vis_backends=[dict(type='WandbBackend')])
+custom_hooks = [dict(type='StopHook'), dict(type='WandbSweepHook', num_images=3, interval=1)]
+""")
     options = [*FEW, f"load_from={TEACHER}", "train_cfg.max_epochs=2", "train_cfg.val_interval=1"]
-    env = environment(wandb_server, tmp_path)
-    run(
-        train(*GOOD[1:], "--wandb", "--work-dir", str(work_dir), "--cfg-options", *options, config=GOOD[0]),
-        env,
-    )
-    logged = only_run(wandb_server)
-    assert logged.state == "finished"
-    assert not wandb_server.errors
+    with WandbServer() as server:
+        work_dir = ["--work-dir", str(tmp_path / "work")]
+        command = train(*GOOD[1:], *work_dir, "--cfg-options", *options, config=str(config))
+        run(command, environment(server, tmp_path))
+    assert not server.errors
+    assert only_run(server).state == "finished"
+    return server
 
+
+def test_rows(whole: WandbServer) -> None:
+    logged = only_run(whole)
     training = [row for row in logged.history if "loss" in row]
     assert [row["iter"] for row in training] == list(range(1, 9))
     assert all({"lr", "loss_cls", "loss_kd_cls", "epoch"} <= row.keys() for row in training)
@@ -141,44 +153,37 @@ def test_a_run_arrives_whole(wandb_server: WandbServer, tmp_path: Path) -> None:
         assert row["val/bbox_mAP_50"] == row["coco/bbox_mAP_50"] > 0
         assert "loss" not in row
         assert "time" not in row
-    best = max(row["val/bbox_mAP"] for row in validations)
-    assert validations[-1]["best/bbox_mAP"] == best
+    assert validations[-1]["best/bbox_mAP"] == max(logged.values("val/bbox_mAP"))
     # A nested summary would hide the target from the sweep.
     assert logged.summary["val/bbox_mAP_50"] == validations[-1]["val/bbox_mAP_50"]
 
-    config = {key: entry["value"] for key, entry in logged.config.items() if key != "_wandb"}
+
+def test_config_and_teacher(whole: WandbServer) -> None:
+    config = {key: entry["value"] for key, entry in only_run(whole).config.items() if key != "_wandb"}
     assert config["model"]["distill"]["cls"]["type"] == "DistillationLoss"
     assert config["teacher"]["checkpoint"] == TEACHER
     assert config["teacher"]["classes"] == ["Platelets", "RBC", "WBC"]
 
-    assert {a.type for a in wandb_server.artifacts.values()} == {"model", "run_table"}, "no code is uploaded"
-    model = next(a for a in wandb_server.artifacts.values() if a.type == "model")
+
+def test_the_best_student_is_an_artifact(whole: WandbServer, tmp_path: Path) -> None:
+    assert {a.type for a in whole.artifacts.values()} == {"model", "run_table"}, "no code is uploaded"
+    logged = only_run(whole)
+    models = [artifact for artifact in whole.artifacts.values() if artifact.type == "model"]
+    assert {model.name for model in models} == {f"student-{logged.name}"}, "versions of one artifact"
+    model = models[-1]
     assert model.committed
-    assert model.name == f"student-{logged.name}"
-    assert model.metadata["metrics"]["bbox_mAP"] == best
+    assert model.metadata["metrics"]["bbox_mAP"] == max(logged.values("val/bbox_mAP"))
     assert "best" in model.aliases
     (tmp_path / "student.pth").write_bytes(model.files["student_best.pth"])
     student = torch.load(tmp_path / "student.pth", weights_only=True)
     assert student.keys() == {"meta", "state_dict"}
-    stock = MODELS.build(Config.fromfile("configs/bccd/teacher.py").model)
+    stock = MODELS.build(Config.fromfile(GOOD[0]).model)
     stock.load_state_dict(student["state_dict"], strict=True)
 
 
-def test_the_table_holds_what_was_there_and_what_was_found(wandb_server: WandbServer, tmp_path: Path) -> None:
-    config = tmp_path / "table.py"
-    config.write_text(f"""
-_base_ = [{str(ROOT / "configs/bccd/kd.py")!r}]
-visualizer = dict(vis_backends=[dict(type='WandbBackend')])
-custom_hooks = [
-    dict(type='StopHook'),
-    dict(type='WandbSweepHook', num_images=3, interval=1, checkpoint=False)]
-""")
-    work_dir = str(tmp_path / "work")
-    options = ["--work-dir", work_dir, "--cfg-options", *FEW, "train_cfg.max_epochs=2"]
-    run(train(*options, config=str(config)), environment(wandb_server, tmp_path))
-    tables = [a for a in wandb_server.artifacts.values() if a.type == "run_table"]
+def test_the_table_holds_what_was_there_and_what_was_found(whole: WandbServer) -> None:
+    tables = [a for a in whole.artifacts.values() if a.type == "run_table"]
     assert len(tables) == 2, "one after the first validation, one after training"
-    assert all(artifact.type == "run_table" for artifact in wandb_server.artifacts.values())
     table = json.loads(tables[-1].files["evaluation.table.json"])
     assert table["columns"] == ["file", "ground truth", "teacher", "student"]
     assert len(table["data"]) == 3
@@ -199,38 +204,25 @@ custom_hooks = [
         assert truth["path"] in tables[-1].files
 
 
-def test_two_runs_of_the_command_line_agent(wandb_server: WandbServer, tmp_path: Path) -> None:
-    lr = "optim_wrapper.optimizer.lr"
-    wandb_server.suggestions = [{lr: 1e-3, "model.test_cfg.score_thr": 0.05}, {"lr": 2e-3, "temperature": 4}]
-    path = sweep_file(tmp_path, options=["train_cfg.max_epochs=1"])
-    log = tmp_path / "agent.log"
-    with started(agent(wandb_server, path, 2), environment(wandb_server, tmp_path), log) as (process, _):
-        ends(process, log)
-    assert not wandb_server.errors
-    runs = list(wandb_server.runs.values())
-    assert [one.state for one in runs] == ["finished", "finished"]
-    for one, rate, temperature in zip(runs, (1e-3, 2e-3), (None, 4)):
-        assert one.sweep == "sweep0"
-        # Untrained, it detects nothing: mmdet gives no metric, the sweep needs one.
-        assert one.values("val/bbox_mAP_50") == [0.0]
-        config = {key: entry["value"] for key, entry in one.config.items() if key != "_wandb"}
-        assert config["optim_wrapper"]["optimizer"]["lr"] == rate
-        assert config["model"]["distill"]["cls"].get("temperature") == temperature
-        assert (tmp_path / "work" / one.name / "epoch_1.pth").is_file()
-    assert runs[1].config["lr"]["value"] == 2e-3, "the short name stays W&B's own"
-
-
 @pytest.mark.parametrize("form", ["command line", "function"])
 def test_hyperband_stops_a_hopeless_run_through_the_agent(
     wandb_server: WandbServer, tmp_path: Path, form: str
 ) -> None:
     # The second run detects nothing and would train for many epochs.
     thr, epochs = "model.test_cfg.score_thr", "train_cfg.max_epochs"
-    wandb_server.suggestions = [{thr: 0.05, epochs: 2}, {thr: 1.1, epochs: 500}]
+    wandb_server.suggestions = [
+        {"lr": 1e-4, thr: 0.05, epochs: 2},
+        {"optim_wrapper.optimizer.lr": 1e-5, "temperature": 4, thr: 1.1, epochs: 500},
+    ]
     path = sweep_file(
         tmp_path,
         *GOOD,
-        options=[f"load_from={TEACHER}", "val_dataloader.dataset.indices=4", "train_cfg.val_interval=1"],
+        options=[
+            f"load_from={TEACHER}",
+            "val_dataloader.dataset.indices=4",
+            "train_dataloader.dataset.indices=0.02",
+            "train_cfg.val_interval=1",
+        ],
         early_terminate={"type": "hyperband", "max_iter": 3, "s": 1, "eta": 3},
     )
     if form == "function":
@@ -243,6 +235,14 @@ def test_hyperband_stops_a_hopeless_run_through_the_agent(
     assert not wandb_server.errors, wandb_server.errors
     good, hopeless = wandb_server.runs.values()
     assert good.state == hopeless.state == "finished"
+    for one, rate, temperature in ((good, 1e-4, None), (hopeless, 1e-5, 4)):
+        assert one.sweep == "sweep0"
+        config = {key: entry["value"] for key, entry in one.config.items() if key != "_wandb"}
+        assert config["optim_wrapper"]["optimizer"]["lr"] == rate
+        assert config["model"]["distill"]["cls"].get("temperature") == temperature
+    assert good.config["lr"]["value"] == 1e-4, "the short name stays W&B's own"
+    assert (tmp_path / "work" / good.name / "epoch_2.pth").is_file()
+    # Where nothing is detected mmdet gives no metric; the sweep needs one.
     assert hopeless.values("val/bbox_mAP_50")[:2] == [0.0, 0.0]
     assert len(hopeless.values("val/bbox_mAP_50")) < 50
     folder = tmp_path / "work" / hopeless.name
@@ -304,15 +304,15 @@ def wandb_config(tmp_path: Path, **backend: Any) -> str:
     path.write_text(f"""
 _base_ = [{str(ROOT / "configs/bccd/kd.py")!r}]
 visualizer = dict(vis_backends=[dict(type='WandbBackend', **{backend!r})])
-custom_hooks = [dict(type='StopHook'), dict(type='WandbSweepHook')]
+custom_hooks = [dict(type='StopHook'), dict(type='WandbSweepHook', num_images=0)]
 """)
     return str(path)
 
 
 def synced(server: WandbServer, env: dict[str, str], text: str) -> None:
     """Follow the advice that a run printed."""
-    folder = text.split("wandb sync ")[-1].split()[0]
-    run([sys.executable, "-m", "wandb", "sync", folder], {**env, **server.environment()})
+    words = re.findall(r"wandb sync ((?:--\S+ )?\S+)", text)[-1].split()
+    run([sys.executable, "-m", "wandb", "sync", *words], {**env, **server.environment()})
 
 
 def test_training_outlives_the_server(wandb_server: WandbServer, tmp_path: Path) -> None:

@@ -42,8 +42,12 @@ def base_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def read_config(args: argparse.Namespace) -> Config:
+def read_config(args: argparse.Namespace, prepare: Callable[[Config], object] | None = None) -> Config:
     """Read the config that the arguments name, with their overrides and work dir.
+
+    Args:
+        args: of a parser that began as `base_parser`.
+        prepare: changes the config before the overrides.
 
     Raises:
         UserError: the file is missing or broken.
@@ -51,6 +55,8 @@ def read_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     try:
         cfg = load_config(args.config)
+        if prepare is not None:
+            prepare(cfg)
         given = {**parameters(), **(args.cfg_options or {})}
         if given:
             options = resolve_aliases(cfg, given)

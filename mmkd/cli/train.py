@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.utils import setup_cache_size_limit_of_dynamo
@@ -49,9 +50,8 @@ def config_of(args: argparse.Namespace) -> Config:
     Raises:
         UserError: the arguments or the config are wrong.
     """
-    cfg = read_config(args)
-    if args.teacher or args.teacher_checkpoint:
-        add_teacher(cfg, args.teacher, args.teacher_checkpoint)
+    add = partial(add_teacher, teacher=args.teacher, checkpoint=args.teacher_checkpoint)
+    cfg = read_config(args, add if args.teacher or args.teacher_checkpoint else None)
     if args.amp:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")

@@ -49,6 +49,9 @@ def test_any_stock_config_becomes_a_distilled_one() -> None:
     assert cfg.model.teacher.config == "configs/bccd/teacher.py"
     assert cfg.model.distill.cls.type == "DistillationLoss"
 
+    overridden = cfg_of(STUDENT, *TEACHER, "--cfg-options", "temperature=2.5")
+    assert overridden.model.distill.cls == {"type": "DistillationLoss", "temperature": 2.5}
+
     zoo = cfg_of("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", *TEACHER, *without_data)
     assert zoo.custom_imports.imports == ["mmkd"]
     assert zoo.model.type == "KDSingleStageDetector"
