@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -61,6 +61,7 @@ class WandbBackend(WandbVisBackend):
         self.timeouts = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
         self.stopped = threading.Event()
         self.exit_code = 0
+        self._lost = False
 
     def _init_env(self) -> None:
         import wandb
@@ -109,14 +110,29 @@ class WandbBackend(WandbVisBackend):
         """The `wandb.Run`; only the main process may ask for it."""
         return self._run
 
-    @force_init_env
+    def attempt(self, action: Callable[[Any], object]) -> None:
+        """Do something with the run; if W&B's process is gone, say so once and train on.
+
+        Args:
+            action: is given the `wandb.Run`.
+        """
+        run = self.run
+        if self._lost:
+            return
+        try:
+            action(run)
+        except Exception as error:
+            self._lost = True
+            late = isinstance(error, TimeoutError)
+            problem = "did not take everything" if late else f"fails ({type(error).__name__}: {error})"
+            print_log(f"W&B {problem}. {self._how_to_sync()}", "current", level=logging.WARNING)
+
     def add_config(self, config: Config, **_: Any) -> None:
         """Log the resolved config, and the code if asked for."""
-        self._run.config.update(config.to_dict(), allow_val_change=True)
+        self.attempt(lambda run: run.config.update(config.to_dict(), allow_val_change=True))
         if self.log_code:
-            self._run.log_code()
+            self.attempt(lambda run: run.log_code())
 
-    @force_init_env
     def add_scalars(
         self, scalar_dict: dict[str, Any], step: int = 0, file_path: str | None = None, **_: Any
     ) -> None:
@@ -126,16 +142,12 @@ class WandbBackend(WandbVisBackend):
                 f"val/{key}" if key in ("time", "data_time") else key: value
                 for key, value in scalar_dict.items()
             }
-        self._run.log(scalar_dict)
+        self.attempt(lambda run: run.log(scalar_dict))
 
     def close(self) -> None:
         """Finish the run; say how to upload it later if that takes too long."""
-        if not hasattr(self, "_run"):
-            return
-        try:
-            self._run.finish(exit_code=self.exit_code)
-        except TimeoutError:
-            print_log(f"W&B did not take everything. {self._how_to_sync()}", "current", level=logging.WARNING)
+        if hasattr(self, "_run"):
+            self.attempt(lambda run: run.finish(exit_code=self.exit_code))
 
     def _how_to_sync(self) -> str:
         option = "" if self._run.offline else "--include-online "

@@ -134,6 +134,24 @@ def test_a_refusal_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         _ = WandbBackend(str(tmp_path)).run
 
 
+def test_a_lost_process_is_mentioned_once(
+    tmp_path: Path, inits: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mmkd.visualization, "print_log", lambda message, *_, **__: print(message))
+    backend = WandbBackend(str(tmp_path))
+    backend.add_scalars({"iter": 1})
+
+    def lost(*_: Any, **__: Any) -> None:
+        raise ConnectionResetError("Connection lost")
+
+    monkeypatch.setattr(backend.run, "log", lost)
+    backend.add_scalars({"iter": 2})
+    backend.add_config(Config({}))
+    backend.close()
+    assert capsys.readouterr().out.count("W&B fails (ConnectionResetError: Connection lost)") == 1
+    assert backend.run.finished is None
+
+
 @pytest.mark.parametrize(("found", "said"), [("0.27.2", "wandb 0.27.2"), (None, "no wandb")])
 def test_missing_or_old_wandb(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: str | None, said: str

@@ -28,7 +28,7 @@ class MetricsFileHook(Hook):
     are never half written.
     """
 
-    priority = "LOWEST"  # after CheckpointHook has decided what is best
+    priority = 95  # after CheckpointHook has decided what is best, before StopHook goes on with a run
 
     def before_train(self, runner: Runner) -> None:
         """Remember the best checkpoint so far; drop what belongs to another run."""

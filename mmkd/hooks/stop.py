@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
 from mmkd.errors import check_options, user_error
+from mmkd.hooks.workers import ShieldedWorker
 from mmkd.registry import HOOKS
 from mmkd.sweeps.agent import in_sweep
 
@@ -92,7 +92,7 @@ class StopHook(Hook):
                 self._before[number] = signal.signal(number, self._on_signal)
             for loop in (runner._train_loop, runner._val_loop):
                 if isinstance(loop, BaseLoop):
-                    shield = _ShieldedWorker(loop.dataloader.worker_init_fn, tuple(self.exit_codes))
+                    shield = ShieldedWorker(loop.dataloader.worker_init_fn, tuple(self.exit_codes))
                     loop.dataloader.worker_init_fn = shield
 
     def before_train(self, runner: Runner) -> None:
@@ -217,31 +217,6 @@ class _Remaining:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.batches, name)
-
-
-@dataclass
-class _ShieldedWorker:
-    """Starts a data loader's worker that heeds these signals from its parent alone.
-
-    Launchers and schedulers signal whole process groups. A worker that dies of it takes the training
-    down in the middle of a step. (mmengine's iteration-based loop starts its workers before any hook is
-    asked; they are not shielded.)
-    """
-
-    init: Callable[[int], None] | None
-    signals: tuple[int, ...]
-
-    def __call__(self, worker: int) -> None:
-        if self.init is not None:
-            self.init(worker)
-        if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
-            signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
-            threading.Thread(target=self._heed_parent, args=(os.getppid(),), daemon=True).start()
-
-    def _heed_parent(self, parent: int) -> None:
-        while signal.sigwaitinfo(self.signals).si_pid != parent:
-            pass
-        os._exit(0)
 
 
 def _last_checkpoint(runner: Runner) -> Path:

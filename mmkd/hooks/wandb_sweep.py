@@ -79,7 +79,7 @@ class WandbSweepHook(Hook):
         facts = {"student_parameters": sum(p.numel() for p in model.parameters())}
         if teacher is not None:
             facts["teacher"] = teacher.facts
-        self._backend.run.config.update(facts, allow_val_change=True)
+        self._backend.attempt(lambda run: run.config.update(facts, allow_val_change=True))
         if self.num_images > 0:
             self._table = EvaluationTable(
                 self.num_images,
@@ -119,7 +119,11 @@ class WandbSweepHook(Hook):
         if self._backend.stopped.is_set():
             self._stop.request(0, "stopped through W&B")
         if self._table is not None and outputs is not None:
-            self._table.collect(data_batch, outputs)
+            try:
+                self._table.collect(data_batch, outputs)
+            except Exception as error:
+                self._table = None
+                runner.logger.warning(f"no table for W&B ({type(error).__name__}: {error})")
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Log the validation under the names that sweeps use."""
@@ -136,12 +140,12 @@ class WandbSweepHook(Hook):
         row = {
             f"{kind}/{n}": v for kind, named in (("val", values), ("best", best)) for n, v in named.items()
         }
-        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-        for key in {*row, *(metrics or {})} - self._defined:
-            self._defined.add(key)
-            self._backend.run.define_metric(key, step_metric="epoch" if by_epoch else "iter")
+        step = "epoch" if isinstance(runner.train_loop, EpochBasedTrainLoop) else "iter"
+        new = {*row, *(metrics or {})} - self._defined
+        self._defined |= new
+        self._backend.attempt(lambda run: [run.define_metric(key, step_metric=step) for key in new])
         # LoggerHook's row completes it.
-        self._backend.run.log({**row, **at}, commit=False)
+        self._backend.attempt(lambda run: run.log({**row, **at}, commit=False))
         self._validations += 1
         self._due = bool(self.interval) and self._validations % self.interval == 0
 
@@ -154,7 +158,7 @@ class WandbSweepHook(Hook):
         """Tell W&B how the run ended; LoggerHook then closes it."""
         code = self._stop.exit_code if hasattr(self, "_stop") else None
         if code and is_main_process():
-            self._backend.run.mark_preempting()
+            self._backend.attempt(lambda run: run.mark_preempting())
             self._backend.exit_code = code
 
     def _upload(self, runner: Runner) -> None:

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -119,32 +117,6 @@ def test_outside_the_main_thread_signals_are_left_alone(tmp_path: Path) -> None:
     thread.start()
     thread.join()
     assert runner.iter == 5
-
-
-@pytest.mark.parametrize("where", ["after_train_iter", "after_val_iter"])
-def test_workers_heed_their_parent_alone(tmp_path: Path, where: str) -> None:
-    signalled: list[int] = []
-
-    def signal_the_group(_: Any) -> None:
-        for worker in multiprocessing.active_children():
-            signalled.append(int(worker.pid or 0))
-            # From another process, as launchers do.
-            subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
-
-    runner = toy_runner(tmp_path, Call(where, 1, signal_the_group), StopHook(), num_workers=1)
-    runner.train()
-    assert signalled
-    assert runner.iter == 15
-    assert not multiprocessing.active_children()
-
-    def terminate(_: Any) -> None:
-        for worker in multiprocessing.active_children():
-            worker.terminate()
-            worker.join(10)
-            assert worker.exitcode == 0
-
-    runner = toy_runner(tmp_path, Call("after_train_iter", 5, terminate), StopHook(), num_workers=1, epochs=1)
-    runner.train()
 
 
 def test_a_test_run_is_not_stopped_by_training_rules(tmp_path: Path) -> None:

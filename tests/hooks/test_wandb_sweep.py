@@ -123,6 +123,18 @@ def test_a_failed_upload_costs_a_warning(
     assert recorder.ended == [0]
 
 
+def test_a_table_that_cannot_be_made_costs_a_warning(
+    tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    # The toy's outputs are no data samples.
+    runner = logged_runner(tmp_path, StopHook(), WandbSweepHook(num_images=2), epochs=2)
+    monkeypatch.setattr(runner.logger, "warning", warnings.append)
+    runner.train()
+    assert len([text for text in warnings if text.startswith("no table for W&B (")]) == 1
+    assert recorder.ended == [0]
+
+
 @pytest.mark.parametrize("mode", ["offline", "disabled"])
 def test_modes_without_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     monkeypatch.setenv("WANDB_MODE", mode)

@@ -1,0 +1,39 @@
+"""Data loaders' workers that outlive a signal to their whole process group."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass
+class ShieldedWorker:
+    """Starts a data loader's worker that heeds these signals from its parent alone.
+
+    Launchers and schedulers signal whole process groups. A worker that dies of it takes the training
+    down in the middle of a step. (mmengine's iteration-based loop starts its workers before any hook is
+    asked; they are not shielded.)
+
+    Args:
+        init: what the worker began with so far.
+        signals: their numbers.
+    """
+
+    init: Callable[[int], None] | None
+    signals: tuple[int, ...]
+
+    def __call__(self, worker: int) -> None:
+        """Begin; as PyTorch's ``worker_init_fn``."""
+        if self.init is not None:
+            self.init(worker)
+        if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+            signal.pthread_sigmask(signal.SIG_BLOCK, self.signals)
+            threading.Thread(target=self._heed_parent, args=(os.getppid(),), daemon=True).start()
+
+    def _heed_parent(self, parent: int) -> None:
+        while signal.sigwaitinfo(self.signals).si_pid != parent:
+            pass
+        os._exit(0)
