@@ -67,32 +67,27 @@ class WandbBackend(WandbVisBackend):
         import wandb
 
         _STARTED.append(self)
-
         os.makedirs(self._save_dir, exist_ok=True)
         self._wandb = wandb
-        settings = wandb.Settings(
-            **self.timeouts,
-            finish_timeout_raises=True,
-            stop_fn=lambda: (
-                self.stopped.set()
-            ),  # wandb deep-copies it, which a bound method would not survive
-        )
+        # wandb copies its settings deeply, which a lambda survives and a bound method does not.
+        stop = lambda: self.stopped.set()  # noqa: E731
+        settings = wandb.Settings(**self.timeouts, finish_timeout_raises=True, stop_fn=stop)
         arguments: dict[str, Any] = {"dir": self._save_dir, "allow_val_change": True, **self._init_kwargs}
         if os.environ.get("WANDB_RUN_ID") or arguments.get("id"):
             arguments.setdefault("resume", "allow")
         try:
             self._run = wandb.init(settings=settings, **arguments)
-        except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:  # a CommError too
-            raise user_error(
-                "W&B does not let this run in.",
-                expected="a key, from `wandb login` or WANDB_API_KEY",
-                found=str(error).splitlines()[0],
-                remedy="log in, or set WANDB_MODE=offline, or take WandbBackend out of vis_backends",
-            ) from error
-        except wandb.errors.CommError as error:
+        except (wandb.errors.UsageError, wandb.errors.CommError) as error:
+            reason = str(error).splitlines()[0]
+            if _is_refusal(error):
+                raise user_error(
+                    "W&B does not let this run in.",
+                    expected="a key, from `wandb login` or WANDB_API_KEY",
+                    found=reason,
+                    remedy="log in, or set WANDB_MODE=offline, or take WandbBackend out of vis_backends",
+                ) from error
             arguments.pop("resume", None)
             self._run = wandb.init(settings=settings, **{**arguments, "mode": "offline"})
-            reason = str(error).splitlines()[0]
             print_log(
                 f"W&B cannot be reached ({reason}). {self._how_to_sync()}", "current", level=logging.WARNING
             )
@@ -153,6 +148,16 @@ class WandbBackend(WandbVisBackend):
         option = "" if self._run.offline else "--include-online "
         folder = os.path.relpath(self._run.settings.sync_dir)
         return f"Training is not affected; upload the run later: wandb sync {option}{folder}"
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the credentials are at fault; wandb's AuthenticationError may also mean that nobody answers."""
+    import wandb
+
+    if isinstance(error, wandb.errors.AuthenticationError):
+        response = getattr(error.__cause__, "response", None)
+        return error.__cause__ is None or getattr(response, "http_status", None) in (401, 403)
+    return isinstance(error, wandb.errors.UsageError)
 
 
 def finish_failed(exit_code: int) -> None:

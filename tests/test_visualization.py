@@ -98,12 +98,20 @@ def test_a_run_with_an_id_goes_on(
     assert all(call["allow_val_change"] for call in inits)
 
 
+class ApiError(Exception):
+    """As wandb's, whose answer tells whether anybody was there."""
+
+    def __init__(self, status: int | None) -> None:
+        self.response = None if status is None else SimpleNamespace(http_status=status)
+
+
+@pytest.mark.parametrize("kind", [wandb.errors.CommError, wandb.errors.AuthenticationError])
 def test_unreachable_goes_offline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: Any
 ) -> None:
     def init(mode: str = "online", **_: Any) -> FakeRun:
         if mode == "online":
-            raise wandb.errors.CommError("timed out\nand more")
+            raise kind("timed out\nand more") from ApiError(None)
         return FakeRun(offline=True)
 
     monkeypatch.setattr(wandb, "init", init)
@@ -125,9 +133,19 @@ def test_an_upload_that_takes_too_long(
     assert "upload the run later: wandb sync --include-online" in capsys.readouterr().out
 
 
-def test_a_refusal_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        (wandb.errors.AuthenticationError, None),
+        (wandb.errors.AuthenticationError, ApiError(401)),
+        (wandb.errors.UsageError, None),
+    ],
+)
+def test_a_refusal_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, cause: ApiError | None
+) -> None:
     def init(**_: Any) -> FakeRun:
-        raise wandb.errors.AuthenticationError("bad key")
+        raise kind("bad key") from cause
 
     monkeypatch.setattr(wandb, "init", init)
     with pytest.raises(UserError, match=r"bad key[\s\S]*WANDB_MODE=offline"):

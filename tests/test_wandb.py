@@ -23,7 +23,7 @@ from mmkd.registry import MODELS
 
 from .conftest import ROOT
 from .test_end_to_end import FEW, KD
-from .wandb_server import ENTITY, PROJECT, Run, WandbServer
+from .wandb_server import Run, WandbServer
 
 pytestmark = pytest.mark.slow
 
@@ -111,10 +111,12 @@ def sweep_file(tmp_path: Path, *words: str, options: list[str] | None = None, **
     return path
 
 
-def agent(server: WandbServer, sweep: Path, count: int) -> list[str]:
-    name = server.create_sweep(yaml.safe_load(sweep.read_text()))
+def agent(env: dict[str, str], sweep: Path, count: int) -> list[str]:
+    """Create a sweep by W&B's command line; returns the command that it prints, for so many runs."""
     wandb = [sys.executable, "-m", "wandb"]
-    return [*wandb, "agent", "--count", str(count), f"{ENTITY}/{PROJECT}/{name}"]
+    created = run([*wandb, "sweep", str(sweep)], env)
+    name = re.findall(r"wandb agent (\S+)", created.stdout + created.stderr)[0]
+    return [*wandb, "agent", "--count", str(count), name]
 
 
 def only_run(server: WandbServer) -> Run:
@@ -225,12 +227,11 @@ def test_hyperband_stops_a_hopeless_run_through_the_agent(
         ],
         early_terminate={"type": "hyperband", "max_iter": 3, "s": 1, "eta": 3},
     )
-    if form == "function":
-        command = [sys.executable, "tools/sweep.py", str(path), "--count", "2"]
-    else:
-        command = agent(wandb_server, path, 2)
-    log = tmp_path / "agent.log"
-    with started(command, environment(wandb_server, tmp_path), log) as (process, _):
+    env, log = environment(wandb_server, tmp_path), tmp_path / "agent.log"
+    command = [sys.executable, "tools/sweep.py", str(path), "--count", "2"]
+    if form == "command line":
+        command = agent(env, path, 2)
+    with started(command, env, log) as (process, _):
         assert ends(process, log) == 0
     assert not wandb_server.errors, wandb_server.errors
     good, hopeless = wandb_server.runs.values()
@@ -278,8 +279,8 @@ def test_all_processes_of_a_run_are_stopped(wandb_server: WandbServer, tmp_path:
 def test_a_preempted_run_goes_on_where_it_was(wandb_server: WandbServer, tmp_path: Path) -> None:
     wandb_server.suggestions = [{"lr": 1e-3}]
     path = sweep_file(tmp_path, options=["train_cfg.max_epochs=2", "train_dataloader.dataset.indices=0.15"])
-    log = tmp_path / "agent.log"
-    with started(agent(wandb_server, path, 2), environment(wandb_server, tmp_path), log) as (process, until):
+    env, log = environment(wandb_server, tmp_path), tmp_path / "agent.log"
+    with started(agent(env, path, 2), env, log) as (process, until):
         until(lambda: wandb_server.runs and len(only_run(wandb_server).values("loss")) > 3)
         listed = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
         for pid in listed.stdout.split():
