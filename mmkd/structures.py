@@ -7,7 +7,7 @@ batch (levels, then images, then rows, columns and base priors).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -65,6 +65,25 @@ class DenseOutputs:
     def strides(self) -> tuple[tuple[int, int], ...]:
         """Per level, (x, y) in pixels."""
         return self.spec.strides
+
+    def levels(self) -> list[Tensor]:
+        """All tensors: features, class logits, boxes, and the rest by name, each by level."""
+        parts = [self.feats, self.cls_logits, self.bbox_pred, *self.extra.values()]
+        return [level for part in parts if part is not None for level in part]
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> DenseOutputs:
+        """The same outputs with a function applied to each tensor."""
+
+        def mapped(part: Levels | None) -> Levels | None:
+            return None if part is None else tuple(fn(level) for level in part)
+
+        return DenseOutputs(
+            spec=self.spec,
+            feats=tuple(fn(level) for level in self.feats),
+            cls_logits=mapped(self.cls_logits),
+            bbox_pred=mapped(self.bbox_pred),
+            extra={name: tuple(fn(level) for level in part) for name, part in self.extra.items()},
+        )
 
     def flat_cls_logits(self) -> Tensor:
         """Class logits as (N, K), in the order of mmdet's per-level targets."""

@@ -73,7 +73,7 @@ def distilled(
         {
             **student,
             "type": "KDSingleStageDetector",
-            "teacher": {"config": teacher, "checkpoint": checkpoint},
+            "teacher": {"config": teacher, "checkpoint": checkpoint, "precision": "fp32"},
             **options,
         }
     )

@@ -41,7 +41,7 @@ def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict
         )
     if "type" in teacher:
         teacher = {"config": {"model": dict(teacher)}}
-    check_options("teacher", teacher, ["config", "checkpoint"])
+    check_options("teacher", teacher, ["config", "checkpoint", "precision"])
     model = _read_model(teacher["config"])
     from_init = _pop_pretrained(model)
     if "checkpoint" not in teacher and from_init is None:

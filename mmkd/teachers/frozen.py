@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from mmkd.errors import user_error
 from mmkd.heads import adapter_for, check_head_type, check_heads
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, HeadSpec, Need
+from mmkd.teachers.acceleration import check_precision, choose_dtype, fold_batch_norm
 from mmkd.teachers.checkpoint import load_strictly
 from mmkd.teachers.config import teacher_model_and_checkpoint
 from mmkd.teachers.pixels import Renormalizer
@@ -29,7 +31,8 @@ class FrozenTeacher:
     the student shares it.
 
     Args:
-        teacher: see `teacher_model_and_checkpoint`.
+        teacher: see `teacher_model_and_checkpoint`; ``precision`` says what it computes in, see
+            `choose_dtype`. Whatever that is, its outputs are float32.
         needs: the parts of `DenseOutputs` that the losses read. Others are not
             computed.
         student: the student; its head and pixels are compared with the teacher's.
@@ -50,6 +53,12 @@ class FrozenTeacher:
         if self.reads_head:
             check_heads(adapter_for(student.bbox_head).spec(student.bbox_head), self.spec)
         skipped = self._skip_unread() if self.reads_head else ["bbox_head"]
+        self.precision = check_precision(teacher.get("precision", "auto"))
+        folded = fold_batch_norm(self.model, self._example)
+        # mmcv's folded layers are new ones.
+        self.model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        self._device: torch.device | None = None  # that it is made ready for
+        self._dtype = torch.float32
         # For logs: what it is, and what of it is used.
         self.facts: dict[str, Any] = {
             "detector": type(self.model).__name__,
@@ -58,6 +67,7 @@ class FrozenTeacher:
             "parameters_computed": sum(p.numel() for p in self.model.parameters()),
             "classes": None if self.class_names is None else list(self.class_names),
             "left_out": skipped,
+            "batch_norm_folded": folded,
             "pixels_renormalized": not self.pixels.is_identity,
         }
         print_log(
@@ -78,7 +88,6 @@ class FrozenTeacher:
         """The layout of the teacher's head."""
         return self.adapter.spec(self.model.bbox_head)
 
-    @torch.no_grad()
     def __call__(self, inputs_BCHW: Tensor, image_shapes: Sequence[tuple[int, ...]]) -> DenseOutputs:
         """Ask the teacher about a batch.
 
@@ -87,19 +96,37 @@ class FrozenTeacher:
             image_shapes: (height, width) of each image without its padding.
 
         Returns:
-            What was asked for, without gradient.
+            What was asked for, in float32 and without gradient.
         """
         if self.model.training:
             self.model.eval()
-        feats = self.model.extract_feat(self.pixels(inputs_BCHW, image_shapes))
+        if inputs_BCHW.device != self._device:
+            self._make_ready(inputs_BCHW.device)
+        with torch.inference_mode(), torch.autocast(inputs_BCHW.device.type, enabled=False):
+            pixels_BCHW = self.pixels(inputs_BCHW.float(), image_shapes)
+            outputs = self._outputs(pixels_BCHW.to(self._dtype, memory_format=torch.channels_last))
+        if "feats" not in self.needs:  # their shapes are compared, their values are not copied for nobody
+            outputs = replace(outputs, feats=tuple(level.to("meta") for level in outputs.feats))
+        # Outside of inference mode a copy is a tensor like any other, which a loss may save for its gradient.
+        return outputs.map(lambda level: level.to(torch.float32, copy=True))
+
+    def _outputs(self, pixels_BCHW: Tensor) -> DenseOutputs:
+        feats = self.model.extract_feat(pixels_BCHW)
         if not self.reads_head:
             return DenseOutputs(spec=self.spec, feats=tuple(feats))
         head = self.model.bbox_head
         return self.adapter.outputs(head, feats, head(feats), self.needs)
 
+    def _make_ready(self, device: torch.device) -> None:
+        self._device = device
+        self._dtype, reason = choose_dtype(self.precision, device)
+        self.model.to(device, self._dtype)
+        print_log(f"the teacher computes in {self._dtype} on {device}: {reason}", logger="current")
+
     def apply_(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Apply what `nn.Module._apply` applies: moves of device and dtype."""
-        self.model._apply(fn)
+        """Follow what `nn.Module._apply` applies to another device; the dtype stays the teacher's own."""
+        device = fn(torch.empty(0, device=next(self.model.parameters()).device)).device
+        self.model.to(device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
         return self
@@ -107,14 +134,20 @@ class FrozenTeacher:
     def _skip_unread(self) -> list[str]:
         head = self.model.bbox_head
         with torch.no_grad():
-            feats = self.model.extract_feat(torch.linspace(-2, 2, 3 * 128 * 128).reshape(1, 3, 128, 128))
+            feats = self.model.extract_feat(_example_pixels())
 
         def read(raw: Any) -> list[Tensor]:
             outputs = self.adapter.outputs(head, feats, raw, self.needs)
-            parts = [outputs.cls_logits, outputs.bbox_pred, *outputs.extra.values()]
-            return [level for part in parts if part is not None for level in part]
+            return outputs.levels()[len(feats) :]
 
         return [f"bbox_head.{name}" for name in skip_unread(head, feats, read)]
+
+    def _example(self) -> list[Tensor]:
+        return self._outputs(_example_pixels()).levels()
+
+
+def _example_pixels() -> Tensor:
+    return torch.linspace(-2, 2, 3 * 128 * 128).reshape(1, 3, 128, 128)
 
 
 def build_detector(model_cfg: ConfigDict, checkpoint: str | None) -> tuple[Any, dict[str, Any]]:

@@ -24,7 +24,7 @@ def checkpoint(tmp_path: Path) -> str:
 
 
 def make(checkpoint: str | None, needs: frozenset[Any] = LOGITS, **overrides: Any) -> FrozenTeacher:
-    entry = {"config": tiny_teacher(**overrides), "checkpoint": checkpoint}
+    entry = {"config": tiny_teacher(**overrides), "checkpoint": checkpoint, "precision": "fp32"}
     return FrozenTeacher(entry, needs, student=build(tiny_atss()))
 
 
@@ -37,7 +37,7 @@ def test_gives_what_the_stock_detector_gives(checkpoint: str) -> None:
         expected = stock(inputs, mode="tensor")
     assert outputs.cls_logits is not None
     for ours, theirs in zip(outputs.cls_logits, expected[0]):
-        assert torch.equal(ours, theirs)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)  # BatchNorm is folded
     assert not outputs.flat_cls_logits().requires_grad
 
 
@@ -66,12 +66,47 @@ def test_computes_only_what_is_asked_for(checkpoint: str) -> None:
 
 def test_stays_in_eval_mode_and_frozen(checkpoint: str) -> None:
     teacher = make(checkpoint)
+    teacher(torch.randn(2, 3, 64, 64), [(64, 64)] * 2)
     teacher.model.train()
     before = copy.deepcopy(teacher.model.state_dict())
     teacher(torch.randn(2, 3, 64, 64), [(64, 64)] * 2)
     assert not teacher.model.training
     assert all(torch.equal(v, before[k]) for k, v in teacher.model.state_dict().items())
     assert not any(p.requires_grad for p in teacher.model.parameters())
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32", "bf16"])
+def test_outputs_are_float32_that_losses_may_save(checkpoint: str, precision: str) -> None:
+    entry = {"config": tiny_teacher(), "checkpoint": checkpoint, "precision": precision}
+    teacher = FrozenTeacher(entry, frozenset({"feats", "cls_logits"}), build(tiny_atss()))
+    inputs = torch.randn(2, 3, 96, 128)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = teacher(inputs, SHAPES)
+    exact = make(checkpoint, frozenset({"feats", "cls_logits"}))(inputs, SHAPES)
+    for ours, theirs in zip(outputs.levels(), exact.levels(), strict=True):
+        assert ours.dtype == torch.float32
+        assert not ours.is_inference()
+        assert (ours - theirs).norm() <= 0.02 * theirs.norm()
+        if precision == "fp32":
+            assert torch.equal(ours, theirs), "autocast does not reach the teacher"
+    student = torch.randn_like(outputs.flat_cls_logits(), requires_grad=True)
+    (student * outputs.flat_cls_logits()).sum().backward()
+    assert student.grad is not None
+
+
+def test_values_that_nobody_reads_cannot_be_read(checkpoint: str) -> None:
+    outputs = make(checkpoint)(torch.randn(1, 3, 64, 64), [(64, 64)])
+    assert {level.device.type for level in outputs.feats} == {"meta"}
+
+
+def test_what_it_says_of_itself(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(frozen, "print_log", lambda text, *_, **__: said.append(text))
+    teacher = make(checkpoint)
+    assert teacher.facts["batch_norm_folded"]
+    teacher(torch.randn(1, 3, 64, 64), [(64, 64)])
+    teacher(torch.randn(1, 3, 64, 64), [(64, 64)])
+    assert said.count("the teacher computes in torch.float32 on cpu: as the config says") == 1
 
 
 def test_building_leaves_the_random_numbers_alone(checkpoint: str) -> None:
@@ -88,7 +123,8 @@ def test_different_pixels_same_answer(checkpoint: str) -> None:
     swapped = tiny_teacher()
     swapped.data_preprocessor.update(mean=[103.53, 116.28, 123.675], std=[57.375, 57.12, 58.395])
     swapped.data_preprocessor.bgr_to_rgb = False
-    other = FrozenTeacher({"config": swapped, "checkpoint": checkpoint}, LOGITS, build(tiny_atss()))
+    entry = {"config": swapped, "checkpoint": checkpoint, "precision": "fp32"}
+    other = FrozenTeacher(entry, LOGITS, build(tiny_atss()))
     assert not other.pixels.is_identity
     inputs = torch.randn(2, 3, 64, 64)
     other_logits = other(inputs, [(64, 64)] * 2).flat_cls_logits()

@@ -1,0 +1,105 @@
+"""What makes a frozen detector cheaper without changing what it says."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from mmcv.cnn import fuse_conv_bn
+from torch import Tensor, nn
+
+from mmkd.errors import UserError, user_error
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Folding changes the order of float32 sums; a wrong fold changes far more.
+_TOLERANCE = 1e-3
+
+
+def check_precision(precision: Any) -> Precision:
+    """Give a precision back if there is such a one.
+
+    Raises:
+        UserError: there is not; lists the valid ones.
+    """
+    if precision not in get_args(Precision):
+        raise UserError(
+            f"teacher.precision must be one of {', '.join(get_args(Precision))}, found {precision!r}"
+        )
+    valid: Precision = precision
+    return valid
+
+
+def choose_dtype(precision: Precision, device: torch.device) -> tuple[torch.dtype, str]:
+    """What a teacher computes in on a device, and why.
+
+    ``'auto'`` takes bfloat16 where the hardware has it: CPUs with AMX or AVX512-BF16, CUDA from compute
+    capability 8.0; float16 on older CUDA devices; float32 elsewhere.
+
+    Args:
+        precision: what was asked for.
+        device: where the teacher is.
+
+    Returns:
+        The dtype and the reason.
+
+    Raises:
+        UserError: float16 is asked of a CPU.
+    """
+    if precision != "auto":
+        if precision == "fp16" and device.type == "cpu":
+            raise user_error(
+                "The teacher cannot compute in float16 on a CPU.",
+                expected="teacher.precision='auto', 'fp32' or 'bf16' there",
+                found="'fp16'",
+                remedy="choose another, or train on a GPU",
+            )
+        return _DTYPES[precision], "as the config says"
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        if major >= 8:
+            return torch.bfloat16, f"CUDA capability {major}.{minor}"
+        return torch.float16, f"CUDA capability {major}.{minor} has no bfloat16"
+    if device.type == "cpu":
+        for feature, name in (
+            ("_is_amx_tile_supported", "AMX"),
+            ("_is_avx512_bf16_supported", "AVX512-BF16"),
+        ):
+            if getattr(torch.cpu, feature, lambda: False)():  # torch below 2.4 does not tell
+                return torch.bfloat16, f"a CPU with {name}"
+        return torch.float32, "a CPU without AMX and AVX512-BF16"
+    return torch.float32, f"nothing is known of {device.type}"
+
+
+@torch.no_grad()
+def fold_batch_norm(model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> bool:
+    """Fold each BatchNorm into the convolution before it, by mmcv.
+
+    mmcv goes by the order in which layers are declared. What comes out is compared; if it is not the same
+    up to rounding, all is put back.
+
+    Args:
+        model: in eval mode, float32; changed in place.
+        run: gives outputs of the model for an example.
+
+    Returns:
+        Whether anything was folded.
+    """
+    if not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
+        return False
+    before = run()
+    children = {name: copy.deepcopy(child) for name, child in model.named_children()}
+    fuse_conv_bn(model)
+    if all(_alike(a, b) for a, b in zip(run(), before, strict=True)):
+        return True
+    for name, child in children.items():
+        setattr(model, name, child)
+    return False
+
+
+def _alike(found: Tensor, wanted: Tensor) -> bool:
+    if not wanted.numel():
+        return True
+    return bool((found - wanted).abs().max() <= _TOLERANCE * wanted.abs().max().clamp(min=1))
