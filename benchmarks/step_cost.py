@@ -4,9 +4,6 @@
 
 The variants take turns, step by step, so that whatever else the machine does meets all of them; each figure
 is the median over the rounds. Weights are random: they do not change the cost.
-
-MMRazor's `SingleTeacherDistill` is timed where it is installed. It wants an older mmengine and mmcv than
-mmdet 3.3 takes: pip install --no-deps mmrazor==1.0.0
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ import argparse
 import json
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -98,31 +94,6 @@ def mmdet_style(student: Any, teacher: Any, batch: dict[str, Any]) -> Step:
     return trained(student, batch, extra)
 
 
-def mmrazor(student: Any, teacher: Any, batch: dict[str, Any]) -> Step | None:
-    """`SingleTeacherDistill` with `KLDivergence` on the class logits, if MMRazor can be imported."""
-    try:
-        from mmrazor.models import SingleTeacherDistill
-    except Exception as error:
-        print(f"MMRazor is left out: {type(error).__name__}: {error}", file=sys.stderr)
-        return None
-    heads = {"cls": {"type": "ModuleOutputs", "source": "bbox_head"}}
-    distiller = {
-        "type": "ConfigurableDistiller",
-        "student_recorders": heads,
-        "teacher_recorders": heads,
-        "distill_losses": {f"kl{i}": {"type": "KLDivergence", "loss_weight": 0.5} for i in range(5)},
-        "loss_forward_mappings": {
-            f"kl{i}": {
-                side: {"from_student": side == "preds_S", "recorder": "cls", "data_idx": (0, i)}
-                for side in ("preds_S", "preds_T")
-            }
-            for i in range(5)
-        },
-    }
-    model = SingleTeacherDistill(distiller=distiller, architecture=student, teacher=teacher)
-    return trained(model, batch)
-
-
 def main() -> None:
     """Time the variants in turn, print the table, write the JSON."""
     args = parse_args()
@@ -141,20 +112,17 @@ def main() -> None:
         return stock({**student, "type": "KDSingleStageDetector", "teacher": entry, "distill": terms})
 
     batch = batch_of(args, student.bbox_head.num_classes)
-    steps: dict[str, Step | None] = {
+    steps: dict[str, Step] = {
         "student alone": trained(stock(student), batch),
         "mmdet style": mmdet_style(stock(student), frozen(), batch),
-        "MMRazor": mmrazor(stock(student), frozen(), batch),
         "mmkd, precision='fp32'": trained(distilled("fp32"), batch),
         "mmkd": trained(distilled("auto"), batch),
     }
-    times: dict[str, list[float]] = {name: [] for name, step in steps.items() if step is not None}
+    times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(args.rounds + 2):
         for name in times:
-            step = steps[name]
-            assert step is not None
             start = time.perf_counter()
-            step()
+            steps[name]()
             if args.device.startswith("cuda"):
                 torch.cuda.synchronize()
             if turn >= 2:  # the first ones allocate

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from mmkd.losses.kernels import KLDivergence
 
 Activation = Literal["softmax", "sigmoid"]
 Reduction = Literal["none", "sum", "batchmean", "mean"]
@@ -71,18 +72,7 @@ def kl_divergence(
         raise ValueError(f"expected weights ({student_NK.shape[0]},), found {tuple(weight_N.shape)}")
 
     with torch.autocast(student_NK.device.type, enabled=False):
-        dtype = torch.promote_types(student_NK.dtype, torch.float32)
-        student_NK = student_NK.to(dtype) / temperature
-        teacher_NK = teacher_NK.detach().to(dtype) / temperature
-        if activation == "softmax":
-            log_s_NK, log_t_NK = F.log_softmax(student_NK, dim=1), F.log_softmax(teacher_NK, dim=1)
-            value_N = (log_t_NK.exp() * (log_t_NK - log_s_NK)).sum(dim=1)
-        else:
-            p_NK = teacher_NK.sigmoid()
-            on_NK = F.logsigmoid(teacher_NK) - F.logsigmoid(student_NK)
-            off_NK = F.logsigmoid(-teacher_NK) - F.logsigmoid(-student_NK)
-            value_N = (p_NK * on_NK + (1 - p_NK) * off_NK).sum(dim=1)
-        value_N = value_N * temperature**2
+        value_N = KLDivergence.apply(student_NK, teacher_NK.detach(), float(temperature), activation)
         if weight_N is not None:
             value_N = value_N * weight_N
         if reduction == "none":

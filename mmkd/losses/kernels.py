@@ -1,0 +1,80 @@
+"""The KL divergences of many priors, forward and backward in one pass over the logits.
+
+Composed of PyTorch's operations, a KL divergence keeps half a dozen (N, K) tensors for its backward pass.
+Here the gradient itself is computed beside the value, chunk by chunk while the chunk is in the cache, and
+is all that is kept. Shape suffixes: N priors, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Elements at a time: what fits a core's cache; what fills a GPU.
+_CHUNK_CPU, _CHUNK_GPU = 2**17, 2**24
+
+
+def softmax_kl(student_NK: Tensor, teacher_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """KL of softmaxes, per prior, and its gradient with respect to the student's logits.
+
+    Args:
+        student_NK: logits, float32 or float64.
+        teacher_NK: logits of the same shape.
+
+    Returns:
+        The values (N,) and the gradient (N, K).
+    """
+    log_s_NK, log_t_NK = F.log_softmax(student_NK, dim=1), F.log_softmax(teacher_NK, dim=1)
+    p_t_NK = log_t_NK.exp()
+    value_N = log_t_NK.sub_(log_s_NK).mul_(p_t_NK).sum(dim=1)
+    return value_N, log_s_NK.exp_().sub_(p_t_NK)
+
+
+def sigmoid_kl(student_NK: Tensor, teacher_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for independent sigmoids, summed over the classes."""
+    # log σ(x) = min(x, 0) − log(1 + e^−|x|): exact where σ(x) is near 0 or 1.
+    e_s_NK, e_t_NK = student_NK.abs().neg_().exp_(), teacher_NK.abs().neg_().exp_()
+    p_s_NK, p_t_NK = student_NK.sigmoid(), teacher_NK.sigmoid()
+    both_NK = e_s_NK.log1p_().sub_(e_t_NK.log1p_())
+    on_NK = teacher_NK.clamp(max=0).sub_(student_NK.clamp(max=0)).add_(both_NK)
+    off_NK = student_NK.clamp(min=0).sub_(teacher_NK.clamp(min=0)).add_(both_NK)
+    value_N = on_NK.mul_(p_t_NK).addcmul_(off_NK, 1 - p_t_NK).sum(dim=1)
+    return value_N, p_s_NK.sub_(p_t_NK)
+
+
+class KLDivergence(torch.autograd.Function):
+    """T² · KL per prior, (N,); the teacher gets no gradient."""
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any, student_NK: Tensor, teacher_NK: Tensor, temperature: float, activation: str
+    ) -> Tensor:
+        dtype = torch.promote_types(student_NK.dtype, torch.float32)
+        kernel = softmax_kl if activation == "softmax" else sigmoid_kl
+        count, classes = student_NK.shape
+        value_N = student_NK.new_empty(count, dtype=dtype)
+        wants_gradient = ctx.needs_input_grad[0]
+        gradient_NK = torch.empty_like(student_NK) if wants_gradient else None
+        chunk = _CHUNK_CPU if student_NK.device.type == "cpu" else _CHUNK_GPU
+        rows = max(1, chunk // max(1, classes))
+        for start in range(0, count, rows):
+            part = slice(start, start + rows)
+            student, teacher = student_NK[part].to(dtype), teacher_NK[part].to(dtype)
+            if temperature != 1:
+                student, teacher = student / temperature, teacher / temperature
+            value, gradient = kernel(student, teacher)
+            torch.mul(value, temperature**2, out=value_N[part])
+            if gradient_NK is not None:
+                gradient_NK[part] = gradient if temperature == 1 else gradient.mul_(temperature)
+        if gradient_NK is not None:
+            ctx.save_for_backward(gradient_NK)
+        return value_N
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: D102
+        (gradient_NK,) = ctx.saved_tensors
+        return gradient_NK * grad_N.to(gradient_NK.dtype)[:, None], None, None, None
