@@ -121,12 +121,12 @@ class EvaluationTable:
     def _boxes(self, boxes_N4: Any, labels_N: Tensor, scores_N: Tensor | None = None) -> Boxes:
         boxes_N4 = getattr(boxes_N4, "tensor", boxes_N4)  # mmdet's HorizontalBoxes
         boxes = []
-        for position, (corners, label) in enumerate(zip(boxes_N4.tolist(), labels_N.tolist())):
-            position_ = dict(zip(("minX", "minY", "maxX", "maxY"), corners))
-            box = {"position": position_, "domain": "pixel", "class_id": label}
+        for index, (corners, label) in enumerate(zip(boxes_N4.tolist(), labels_N.tolist())):
+            position = dict(zip(("minX", "minY", "maxX", "maxY"), corners))
+            box = {"position": position, "domain": "pixel", "class_id": label}
             box["box_caption"] = self.class_names[label]
             if scores_N is not None:
-                score = float(scores_N[position])
+                score = float(scores_N[index])
                 box["scores"] = {"score": score}
                 box["box_caption"] += f" {score:.2f}"
             boxes.append(box)

@@ -11,6 +11,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
+from mmkd.hooks.stop import is_training
 from mmkd.registry import HOOKS
 
 LAST, BEST = "metrics_val_last.json", "metrics_val_best.json"
@@ -38,7 +39,7 @@ class MetricsFileHook(Hook):
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Write the files after each validation during training."""
-        if metrics is None or runner._train_loop is None or isinstance(runner._train_loop, dict):
+        if metrics is None or not is_training(runner):
             return
         by_epoch, saver = True, None
         for hook in runner.hooks:

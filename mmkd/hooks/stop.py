@@ -152,8 +152,7 @@ class StopHook(Hook):
         outputs: Sequence[Any] | None = None,
     ) -> None:
         """End training in the middle of a validation if any process was asked to."""
-        training = runner._train_loop is not None and not isinstance(runner._train_loop, dict)
-        if training and batch_idx < self._common_batches and self._agree():
+        if is_training(runner) and batch_idx < self._common_batches and self._agree():
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
                     hook.after_val_epoch(runner)  # gives the model back its own weights
@@ -217,6 +216,11 @@ class _Remaining:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.batches, name)
+
+
+def is_training(runner: Runner) -> bool:
+    """Whether a validation is one of training; the loop is a dict until training builds it."""
+    return isinstance(runner._train_loop, BaseLoop)
 
 
 def _last_checkpoint(runner: Runner) -> Path:

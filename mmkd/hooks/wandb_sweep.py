@@ -15,7 +15,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmkd.deployment import write_deployable
 from mmkd.errors import user_error
 from mmkd.hooks.evaluation_table import EvaluationTable
-from mmkd.hooks.stop import StopHook
+from mmkd.hooks.stop import StopHook, is_training
 from mmkd.registry import HOOKS
 from mmkd.teachers.checkpoint import read_checkpoint
 from mmkd.visualization import WandbBackend
@@ -114,7 +114,7 @@ class WandbSweepHook(Hook):
         outputs: Sequence[Any] | None = None,
     ) -> None:
         """Collect images for the table."""
-        if not _is_training(runner):
+        if not is_training(runner):
             return
         if self._backend.stopped.is_set():
             self._stop.request(0, "stopped through W&B")
@@ -127,7 +127,7 @@ class WandbSweepHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Log the validation under the names that sweeps use."""
-        if not (_is_training(runner) and is_main_process()):
+        if not (is_training(runner) and is_main_process()):
             return
         values = values_by_name(metrics or {}, runner.val_evaluator.metrics)
         best = dict(runner.message_hub.get_info(BEST, None) or {})
@@ -232,7 +232,3 @@ def _find(candidates: Iterable[Any], kind: type, where: str) -> Any:
         found=", ".join(type(candidate).__name__ for candidate in candidates),
         remedy="add it, or leave both to `tools/train.py --wandb`",
     )
-
-
-def _is_training(runner: Runner) -> bool:
-    return runner._train_loop is not None and not isinstance(runner._train_loop, dict)
