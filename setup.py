@@ -19,7 +19,7 @@ setup(
     # mmdet, mmengine and mmcv are checked on import and not required here: they
     # may come from OpenMMLab or from the maintained forks, which have other
     # names on the package index and would be overwritten.
-    install_requires=["torch>=2.1", "numpy>=1.26", "tqdm", "matplotlib", "pyyaml"],
+    install_requires=["torch>=2.1", "numpy>=1.26", "safetensors>=0.4", "tqdm", "matplotlib", "pyyaml"],
     extras_require={
         "openmmlab": ["mmdet>=3.2,<4", "mmengine>=0.10.4,<1", "mmcv>=2.0.1,<2.2", "setuptools<81"],
         "sweep": ["optuna>=4.4"],
@@ -39,6 +39,7 @@ setup(
         "console_scripts": [
             "mmkd-train=mmkd.cli.train:main",
             "mmkd-test=mmkd.cli.test:main",
+            "mmkd-cache-teacher=mmkd.cli.cache_teacher:main",
             "mmkd-sweep=mmkd.cli.sweep:main",
         ]
     },

@@ -17,7 +17,8 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 
 Levels = tuple[Tensor, ...]
-Need = Literal["feats", "cls_logits", "bbox_pred", "extra", "labels"]
+# "labels" and "layers" are of the context: `DistillContext.labels_N` and `through`.
+Need = Literal["feats", "cls_logits", "bbox_pred", "extra", "labels", "layers"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class DenseOutputs:
         cls_logits: per level B×(A·K)×H×W, before the sigmoid or softmax.
         bbox_pred: per level, the head's raw box output.
         extra: further outputs by name (``centerness``), per level.
+        known_N: bool, False for priors of which a sparse cache has nothing; ``None`` if all are known.
     """
 
     spec: HeadSpec
@@ -60,6 +62,7 @@ class DenseOutputs:
     cls_logits: Levels | None = None
     bbox_pred: Levels | None = None
     extra: Mapping[str, Levels] = field(default_factory=dict)
+    known_N: Tensor | None = None
 
     @property
     def strides(self) -> tuple[tuple[int, int], ...]:
@@ -67,12 +70,12 @@ class DenseOutputs:
         return self.spec.strides
 
     def levels(self) -> list[Tensor]:
-        """All tensors: features, class logits, boxes, and the rest by name, each by level."""
+        """All outputs: features, class logits, boxes, and the rest by name, each by level."""
         parts = [self.feats, self.cls_logits, self.bbox_pred, *self.extra.values()]
         return [level for part in parts if part is not None for level in part]
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> DenseOutputs:
-        """The same outputs with a function applied to each tensor."""
+        """The same with a function applied to each of the `levels`."""
 
         def mapped(part: Levels | None) -> Levels | None:
             return None if part is None else tuple(fn(level) for level in part)
@@ -83,6 +86,7 @@ class DenseOutputs:
             cls_logits=mapped(self.cls_logits),
             bbox_pred=mapped(self.bbox_pred),
             extra={name: tuple(fn(level) for level in part) for name, part in self.extra.items()},
+            known_N=self.known_N,
         )
 
     def flat_cls_logits(self) -> Tensor:
@@ -108,17 +112,21 @@ class DistillContext:
     """The batch, as far as a distillation loss needs it.
 
     Attributes:
-        valid_N: bool, False for priors in the padding of their image.
+        valid_N: bool, False for priors in the padding of their image, and for those of which the
+            teacher's answer is not known.
         num_images: images in this process's batch.
         data_samples: mmdet's data samples of the batch.
         labels_N: class index assigned by the student's own assigner,
             ``num_classes`` for background; only when a loss asks for it.
+        through: runs layers of the teacher on a tensor of the student's, with gradient to it (see
+            `FrozenTeacher.through`). A loss that uses it needs ``"layers"``, or they may be left out.
     """
 
     valid_N: Tensor
     num_images: int
     data_samples: Sequence[Any]
     labels_N: Tensor | None = None
+    through: Callable[[Callable[[Any, Tensor], Tensor], Tensor], Tensor] | None = None
 
     def mean_over_processes(self, value: Tensor) -> Tensor:
         """The mean of a scalar over all processes.

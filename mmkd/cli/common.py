@@ -25,17 +25,24 @@ from mmkd.sweeps.overrides import KeepingDictAction, check_overrides, resolve_al
 from mmkd.visualization import finish_failed
 
 
-def base_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the options that mmdet's train and test tools share."""
+def config_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with a config and its overrides."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("config", help="config file, or a name like mmdet::atss/atss_r50_fpn_1x_coco.py")
-    parser.add_argument("--work-dir", help="folder for logs and checkpoints (default: work_dirs/<config>)")
     parser.add_argument(
         "--cfg-options",
         nargs="+",
         action=KeepingDictAction,
         help="override settings of the config: key=value …; lists as key=a,b or key='[a,b]'",
     )
+    parser.set_defaults(work_dir=None, launcher="none", local_rank=0)
+    return parser
+
+
+def base_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the options that mmdet's train and test tools share."""
+    parser = config_parser(description)
+    parser.add_argument("--work-dir", help="folder for logs and checkpoints (default: work_dirs/<config>)")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     # Set by torch.distributed.launch.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
@@ -46,7 +53,7 @@ def read_config(args: argparse.Namespace, prepare: Callable[[Config], object] | 
     """Read the config that the arguments name, with their overrides and work dir.
 
     Args:
-        args: of a parser that began as `base_parser`.
+        args: of a parser that began as `config_parser`.
         prepare: changes the config before the overrides.
 
     Raises:

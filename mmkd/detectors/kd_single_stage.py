@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -17,7 +18,7 @@ from mmkd.heads import adapter_for, check_head_type
 from mmkd.losses import DistillLoss, registered_losses
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, Need
-from mmkd.teachers import FrozenTeacher
+from mmkd.teachers import build_teacher
 
 
 @MODELS.register_module()
@@ -58,7 +59,7 @@ class KDSingleStageDetector(SingleStageDetector):
         self.task_loss_weight = task_loss_weight
         self.distill = build_losses(distill)
         needs = frozenset[Need]().union(*(term.needs for term in self.terms.values()))
-        self.teacher = FrozenTeacher(teacher, needs, student=self)
+        self.teacher = build_teacher(teacher, needs, student=self)
         self._classes_checked = False
         for term in self.terms.values():
             term.check(adapter_for(self.bbox_head).spec(self.bbox_head), self.teacher.spec)
@@ -75,18 +76,23 @@ class KDSingleStageDetector(SingleStageDetector):
             batch_inputs: B×3×H×W, normalised and padded.
             batch_data_samples: mmdet's data samples.
         """
-        self._check_class_names()
+        if not self._classes_checked:  # the Runner has made the data set known by now
+            self.check_class_names(MessageHub.get_current_instance().get_info("dataset_meta", None) or {})
+            self._classes_checked = True
         terms = self.terms
         active = [name for name, term in terms.items() if term.loss_weight > 0]
+        if active:  # on a stream of its own it runs beside the student
+            answer = self.teacher.ask(batch_inputs, batch_data_samples)
         with observe(self.bbox_head, labels=any("labels" in terms[name].needs for name in active)) as seen:
             losses = super().loss(batch_inputs, batch_data_samples)
         if self.task_loss_weight != 1:
             losses = {key: self._weigh(key, value) for key, value in losses.items()}
         if active:
-            image_shapes = [sample.img_shape for sample in batch_data_samples]
-            teacher = self.teacher(batch_inputs, image_shapes)
-            student, context = self._read(seen, image_shapes, batch_data_samples)
+            teacher = answer()
+            student, context = self._read(seen, batch_data_samples)
             _check_same_maps(student, teacher)
+            if teacher.known_N is not None:
+                context = replace(context, valid_N=context.valid_N & teacher.known_N)
         for name, term in terms.items():
             losses[f"loss_kd_{name}"] = (
                 term(student, teacher, context) if name in active else batch_inputs.new_zeros(())
@@ -113,9 +119,7 @@ class KDSingleStageDetector(SingleStageDetector):
             )
         return total, log_vars
 
-    def _read(
-        self, seen: Observation, image_shapes: list[Any], data_samples: list[Any]
-    ) -> tuple[DenseOutputs, DistillContext]:
+    def _read(self, seen: Observation, data_samples: list[Any]) -> tuple[DenseOutputs, DistillContext]:
         assert len(seen.raw) == 1, "a dense head runs once per loss"
         head, adapter = self.bbox_head, adapter_for(self.bbox_head)
         everything: frozenset[Need] = frozenset({"feats", "cls_logits", "bbox_pred", "extra"})
@@ -124,11 +128,13 @@ class KDSingleStageDetector(SingleStageDetector):
         labels_N = None
         if seen.loss_cls_args is not None:
             labels_N = adapter.assigned_labels(head, student.flat_cls_logits(), seen.loss_cls_args)
+        image_shapes = [sample.img_shape for sample in data_samples]
         context = DistillContext(
             valid_N=adapter.valid_priors(head, student.cls_logits, image_shapes),
             num_images=len(data_samples),
             data_samples=data_samples,
             labels_N=labels_N,
+            through=self.teacher.through,
         )
         return student, context
 
@@ -139,11 +145,12 @@ class KDSingleStageDetector(SingleStageDetector):
             return value * self.task_loss_weight
         return [part * self.task_loss_weight for part in value]
 
-    def _check_class_names(self) -> None:
-        """Compare class names once, when the Runner has made the data set's known."""
-        if self._classes_checked:
-            return
-        dataset_meta = MessageHub.get_current_instance().get_info("dataset_meta", None) or {}
+    def check_class_names(self, dataset_meta: Mapping[str, Any]) -> None:
+        """Compare a data set's class names with those in the teacher's checkpoint.
+
+        Raises:
+            UserError: both are known and differ.
+        """
         own, taught = dataset_meta.get("classes"), self.teacher.class_names
         if own is not None and taught is not None and tuple(own) != taught:
             raise user_error(
@@ -153,7 +160,6 @@ class KDSingleStageDetector(SingleStageDetector):
                 remedy="give the data set the teacher's classes in the teacher's order (metainfo), "
                 "or use a teacher that was trained on these",
             )
-        self._classes_checked = True
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         self.teacher.apply_(fn)

@@ -4,6 +4,7 @@ from mmkd.hooks.fresh_metrics import FreshMetricsHook
 from mmkd.hooks.metrics_file import MetricsFileHook
 from mmkd.hooks.progress import ProgressHook
 from mmkd.hooks.stop import StopHook, TrainingStopped
+from mmkd.hooks.teacher_cache import TeacherCacheHook
 from mmkd.hooks.wandb_sweep import WandbSweepHook
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "MetricsFileHook",
     "ProgressHook",
     "StopHook",
+    "TeacherCacheHook",
     "TrainingStopped",
     "WandbSweepHook",
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from mmcv.cnn import fuse_conv_bn
@@ -30,6 +30,18 @@ def check_precision(precision: Any) -> Precision:
         )
     valid: Precision = precision
     return valid
+
+
+def check_switch(name: str, teacher: Mapping[str, Any]) -> bool:
+    """The value of a switch of ``teacher``, off unless given.
+
+    Raises:
+        UserError: it is neither True nor False.
+    """
+    value = teacher.get(name, False)
+    if not isinstance(value, bool):
+        raise UserError(f"teacher.{name} must be True or False, found {value!r}")
+    return value
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> tuple[torch.dtype, str]:
@@ -71,6 +83,32 @@ def choose_dtype(precision: Precision, device: torch.device) -> tuple[torch.dtyp
                 return torch.bfloat16, f"a CPU with {name}"
         return torch.float32, "a CPU without AMX and AVX512-BF16"
     return torch.float32, f"nothing is known of {device.type}"
+
+
+_Result = TypeVar("_Result")
+
+
+def compiled(forward: Callable[[Tensor], _Result]) -> Callable[[Tensor], _Result]:
+    """A forward by `torch.compile`, for images of any size and number.
+
+    Raises:
+        UserError: when called, if it does not compile here but runs without.
+    """
+    fast = torch.compile(forward, dynamic=True)
+
+    def run(pixels_BCHW: Tensor) -> _Result:
+        try:
+            return fast(pixels_BCHW)
+        except Exception as error:
+            forward(pixels_BCHW)  # what is wrong with it anyway is said first
+            raise user_error(
+                "The teacher cannot be compiled.",
+                expected="torch.compile to work for this model on this machine",
+                found=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
+                remedy="install what it asks for (a C++ compiler, on CPUs), or leave out teacher.compile",
+            ) from error
+
+    return run
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from mmkd.compat import load_config
 from mmkd.errors import check_options, user_error
 
 DISTILLER = "KDSingleStageDetector"
+OPTIONS = ("precision", "compile", "own_stream", "cache")
 _OWN_KEYS = ("teacher", "distill", "task_loss_weight")
 
 
@@ -41,7 +42,7 @@ def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict
         )
     if "type" in teacher:
         teacher = {"config": {"model": dict(teacher)}}
-    check_options("teacher", teacher, ["config", "checkpoint", "precision"])
+    check_options("teacher", teacher, ["config", "checkpoint", *OPTIONS])
     model = _read_model(teacher["config"])
     from_init = _pop_pretrained(model)
     if "checkpoint" not in teacher and from_init is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,13 @@ from mmkd.errors import user_error
 from mmkd.heads import adapter_for, check_head_type, check_heads
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, HeadSpec, Need
-from mmkd.teachers.acceleration import check_precision, choose_dtype, fold_batch_norm
+from mmkd.teachers.acceleration import (
+    check_precision,
+    check_switch,
+    choose_dtype,
+    compiled,
+    fold_batch_norm,
+)
 from mmkd.teachers.checkpoint import load_strictly
 from mmkd.teachers.config import teacher_model_and_checkpoint
 from mmkd.teachers.pixels import Renormalizer
@@ -32,9 +39,10 @@ class FrozenTeacher:
 
     Args:
         teacher: see `teacher_model_and_checkpoint`; ``precision`` says what it computes in, see
-            `choose_dtype`. Whatever that is, its outputs are float32.
+            `choose_dtype`. Whatever that is, its outputs are float32. ``compile=True`` runs it by
+            `torch.compile`; ``own_stream=True`` beside the student's forward, on CUDA.
         needs: the parts of `DenseOutputs` that the losses read. Others are not
-            computed.
+            computed. With ``'layers'`` none of its layers is left out.
         student: the student; its head and pixels are compared with the teacher's.
 
     Raises:
@@ -43,22 +51,28 @@ class FrozenTeacher:
     """
 
     def __init__(self, teacher: Mapping[str, Any], needs: frozenset[Need], student: Any) -> None:
-        model_cfg, checkpoint = teacher_model_and_checkpoint(teacher)
-        self.model, meta = build_detector(model_cfg, checkpoint)
-        self.needs = needs - {"labels"}
+        self.model_cfg, checkpoint = teacher_model_and_checkpoint(teacher)
+        self.model, meta = build_detector(self.model_cfg, checkpoint)
+        self.needs = needs - {"labels", "layers"}
         self.class_names = _class_names(meta)
         self.pixels = Renormalizer(student.data_preprocessor, self.model.data_preprocessor)
         self.adapter = adapter_for(self.model.bbox_head)
         self.reads_head = bool(self.needs - {"feats"})
         if self.reads_head:
             check_heads(adapter_for(student.bbox_head).spec(student.bbox_head), self.spec)
-        skipped = self._skip_unread() if self.reads_head else ["bbox_head"]
+        self._run: Callable[[Tensor], tuple[Any, Any]] = self._forward
+        skipped: list[str] = []
+        if "layers" not in needs:
+            skipped = self._skip_unread() if self.reads_head else ["bbox_head"]
         self.precision = check_precision(teacher.get("precision", "auto"))
+        self.compiles = check_switch("compile", teacher)
+        self.own_stream = check_switch("own_stream", teacher)
         folded = fold_batch_norm(self.model, self._example)
         # mmcv's folded layers are new ones.
         self.model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self._device: torch.device | None = None  # that it is made ready for
         self._dtype = torch.float32
+        self._stream: torch.cuda.Stream | None = None
         # For logs: what it is, and what of it is used.
         self.facts: dict[str, Any] = {
             "detector": type(self.model).__name__,
@@ -88,6 +102,35 @@ class FrozenTeacher:
         """The layout of the teacher's head."""
         return self.adapter.spec(self.model.bbox_head)
 
+    def ask(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> Callable[[], DenseOutputs]:
+        """Put the question of `__call__`; what comes back gives the answer when called.
+
+        With ``own_stream`` on CUDA the teacher begins now, on a stream of its own. Else it runs when the
+        answer is wanted.
+
+        Args:
+            inputs_BCHW: the student's normalised and padded input.
+            data_samples: the batch's, with ``img_shape``.
+        """
+        image_shapes = [sample.img_shape for sample in data_samples]
+        if not (self.own_stream and inputs_BCHW.is_cuda):
+            return partial(self, inputs_BCHW, image_shapes)
+        stream = self._stream = self._stream or torch.cuda.Stream(inputs_BCHW.device)
+        stream.wait_stream(torch.cuda.current_stream(inputs_BCHW.device))
+        with torch.cuda.stream(stream):
+            outputs = self(inputs_BCHW, image_shapes)
+        inputs_BCHW.record_stream(stream)
+
+        def answer() -> DenseOutputs:
+            current = torch.cuda.current_stream(inputs_BCHW.device)
+            current.wait_stream(stream)
+            for level in outputs.levels():
+                if level.is_cuda:
+                    level.record_stream(current)
+            return outputs
+
+        return answer
+
     def __call__(self, inputs_BCHW: Tensor, image_shapes: Sequence[tuple[int, ...]]) -> DenseOutputs:
         """Ask the teacher about a batch.
 
@@ -98,10 +141,7 @@ class FrozenTeacher:
         Returns:
             What was asked for, in float32 and without gradient.
         """
-        if self.model.training:
-            self.model.eval()
-        if inputs_BCHW.device != self._device:
-            self._make_ready(inputs_BCHW.device)
+        self._make_ready(inputs_BCHW.device)
         with torch.inference_mode(), torch.autocast(inputs_BCHW.device.type, enabled=False):
             pixels_BCHW = self.pixels(inputs_BCHW.float(), image_shapes)
             outputs = self._outputs(pixels_BCHW.to(self._dtype, memory_format=torch.channels_last))
@@ -110,18 +150,49 @@ class FrozenTeacher:
         # Outside of inference mode a copy is a tensor like any other, which a loss may save for its gradient.
         return outputs.map(lambda level: level.to(torch.float32, copy=True))
 
+    def through(self, layers: Callable[[Any, Tensor], Tensor], x: Tensor) -> Tensor:
+        """Run layers of the teacher on something of the student's; the gradient reaches it.
+
+        Args:
+            layers: from the teacher's detector and a tensor in the teacher's dtype to another tensor.
+            x: the student's tensor.
+
+        Returns:
+            The result in float32. The teacher's weights get no gradient.
+        """
+        self._make_ready(x.device)
+        with torch.autocast(x.device.type, enabled=False):
+            return layers(self.model, x.to(self._dtype)).float()
+
+    def dtype_on(self, device: torch.device) -> torch.dtype:
+        """What it computes in there."""
+        return choose_dtype(self.precision, device)[0]
+
     def _outputs(self, pixels_BCHW: Tensor) -> DenseOutputs:
-        feats = self.model.extract_feat(pixels_BCHW)
+        feats, raw = self._run(pixels_BCHW)
         if not self.reads_head:
             return DenseOutputs(spec=self.spec, feats=tuple(feats))
-        head = self.model.bbox_head
-        return self.adapter.outputs(head, feats, head(feats), self.needs)
+        return self.adapter.outputs(self.model.bbox_head, feats, raw, self.needs)
+
+    def _forward(self, pixels_BCHW: Tensor) -> tuple[Any, Any]:
+        feats = self.model.extract_feat(pixels_BCHW)
+        return feats, self.model.bbox_head(feats) if self.reads_head else None
 
     def _make_ready(self, device: torch.device) -> None:
+        if self.model.training:
+            self.model.eval()
+        if device == self._device:
+            return
         self._device = device
         self._dtype, reason = choose_dtype(self.precision, device)
         self.model.to(device, self._dtype)
-        print_log(f"the teacher computes in {self._dtype} on {device}: {reason}", logger="current")
+        if self.compiles:
+            self._run = compiled(self._forward)
+        print_log(
+            f"the teacher computes in {self._dtype} on {device}: {reason}"
+            + (", compiled" if self.compiles else ""),
+            logger="current",
+        )
 
     def apply_(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Follow what `nn.Module._apply` applies to another device; the dtype stays the teacher's own."""

@@ -320,3 +320,61 @@ def test_a_loss_of_ones_own(checkpoint: str) -> None:
         assert losses_of(model, batch())["loss_kd_own"] > 0
     finally:
         MODELS.module_dict.pop("OwnTestLoss")
+
+
+def test_a_loss_through_the_teachers_layers(checkpoint: str) -> None:
+    """The student's features reach the teacher's head, and its gradient comes back to the neck."""
+
+    @MODELS.register_module(name="CrossedTestLoss", force=True)
+    class CrossedTestLoss(DistillLoss):
+        needs = frozenset({"cls_logits", "layers"})
+
+        def forward(self, student: Any, teacher: Any, context: Any) -> Any:
+            crossed = context.through(lambda model, x: model.bbox_head((x,))[0][0], student.feats[0])
+            return self.loss_weight * (crossed - teacher.cls_logits[0]).square().mean()
+
+    try:
+        model = build_distilled(checkpoint, distill={"own": {"type": "CrossedTestLoss"}})
+        losses_of(model, batch())["loss_kd_own"].backward()
+    finally:
+        MODELS.module_dict.pop("CrossedTestLoss")
+    assert model.neck.fpn_convs[0].conv.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in model.bbox_head.parameters())
+    assert all(parameter.grad is None for parameter in model.teacher.model.parameters())
+
+
+def cached(checkpoint: str, folder: Path, data: dict[str, Any], **cache: Any) -> Any:
+    """A distilled model with a cached teacher, and files for the batch's images."""
+    cfg = distilled(tiny_atss(), tiny_teacher(), checkpoint, distill={"cls": ALL})
+    cfg.teacher.cache = {"dir": str(folder / "cache"), "dtype": "fp32", **cache}
+    model = build(cfg)
+    model.teacher.for_pipeline("LoadImageFromFile()")
+    for index, sample in enumerate(data["data_samples"]):
+        (folder / f"{index}.jpg").touch()
+        sample.set_metainfo({"img_path": str(folder / f"{index}.jpg"), "flip": False})
+    return model
+
+
+ALL = {"type": "DistillationLoss", "region": "all", "normalizer": "batch"}
+
+
+def test_a_cached_teacher_gives_the_same_losses(checkpoint: str, tmp_path: Path) -> None:
+    data = batch()
+    live = losses_of(build_distilled(checkpoint, distill={"cls": ALL}), data)
+    model = cached(checkpoint, tmp_path, data)
+    for turn in range(2):
+        losses = losses_of(model, data)
+        torch.testing.assert_close(losses["loss_kd_cls"], live["loss_kd_cls"])
+        assert model.teacher.computed == 2
+        assert model.teacher.read == 2 * turn
+    assert not any("teacher" in key for key in model.state_dict())
+
+
+def test_priors_that_were_not_stored_do_not_count(checkpoint: str, tmp_path: Path) -> None:
+    data = batch()
+    plain = build_distilled(checkpoint, distill={"cls": ALL})
+    all_logits = losses_of(plain, data)["loss_kd_cls"]
+    few = losses_of(cached(checkpoint, tmp_path, data, top=10), data)["loss_kd_cls"]
+    assert 0 < few < all_logits
+    every = losses_of(cached(checkpoint, tmp_path, data, top=10_000), data)["loss_kd_cls"]
+    torch.testing.assert_close(every, all_logits)

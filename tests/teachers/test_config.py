@@ -61,7 +61,10 @@ def test_a_distilled_config_is_its_student() -> None:
         ({"config": "nowhere.py", "checkpoint": "t.pth"}, "cannot be read.*\n.*\n.*nowhere.py"),
         ({"config": "mmdet::atss/nowhere.py", "checkpoint": "t.pth"}, "cannot be read"),
         ({"config": {"a": 1}, "checkpoint": "t.pth"}, "has no model.*\n.*\n.*keys a"),
-        ({"config": "c.py", "ckpt": "t.pth"}, "no option ckpt.*\n.*checkpoint, config, precision\n.*ckpt"),
+        (
+            {"config": "c.py", "ckpt": "t.pth"},
+            "no option ckpt.*\n.*cache, checkpoint, compile, config, own_stream, precision\n.*ckpt",
+        ),
     ],
 )
 def test_mistakes(teacher: Any, message: str) -> None:

@@ -12,7 +12,7 @@ from mmkd.errors import UserError
 from mmkd.teachers import FrozenTeacher, frozen
 from mmkd.teachers.frozen import _class_names
 
-from ..conftest import build, save_teacher, tiny_atss, tiny_teacher
+from ..conftest import batch, build, save_teacher, tiny_atss, tiny_teacher
 
 LOGITS: frozenset[Any] = frozenset({"cls_logits"})
 SHAPES = [(96, 128), (96, 128)]
@@ -92,6 +92,88 @@ def test_outputs_are_float32_that_losses_may_save(checkpoint: str, precision: st
     student = torch.randn_like(outputs.flat_cls_logits(), requires_grad=True)
     (student * outputs.flat_cls_logits()).sum().backward()
     assert student.grad is not None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gradient_through_its_layers(checkpoint: str, precision: str) -> None:
+    """A loss may send the student's features through the teacher's head."""
+    entry = {"config": tiny_teacher(), "checkpoint": checkpoint, "precision": precision}
+    teacher = FrozenTeacher(entry, frozenset({"cls_logits", "layers"}), build(tiny_atss()))
+    assert teacher.facts["left_out"] == []
+    stock = build(tiny_teacher()).eval()
+    stock.load_state_dict(torch.load(checkpoint)["state_dict"])
+    teacher(torch.randn(1, 3, 96, 128), SHAPES[:1])  # in inference mode, before
+
+    def boxes(model: Any, x: torch.Tensor) -> torch.Tensor:
+        for layer in model.bbox_head.reg_convs:
+            x = layer(x)
+        return model.bbox_head.atss_reg(x)
+
+    x = torch.randn(2, 64, 8, 8)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = teacher.through(boxes, ours)
+    wanted = boxes(stock, theirs)
+    found.square().sum().backward()
+    wanted.square().sum().backward()
+    assert found.dtype == torch.float32
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    tolerance = 1e-4 if precision == "fp32" else 0.06
+    for a, b in ((found, wanted), (ours.grad, theirs.grad)):
+        assert (a - b).norm() <= tolerance * b.norm()
+    assert all(parameter.grad is None for parameter in teacher.model.parameters())
+
+
+def test_compiled(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced as for the real backend, which takes a minute to compile; new sizes are not traced again."""
+    graphs: list[Any] = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda fn, dynamic: compile_(fn, dynamic=dynamic, backend=backend))
+    entry = {"config": tiny_teacher(), "checkpoint": checkpoint, "precision": "fp32"}
+    teacher = FrozenTeacher({**entry, "compile": True}, LOGITS, build(tiny_atss()))
+    plain = make(checkpoint)
+    for images, shape in ((2, (96, 128)), (2, (64, 160)), (3, (128, 96))):
+        inputs = torch.randn(images, 3, *shape)
+        compiled, wanted = (which(inputs, [shape] * images) for which in (teacher, plain))
+        torch.testing.assert_close(compiled.flat_cls_logits(), wanted.flat_cls_logits(), rtol=1e-4, atol=1e-4)
+        graphs_now = len(graphs)
+        teacher(inputs, [shape] * images)
+        assert len(graphs) == graphs_now > 0
+
+
+def test_what_does_not_compile(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(_: Any) -> Any:
+        raise RuntimeError("g++ not found\nwhatever")
+
+    monkeypatch.setattr(torch, "compile", lambda fn, dynamic: no_compiler)
+    entry = {"config": tiny_teacher(), "checkpoint": checkpoint, "compile": True}
+    teacher = FrozenTeacher(entry, LOGITS, build(tiny_atss()))
+    with pytest.raises(UserError, match=r"cannot be compiled(.|\n)*RuntimeError: g\+\+ not found"):
+        teacher(torch.randn(1, 3, 96, 128), SHAPES[:1])
+
+
+@pytest.mark.parametrize("switch", ["compile", "own_stream"])
+def test_switches(checkpoint: str, switch: str) -> None:
+    entry = {"config": tiny_teacher(), "checkpoint": checkpoint, switch: "yes"}
+    with pytest.raises(UserError, match=f"teacher.{switch} must be True or False"):
+        FrozenTeacher(entry, LOGITS, build(tiny_atss()))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_stream_of_its_own_gives_the_same(checkpoint: str) -> None:
+    student = build(tiny_atss()).cuda()
+    entry = {"config": tiny_teacher(), "checkpoint": checkpoint, "precision": "fp32"}
+    plain = FrozenTeacher(entry, LOGITS, student)
+    beside = FrozenTeacher({**entry, "own_stream": True}, LOGITS, student)
+    inputs, samples = torch.randn(2, 3, 96, 128).cuda(), batch()["data_samples"]
+    answer = beside.ask(inputs, samples)
+    torch.testing.assert_close(answer().flat_cls_logits(), plain.ask(inputs, samples)().flat_cls_logits())
 
 
 def test_values_that_nobody_reads_cannot_be_read(checkpoint: str) -> None:

@@ -1,0 +1,95 @@
+"""Fill the teacher's cache ahead of training."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
+from mmengine.registry import init_default_scope
+from torch.utils.data import ConcatDataset, DataLoader
+from tqdm import tqdm
+
+from mmkd.cli.common import config_parser, parse, prepare_data, read_config, run
+from mmkd.errors import user_error
+from mmkd.registry import DATASETS, MODELS
+from mmkd.teachers import CachedTeacher
+from mmkd.teachers.pipeline import base_datasets, recipe_of, variants
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """A distilled config, and how to go through its images."""
+    parser = config_parser(
+        "Ask the teacher about each training image, in each size and flip that the pipeline may give it."
+    )
+    parser.add_argument("--batch-size", type=int, help="images at a time (default: as in training)")
+    parser.add_argument("--workers", type=int, help="processes that load images (default: as in training)")
+    return parse(parser, argv)
+
+
+def fill(args: argparse.Namespace) -> CachedTeacher:
+    """Fill the cache; what is there already is only read.
+
+    Raises:
+        UserError: the config has no cached teacher, its pipeline cannot be cached, or the cache is full.
+    """
+    cfg = read_config(args)
+    prepare_data(cfg, ["train_dataloader"])
+    init_default_scope(cfg.get("default_scope", "mmdet"))
+    if (cfg.model.get("teacher") or {}).get("cache") is None:
+        raise user_error(
+            "There is no cache to fill.",
+            expected="a distilled config with teacher=dict(…, cache=dict(dir='…'))",
+            found=f"model.type='{cfg.model.type}', "
+            + ("no teacher" if "teacher" not in cfg.model else "a teacher without cache"),
+            remedy="add it, or --cfg-options model.teacher.cache.dir=work_dirs/teacher_cache",
+        )
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    recipe = recipe_of(dataset)
+    model = MODELS.build(cfg.model).to(get_device())
+    model.check_class_names(dataset.metainfo)
+    model.teacher.for_pipeline(recipe)
+    views = [view for base in base_datasets(dataset) for view in _views(base)]
+    loader: DataLoader[Any] = DataLoader(
+        ConcatDataset(views),
+        batch_size=args.batch_size or cfg.train_dataloader.batch_size,
+        num_workers=cfg.train_dataloader.get("num_workers", 0) if args.workers is None else args.workers,
+        collate_fn=pseudo_collate,
+    )
+    total = sum(map(len, views))
+    with tqdm(total=total, unit="view", disable=not sys.stderr.isatty()) as bar:
+        for data in loader:
+            batch = model.data_preprocessor(data, training=True)
+            model.teacher.entries(batch["inputs"], batch["data_samples"])
+            bar.update(len(batch["data_samples"]))
+            store = model.teacher.store
+            if store.full:
+                each = store.bytes_written / max(1, store.entries_written)
+                raise user_error(
+                    f"The cache is full after {model.teacher.asked} of {total} views.",
+                    expected=f"room for about {total * each / 1e9:.2g} GB",
+                    found=f"teacher.cache.max_gb={model.teacher.max_gb}, or a full disk (see above)",
+                    remedy="raise max_gb, or store fewer priors by teacher.cache.top",
+                )
+    print(model.teacher.summary())
+    return model.teacher
+
+
+def _views(dataset: Any) -> list[Any]:
+    """A data set once for each way that its pipeline may go."""
+    views = []
+    for pipeline in variants(dataset.pipeline):
+        view = copy.copy(dataset)
+        view.pipeline = pipeline
+        views.append(view)
+    return views
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit code."""
+    args = parse_args(argv)
+    return run(lambda: fill(args))

@@ -1,0 +1,60 @@
+"""Tell the teacher's cache by what pipeline the samples are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from mmkd.registry import HOOKS
+from mmkd.teachers.cached import CachedTeacher
+from mmkd.teachers.pipeline import recipe_of
+
+
+@HOOKS.register_module()
+class TeacherCacheHook(Hook):
+    """Check that the training pipeline can be cached, and log what was read and computed.
+
+    Needed with ``teacher=dict(…, cache=dict(…))``; mmkd's train tool adds it. Without a cache it does
+    nothing.
+
+    Raises:
+        UserError: a transform has no exact key; before the first step.
+    """
+
+    priority = "VERY_LOW"  # after the hooks that exchange the pipeline
+
+    def before_train(self, runner: Runner) -> None:
+        """Read the pipeline."""
+        self._read_pipeline(runner)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Read it again: it may have been exchanged."""
+        self._read_pipeline(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Log the state of the cache."""
+        self._log(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Log it once more, for loops without epochs."""
+        self._log(runner)
+
+    def _read_pipeline(self, runner: Runner) -> None:
+        teacher = cached_teacher(runner.model)
+        if teacher is not None:
+            teacher.for_pipeline(recipe_of(runner.train_dataloader.dataset))
+
+    def _log(self, runner: Runner) -> None:
+        teacher = cached_teacher(runner.model)
+        if teacher is not None and teacher.store is not None:
+            runner.logger.info(teacher.summary())
+
+
+def cached_teacher(model: Any) -> CachedTeacher | None:
+    """The cached teacher of a model, wrapped or not, if it has one."""
+    model = model.module if is_model_wrapper(model) else model
+    teacher = getattr(model, "teacher", None)
+    return teacher if isinstance(teacher, CachedTeacher) else None

@@ -1,0 +1,229 @@
+"""`CachedTeacher`: a frozen teacher that is asked once for each view of an image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+
+from mmkd.errors import UserError, check_options, user_error
+from mmkd.structures import DenseOutputs, HeadSpec, Need
+from mmkd.teachers.entries import assemble, pack
+from mmkd.teachers.frozen import FrozenTeacher
+from mmkd.teachers.store import EntryStore
+
+_FORMAT = 1  # of the entries; another number is another folder
+_DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
+
+
+class CachedTeacher:
+    """Answers of a `FrozenTeacher`, kept on disk and read again over epochs, runs and sweeps.
+
+    An answer is found by the teacher (weights, config, precision, what is asked of it), the image file, and
+    the size and flip in the sample's metadata; the rest of the training pipeline must always do the same,
+    see `mmkd.teachers.pipeline`. It is that about the image alone, padded to the student's
+    ``pad_size_divisor``: where all images of a batch have one size, it equals the live teacher's up to
+    the precision of storage. Else the live teacher also sees the padding of the batch, near the border of
+    smaller images and in GroupNorm. An answer is rounded as it is stored before it is used the first time.
+
+    Args:
+        live: the teacher to ask what is not there yet.
+        options: ``dir``, the folder; ``max_gb`` > 0, its bound; ``dtype``, ``'fp16'`` or ``'fp32'``; ``top``,
+            how many priors of an image to keep, those of which the teacher is surest; the others take
+            no part in any loss. ``None`` keeps all.
+        student: its data preprocessor says how images are padded.
+
+    Raises:
+        UserError: an option is wrong, the folder cannot be written, or the student resizes whole batches.
+    """
+
+    def __init__(self, live: FrozenTeacher, options: Mapping[str, Any], student: Any) -> None:
+        check_options("teacher.cache", options, ["dir", "max_gb", "top", "dtype"])
+        self.live = live
+        self.root = Path(options.get("dir", "work_dirs/teacher_cache"))
+        self.max_gb = options.get("max_gb", 50)
+        self.top = options.get("top")
+        dtype = options.get("dtype", "fp16")
+        if not (isinstance(self.max_gb, (int, float)) and self.max_gb > 0):
+            raise UserError(f"teacher.cache.max_gb must be a number above 0, found {self.max_gb!r}")
+        if self.top is not None and not (isinstance(self.top, int) and self.top > 0):
+            raise UserError(f"teacher.cache.top must be a whole number above 0 or None, found {self.top!r}")
+        if dtype not in _DTYPES:
+            raise UserError(f"teacher.cache.dtype must be one of {', '.join(_DTYPES)}, found {dtype!r}")
+        if self.top is not None and live.reads_head and "cls_logits" not in live.needs:
+            raise user_error(
+                "teacher.cache.top keeps priors by their class scores, which no loss reads.",
+                expected="a loss on class logits, or top=None",
+                found=f"losses that read {', '.join(sorted(live.needs))}",
+                remedy="leave out teacher.cache.top",
+            )
+        if getattr(student.data_preprocessor, "batch_augments", None):
+            raise user_error(
+                "The teacher's answers cannot be cached: the data preprocessor changes whole batches.",
+                expected="model.data_preprocessor without batch_augments",
+                found="batch_augments",
+                remedy="take them out, or leave out teacher.cache",
+            )
+        self.dtype = _DTYPES[dtype]
+        self.divisor = int(getattr(student.data_preprocessor, "pad_size_divisor", 1))
+        self.identity = [
+            _FORMAT,
+            _weights_digest(live),
+            live.model_cfg,
+            sorted(live.needs),
+            self.divisor,
+            self.top,
+            dtype,
+        ]
+        self.read = self.computed = 0
+        self._recipe: str | None = None
+        self._store: EntryStore | None = None
+        self.facts = {**live.facts, "cache": {"dir": str(self.root), "top": self.top, "dtype": dtype}}
+
+    @property
+    def spec(self) -> HeadSpec:
+        """The layout of the teacher's head."""
+        return self.live.spec
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Those in the teacher's checkpoint."""
+        return self.live.class_names
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the losses read."""
+        return self.live.needs
+
+    @property
+    def store(self) -> EntryStore | None:
+        """Where the answers are, after the first question."""
+        return self._store
+
+    @property
+    def asked(self) -> int:
+        """Images so far."""
+        return self.read + self.computed
+
+    def for_pipeline(self, recipe: str) -> None:
+        """Say by what pipeline the samples are made; see `mmkd.teachers.pipeline.recipe_of`."""
+        if recipe != self._recipe:
+            self._recipe, self._store = recipe, None
+
+    def ask(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> Callable[[], DenseOutputs]:
+        """As `FrozenTeacher.ask`; the samples need the metadata of their images."""
+        return lambda: self(inputs_BCHW, data_samples)
+
+    def __call__(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> DenseOutputs:
+        """The teacher's outputs for a batch, read where they are stored.
+
+        Args:
+            inputs_BCHW: the student's normalised and padded input.
+            data_samples: with the metadata that `PackDetInputs` gives.
+
+        Returns:
+            As `FrozenTeacher`; ``known_N`` tells which priors were kept.
+
+        Raises:
+            UserError: the pipeline is not known, or a sample does not tell its image.
+        """
+        return assemble(self.entries(inputs_BCHW, data_samples), self.spec, inputs_BCHW.device)
+
+    def entries(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> list[dict[str, Tensor]]:
+        """The stored answers about a batch; those that are not there are computed first."""
+        store = self._opened(inputs_BCHW.device)
+        keys = [self._key(sample) for sample in data_samples]
+        found = [store.get(key) for key in keys]
+        shapes = [tuple(sample.img_shape[:2]) for sample in data_samples]
+        padded = [tuple(-(-side // self.divisor) * self.divisor for side in shape) for shape in shapes]
+        missing = [i for i, entry in enumerate(found) if entry is None]
+        self.read += len(keys) - len(missing)
+        self.computed += len(missing)
+        for height, width in sorted({padded[i] for i in missing}):
+            group = [i for i in missing if padded[i] == (height, width)]
+            outputs = self.live(inputs_BCHW[group, :, :height, :width], [shapes[i] for i in group])
+            for place, i in enumerate(group):
+                entry = pack(outputs, place, self.dtype, self.top)
+                store.put(keys[i], entry)
+                found[i] = entry
+        return [entry for entry in found if entry is not None]
+
+    def through(self, layers: Callable[[Any, Tensor], Tensor], x: Tensor) -> Tensor:
+        """As `FrozenTeacher.through`."""
+        return self.live.through(layers, x)
+
+    def apply_(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Stay where it is: the teacher goes to the student's device when it is asked something."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CachedTeacher:
+        return self
+
+    def summary(self) -> str:
+        """What was read and computed so far, in one line."""
+        text = f"teacher cache: {self.read} of {self.asked} answers read, {self.computed} computed"
+        if self._store is None:
+            return text
+        written, size = self._store.entries_written, self._store.bytes_written
+        if written:
+            text += f", {written} stored at {size / written / 1024:.1f} KiB per image"
+        return f"{text}, in {self._store.folder}"
+
+    def _opened(self, device: torch.device) -> EntryStore:
+        if self._store is not None:
+            return self._store
+        if self._recipe is None:
+            raise user_error(
+                "The teacher's cache does not know by what pipeline the images are made.",
+                expected="the hook that tells it",
+                found="none",
+                remedy="add custom_hooks=[dict(type='TeacherCacheHook')], or train by mmkd's tools/train.py",
+            )
+        identity = [*self.identity, self._recipe, str(self.live.dtype_on(device))]
+        name = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        self._store = EntryStore(self.root, name, int(self.max_gb * 1e9))
+        facts = {**self.facts, "pipeline": self._recipe, "needs": sorted(self.needs)}
+        self._store.describe(json.dumps(facts, indent=2, default=str))
+        print_log(f"the teacher's answers are kept in {self._store.folder}", "current")
+        return self._store
+
+    def _key(self, sample: Any) -> str:
+        meta = sample.metainfo
+        if not meta.get("img_path"):
+            raise user_error(
+                "The teacher's cache cannot tell which image a sample is of.",
+                expected="img_path in the sample's metadata",
+                found=", ".join(sorted(meta)) or "no metadata",
+                remedy="have PackDetInputs keep it (meta_keys)",
+            )
+        path = str(meta["img_path"])
+        state = None
+        if "://" not in path:  # so that an image that was replaced is asked about anew
+            path = os.path.abspath(path)
+            about = os.stat(path)
+            state = [about.st_size, about.st_mtime_ns]
+        view = [meta.get(name) for name in ("img_id", "ori_shape", "img_shape", "flip", "flip_direction")]
+        scale = [float(factor) for factor in meta.get("scale_factor") or ()]
+        key = json.dumps([path, state, _plain(view), scale], default=str)
+        return hashlib.sha256(key.encode()).hexdigest()[:40]
+
+
+def _plain(value: Any) -> Any:
+    """Lists and Python's own numbers, whichever kinds the pipeline used."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(part) for part in value]
+    return value.item() if hasattr(value, "item") else value
+
+
+def _weights_digest(live: FrozenTeacher) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(live.model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
