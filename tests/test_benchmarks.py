@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,38 +11,103 @@ import pytest
 
 from .conftest import ROOT
 
+SMALL = ["--student", "configs/bccd/student.py", "--teacher", "configs/bccd/teacher.py", "--size", "64"]
 
-def benchmark(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+
+@pytest.fixture(autouse=True)
+def _beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+
+
+def run(name: str, monkeypatch: pytest.MonkeyPatch, out: Path, *arguments: str) -> Any:
+    monkeypatch.setattr("sys.argv", [f"{name}.py", *arguments, "--out", str(out)])
+    importlib.import_module(name).main()
+    return json.loads(out.read_text())
 
 
 def test_step_cost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "out.json"
-    configs = ["--student", "configs/bccd/student.py", "--teacher", "configs/bccd/teacher.py"]
-    few = ["--size", "64", "--batch", "2", "--rounds", "2", "--device", "cpu", "--out", str(out)]
-    monkeypatch.setattr("sys.argv", ["step_cost.py", *configs, *few])
-    benchmark("step_cost").main()
-    found = json.loads(out.read_text())
+    few = ["--batch", "2", "--rounds", "2", "--device", "cpu"]
+    found = run("step_cost", monkeypatch, tmp_path / "out.json", *SMALL, *few)
     assert found["ratios"]["student alone"] == 1
-    assert set(found["ratios"]) == {"student alone", "mmdet style", "mmkd, precision='fp32'", "mmkd"}
-    assert all(len(values) == 2 for values in found["rounds"].values())
-    assert "| mmkd |" in capsys.readouterr().out
+    ours = {"mmkd", "mmkd, precision='fp32'", "mmkd, cached", "mmkd, the losses alone"}
+    assert set(found["ratios"]) >= {"student alone", "student alone, again", "mmdet style", *ours}
+    assert all(len(values) == 2 for values in found["seconds"].values())
+    assert found["peak_mib"]["mmkd"] > found["peak_mib"]["mmkd, the losses alone"] > 0
+    assert found["versions"]["torch"]
+    assert "| mmkd, cached |" in capsys.readouterr().out
 
 
 def test_loss_kernels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = benchmark("loss_kernels")
+    module = importlib.import_module("loss_kernels")
     monkeypatch.setattr(module, "SIZES", [(3000, 50)])
     monkeypatch.setattr(module, "OUT", tmp_path / "out.json")
     module.main()
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert [row["activation"] for row in rows] == ["softmax", "sigmoid"]
+    assert set(rows[0]["speed"]) >= {"mmkd", "PyTorch", "mmdet"}
     assert capsys.readouterr().out.count("| 3000 | 50 |") == 2
+
+
+def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("scaling")
+    monkeypatch.setattr(module, "POINTS", {"batch": [1, 2], "size": [64, 96], "classes": [1, 3]})
+    monkeypatch.setattr(module, "FIXED", {"batch": 1, "size": 64, "classes": 3})
+    # Spawned processes would not see these small sizes; tests/test_distributed.py trains with two.
+    monkeypatch.setattr(module, "processes", lambda _: {"step_of_two_to_one": 2.0, "efficiency": 0.5})
+    found = run("scaling", monkeypatch, tmp_path / "out.json", "--rounds", "2")
+    for name in ("batch", "size", "classes"):
+        assert found[name]["mmkd"][0] == 1
+        assert len(found[name]["ratio"]) == 2
+    assert module.exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+
+
+def test_startup_measures_each_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("startup")
+    for index in range(2):
+        (tmp_path / f"{index}.jpg").touch()
+    for kind in ("alone", "live", "cached"):
+        monkeypatch.setattr("sys.argv", ["startup.py", *SMALL, "--one", kind, "--folder", str(tmp_path)])
+        found = module.one(module.parse_args())
+        assert set(found) == {"import", "build"} | ({"first answer"} if kind != "alone" else set())
+
+
+def test_teacher_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmkd.compat import load_config
+
+    cfg = load_config("configs/bccd/kd.py")
+    cfg.test_dataloader.dataset.indices = 4
+    cfg.test_dataloader.num_workers = 0
+    cfg.test_dataloader.persistent_workers = False
+    small = json.loads(Path(cfg.test_evaluator.ann_file).read_text())
+    kept = [image["id"] for image in small["images"][:4]]
+    small["images"] = small["images"][:4]
+    small["annotations"] = [box for box in small["annotations"] if box["image_id"] in kept]
+    (tmp_path / "four.json").write_text(json.dumps(small))
+    cfg.test_evaluator.ann_file = str(tmp_path / "four.json")
+    cfg.dump(tmp_path / "few.py")
+    config = str(tmp_path / "few.py")
+    rows = run("teacher_precision", monkeypatch, tmp_path / "out.json", "--config", config)["rows"]
+    assert len(rows) == 3
+    stock = rows["stock detector"]["coco/bbox_mAP"]
+    assert stock > 0.3
+    assert rows["mmkd, precision='fp32'"]["coco/bbox_mAP"] == pytest.approx(stock, abs=0.005)
+
+
+def test_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("plot")
+    monkeypatch.setattr(module, "OUT", tmp_path)
+    monkeypatch.setattr(module, "PICTURE", tmp_path / "picture.png")
+    row = {"N": 44_000, "K": 3, "activation": "softmax", "speed": {"PyTorch": 2.0}}
+    line = {"points": [1, 2], "mmkd": [1, 2], "alone": [1, 1.5]}
+    for name, content in (
+        ("step_cost", {"ratios": {"student alone": 1.0, "mmkd": 1.1, "mmdet style": 1.5}}),
+        ("loss_kernels", {"rows": [row]}),
+        ("scaling", {"batch": line, "size": line, "classes": line}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    module.main()
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
