@@ -26,7 +26,7 @@ def bars(axis: Any, ratios: dict[str, float], title: str) -> None:
     names = list(ratios)[::-1]
     colors = [OURS if "mmkd" in name else GREY if "alone" in name else OTHERS for name in names]
     drawn = axis.barh(names, [ratios[name] for name in names], color=colors)
-    axis.bar_label(drawn, fmt="%.2f ×", padding=4, fontsize=9)
+    axis.bar_label(drawn, fmt="%.3g ×", padding=4, fontsize=9)
     axis.set_xlim(0, 1.18 * max(ratios.values()))
     axis.set_title(title, loc="left", fontsize=11)
     axis.spines[["top", "right"]].set_visible(False)
@@ -54,9 +54,12 @@ def main() -> None:
         right.plot(
             grown, scaling[name]["alone"], "o:", color=line[0].get_color(), label=f"{label}, student alone"
         )
-    right.set(xscale="log", yscale="log", xlabel="times the first point")
+    right.set(xscale="log", yscale="log", xlabel="batch, side or classes, the first point = 1")
+    right.set_xticks([1, 2, 4, 8, 20, 80, 320], labels=["1", "2", "4", "8", "20", "80", "320"])
+    right.set_yticks([1, 2, 4], labels=["1", "2", "4"])
+    right.minorticks_off()
     right.set_title("A step's time, its first point = 1", loc="left", fontsize=11)
-    right.legend(fontsize=8, frameon=False)
+    right.legend(fontsize=8, frameon=False, loc="upper right")
     right.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     PICTURE.parent.mkdir(parents=True, exist_ok=True)

@@ -72,7 +72,7 @@ def losses_alone(model: Any, batch: Any) -> Step:
     ]
 
     def step() -> None:
-        student, context = model._read(seen, batch[1])
+        student, context = model._read(seen, batch[1], frozenset())
         sum(term(student, answer, context) for term in model.terms.values()).backward()
 
     return step

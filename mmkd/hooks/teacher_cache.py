@@ -26,6 +26,9 @@ class TeacherCacheHook(Hook):
 
     priority = "VERY_LOW"  # after the hooks that exchange the pipeline
 
+    def __init__(self) -> None:
+        self._said = ""
+
     def before_train(self, runner: Runner) -> None:
         """Read the pipeline."""
         self._read_pipeline(runner)
@@ -49,8 +52,9 @@ class TeacherCacheHook(Hook):
 
     def _log(self, runner: Runner) -> None:
         teacher = cached_teacher(runner.model)
-        if teacher is not None and teacher.store is not None:
-            runner.logger.info(teacher.summary())
+        if teacher is not None and teacher.summary() != self._said:
+            self._said = teacher.summary()
+            runner.logger.info(self._said)
 
 
 def cached_teacher(model: Any) -> CachedTeacher | None:

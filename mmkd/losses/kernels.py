@@ -35,14 +35,15 @@ def softmax_kl(student_NK: Tensor, teacher_NK: Tensor) -> tuple[Tensor, Tensor]:
 
 def sigmoid_kl(student_NK: Tensor, teacher_NK: Tensor) -> tuple[Tensor, Tensor]:
     """The same for independent sigmoids, summed over the classes."""
-    # log σ(x) = min(x, 0) − log(1 + e^−|x|): exact where σ(x) is near 0 or 1.
+    # softplus(s) − softplus(t) + σ(t)(t − s), where softplus(x) = max(x, 0) + log(1 + e^−|x|) and the two
+    # logarithms are one: log((1 + a) / (1 + b)) = log1p((a − b) / (1 + b)). What is large comes first, where
+    # it cancels.
+    value_NK = student_NK.clamp(min=0).sub_(teacher_NK.clamp(min=0))
+    p_t_NK = teacher_NK.sigmoid()
+    value_NK.addcmul_(p_t_NK, teacher_NK - student_NK)
     e_s_NK, e_t_NK = student_NK.abs().neg_().exp_(), teacher_NK.abs().neg_().exp_()
-    p_s_NK, p_t_NK = student_NK.sigmoid(), teacher_NK.sigmoid()
-    both_NK = e_s_NK.log1p_().sub_(e_t_NK.log1p_())
-    on_NK = teacher_NK.clamp(max=0).sub_(student_NK.clamp(max=0)).add_(both_NK)
-    off_NK = student_NK.clamp(min=0).sub_(teacher_NK.clamp(min=0)).add_(both_NK)
-    value_N = on_NK.mul_(p_t_NK).addcmul_(off_NK, 1 - p_t_NK).sum(dim=1)
-    return value_N, p_s_NK.sub_(p_t_NK)
+    value_NK.add_(e_s_NK.sub_(e_t_NK).div_(e_t_NK.add_(1)).log1p_())
+    return value_NK.sum(dim=1), student_NK.sigmoid().sub_(p_t_NK)
 
 
 class KLDivergence(torch.autograd.Function):
