@@ -17,8 +17,8 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 
 Levels = tuple[Tensor, ...]
-# "labels" and "layers" are of the context: `DistillContext.labels_N` and `through`.
-Need = Literal["feats", "cls_logits", "bbox_pred", "extra", "labels", "layers"]
+# The last three are of the context: `DistillContext.labels_N`, `towers` and `through`.
+Need = Literal["feats", "cls_logits", "bbox_pred", "boxes", "extra", "labels", "towers", "layers"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class HeadSpec:
             when a softmax head has a background channel, last.
         use_sigmoid: class scores are sigmoids (else a softmax over K).
         strides: per level, (x, y) in pixels.
-        num_base_priors: per level, A.
+        num_base_priors: per level, A; 0 where there is no dense head (a two-stage teacher).
+        in_channels: per level, channels of the features that the head is given.
     """
 
     num_classes: int
@@ -39,6 +40,7 @@ class HeadSpec:
     use_sigmoid: bool
     strides: tuple[tuple[int, int], ...]
     num_base_priors: tuple[int, ...]
+    in_channels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class DenseOutputs:
         spec: the layout of the head.
         feats: the neck's output, per level B×C×H×W.
         cls_logits: per level B×(A·K)×H×W, before the sigmoid or softmax.
-        bbox_pred: per level, the head's raw box output.
+        bbox_pred: per level, the head's raw box output, B×(A·D)×H×W.
+        boxes: per level, the boxes that it stands for, B×(A·4)×H×W: x1, y1, x2, y2 in pixels of the input.
         extra: further outputs by name (``centerness``), per level.
         known_N: bool, False for priors of which a sparse cache has nothing; ``None`` if all are known.
     """
@@ -61,6 +64,7 @@ class DenseOutputs:
     feats: Levels
     cls_logits: Levels | None = None
     bbox_pred: Levels | None = None
+    boxes: Levels | None = None
     extra: Mapping[str, Levels] = field(default_factory=dict)
     known_N: Tensor | None = None
 
@@ -71,7 +75,7 @@ class DenseOutputs:
 
     def levels(self) -> list[Tensor]:
         """All outputs: features, class logits, boxes, and the rest by name, each by level."""
-        parts = [self.feats, self.cls_logits, self.bbox_pred, *self.extra.values()]
+        parts = [self.feats, self.cls_logits, self.bbox_pred, self.boxes, *self.extra.values()]
         return [level for part in parts if part is not None for level in part]
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> DenseOutputs:
@@ -85,6 +89,7 @@ class DenseOutputs:
             feats=tuple(fn(level) for level in self.feats),
             cls_logits=mapped(self.cls_logits),
             bbox_pred=mapped(self.bbox_pred),
+            boxes=mapped(self.boxes),
             extra={name: tuple(fn(level) for level in part) for name, part in self.extra.items()},
             known_N=self.known_N,
         )
@@ -95,9 +100,27 @@ class DenseOutputs:
 
     @cached_property
     def _flat_cls_logits(self) -> Tensor:
-        assert self.cls_logits is not None, "class logits were not asked for"
-        K = self.spec.cls_channels
-        return torch.cat([level.permute(0, 2, 3, 1).reshape(-1, K) for level in self.cls_logits])
+        return self._flat(self.cls_logits, "class logits")
+
+    def flat_bbox_pred(self) -> Tensor:
+        """The head's raw box output as (N, D)."""
+        return self._flat(self.bbox_pred, "box predictions")
+
+    def flat_boxes(self) -> Tensor:
+        """Decoded boxes as (N, 4): x1, y1, x2, y2 in pixels of the input."""
+        return self._flat(self.boxes, "boxes")
+
+    def flat_extra(self, name: str) -> Tensor:
+        """A further output as (N,), e.g. ``centerness`` before its sigmoid."""
+        return self._flat(self.extra.get(name), name).squeeze(1)
+
+    def _flat(self, levels: Levels | None, what: str) -> Tensor:
+        assert levels is not None, f"{what} were not asked for"
+        rows = [
+            level.permute(0, 2, 3, 1).reshape(-1, level.shape[1] // A)
+            for level, A in zip(levels, self.spec.num_base_priors)
+        ]
+        return torch.cat(rows)
 
     def top_scores(self) -> Tensor:
         """The highest foreground score of each prior, (N,), in [0, 1]."""
@@ -118,6 +141,8 @@ class DistillContext:
         data_samples: mmdet's data samples of the batch.
         labels_N: class index assigned by the student's own assigner,
             ``num_classes`` for background; only when a loss asks for it.
+        towers: by name (``"cls_convs"``, ``"reg_convs"``), for each layer of that tower of the student's head
+            its output per level; only when a loss asks for it.
         through: runs layers of the teacher on a tensor of the student's, with gradient to it (see
             `FrozenTeacher.through`). A loss that uses it needs ``"layers"``, or they may be left out.
     """
@@ -126,6 +151,7 @@ class DistillContext:
     num_images: int
     data_samples: Sequence[Any]
     labels_N: Tensor | None = None
+    towers: Mapping[str, Sequence[Levels]] = field(default_factory=dict)
     through: Callable[[Callable[[Any, Tensor], Tensor], Tensor], Tensor] | None = None
 
     def mean_over_processes(self, value: Tensor) -> Tensor:

@@ -61,8 +61,14 @@ class KDSingleStageDetector(SingleStageDetector):
         needs = frozenset[Need]().union(*(term.needs for term in self.terms.values()))
         self.teacher = build_teacher(teacher, needs, student=self)
         self._classes_checked = False
-        for term in self.terms.values():
-            term.check(adapter_for(self.bbox_head).spec(self.bbox_head), self.teacher.spec)
+        own = adapter_for(self.bbox_head).spec(self.bbox_head)
+        # The student begins with the random numbers that it would have had alone.
+        with torch.random.fork_rng(devices=[]):
+            for term in self.terms.values():
+                term.check(own, self.teacher.spec)
+                term.adapt(own, self.teacher.spec)
+        self._register_state_dict_hook(_leave_out_losses)
+        self._register_load_state_dict_pre_hook(self._put_in_losses)
 
     @property
     def terms(self) -> dict[str, DistillLoss]:
@@ -83,19 +89,20 @@ class KDSingleStageDetector(SingleStageDetector):
         active = [name for name, term in terms.items() if term.loss_weight > 0]
         if active:  # on a stream of its own it runs beside the student
             answer = self.teacher.ask(batch_inputs, batch_data_samples)
-        with observe(self.bbox_head, labels=any("labels" in terms[name].needs for name in active)) as seen:
+        needs = frozenset[Need]().union(*(terms[name].needs for name in active))
+        with observe(self.bbox_head, labels="labels" in needs, towers="towers" in needs) as seen:
             losses = super().loss(batch_inputs, batch_data_samples)
         if self.task_loss_weight != 1:
             losses = {key: self._weigh(key, value) for key, value in losses.items()}
         if active:
             teacher = answer()
-            student, context = self._read(seen, batch_data_samples)
+            student, context = self._read(seen, batch_data_samples, needs)
             _check_same_maps(student, teacher)
             if teacher.known_N is not None:
                 context = replace(context, valid_N=context.valid_N & teacher.known_N)
         for name, term in terms.items():
             losses[f"loss_kd_{name}"] = (
-                term(student, teacher, context) if name in active else batch_inputs.new_zeros(())
+                term(student, teacher, context) if name in active else _nothing(term, batch_inputs)
             )
         return losses
 
@@ -119,11 +126,15 @@ class KDSingleStageDetector(SingleStageDetector):
             )
         return total, log_vars
 
-    def _read(self, seen: Observation, data_samples: list[Any]) -> tuple[DenseOutputs, DistillContext]:
+    def _read(
+        self, seen: Observation, data_samples: list[Any], needs: frozenset[Need]
+    ) -> tuple[DenseOutputs, DistillContext]:
         assert len(seen.raw) == 1, "a dense head runs once per loss"
         head, adapter = self.bbox_head, adapter_for(self.bbox_head)
         everything: frozenset[Need] = frozenset({"feats", "cls_logits", "bbox_pred", "extra"})
         student = adapter.outputs(head, seen.feats[0], seen.raw[0], everything)
+        if "boxes" in needs:
+            student = replace(student, boxes=adapter.boxes(head, student))
         assert student.cls_logits is not None
         labels_N = None
         if seen.loss_cls_args is not None:
@@ -134,6 +145,7 @@ class KDSingleStageDetector(SingleStageDetector):
             num_images=len(data_samples),
             data_samples=data_samples,
             labels_N=labels_N,
+            towers={name: [tuple(levels) for levels in layers] for name, layers in seen.towers.items()},
             through=self.teacher.through,
         )
         return student, context
@@ -160,6 +172,11 @@ class KDSingleStageDetector(SingleStageDetector):
                 remedy="give the data set the teacher's classes in the teacher's order (metainfo), "
                 "or use a teacher that was trained on these",
             )
+
+    def _put_in_losses(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+        """A checkpoint of the student says nothing of the losses' own layers: they stay as they are."""
+        for name, value in self.distill.state_dict(prefix=f"{prefix}distill.").items():
+            state_dict.setdefault(name, value)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         self.teacher.apply_(fn)
@@ -193,6 +210,16 @@ def build_losses(distill: Mapping[str, Any]) -> nn.ModuleDict:
             )
         check_options(f"distill.{name}", set(cfg) - {"type", "_scope_"}, _options(loss))
     return nn.ModuleDict({name: MODELS.build(cfg) for name, cfg in distill.items()})
+
+
+def _leave_out_losses(_: nn.Module, state_dict: dict[str, Any], prefix: str, __: Any) -> None:
+    for name in [name for name in state_dict if name.startswith(f"{prefix}distill.")]:
+        del state_dict[name]
+
+
+def _nothing(term: nn.Module, inputs: Tensor) -> Tensor:
+    """Zero; with a gradient of zero for the term's own layers, which DistributedDataParallel waits for."""
+    return sum((parameter.sum() * 0 for parameter in term.parameters()), inputs.new_zeros(()))
 
 
 def _options(cls: type) -> set[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from mmdet.models.dense_heads import ATSSHead, FCOSHead, RTMDetHead, VFNetHead
+from mmdet.models.dense_heads import ATSSHead, FCOSHead, GFLHead, RTMDetHead, VFNetHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from torch import Tensor
 
@@ -49,6 +49,7 @@ class DenseHeadAdapter:
             use_sigmoid=bool(getattr(head, "use_sigmoid_cls", True)),
             strides=tuple((int(x), int(y)) for x, y in generator.strides),
             num_base_priors=tuple(int(a) for a in generator.num_base_priors),
+            in_channels=_per_level(head.in_channels, len(generator.strides)),
         )
 
     def outputs(
@@ -81,6 +82,36 @@ class DenseHeadAdapter:
             bbox_pred=tuple(raw[1]) if "bbox_pred" in needs else None,
             extra=extra,
         )
+
+    def boxes(self, head: Any, outputs: DenseOutputs) -> Levels:
+        """Decode the head's box output.
+
+        Args:
+            head: the head, in the mode (training or not) in which it gave the output.
+            outputs: with ``bbox_pred``.
+
+        Returns:
+            Per level B×(A·4)×H×W, float32 or float64: x1, y1, x2, y2 in pixels of the input.
+        """
+        assert outputs.bbox_pred is not None
+        sizes = [tuple(level.shape[-2:]) for level in outputs.bbox_pred]
+        device = outputs.bbox_pred[0].device
+        decoded = []
+        for level, (pred, priors) in enumerate(
+            zip(outputs.bbox_pred, head.prior_generator.grid_priors(sizes, device=device))
+        ):
+            B, AD, H, W = pred.shape
+            A = outputs.spec.num_base_priors[level]
+            pred_MD = pred.permute(0, 2, 3, 1).reshape(-1, AD // A)
+            pred_MD = pred_MD.to(torch.promote_types(pred.dtype, torch.float32))
+            boxes_M4 = self.decode(head, level, priors.to(pred_MD).repeat(B, 1), pred_MD)
+            decoded.append(boxes_M4.reshape(B, H, W, A * 4).permute(0, 3, 1, 2))
+        return tuple(decoded)
+
+    def decode(self, head: Any, level: int, priors_M: Tensor, pred_MD: Tensor) -> Tensor:
+        """Boxes (M, 4) of one level from its priors and raw predictions."""
+        boxes_M4: Tensor = head.bbox_coder.decode(priors_M, pred_MD)
+        return boxes_M4
 
     def assigned_labels(
         self, head: Any, flat_cls_logits_NK: Tensor, loss_cls_args: Sequence[Sequence[Any]]
@@ -130,10 +161,31 @@ class CenternessAdapter(DenseHeadAdapter):
     extra_names = ("centerness",)
 
 
+class FCOSAdapter(CenternessAdapter):
+    """FCOS, whose training output may be in strides where its testing output is in pixels."""
+
+    def decode(self, head: Any, level: int, priors_M: Tensor, pred_MD: Tensor) -> Tensor:
+        """Distances from points."""
+        if head.norm_on_bbox and head.training:
+            pred_MD = pred_MD * head.strides[level]
+        return super().decode(head, level, priors_M, pred_MD)
+
+
+class GFLAdapter(DenseHeadAdapter):
+    """GFL, whose boxes are distributions over distances in strides."""
+
+    def decode(self, head: Any, level: int, priors_M: Tensor, pred_MD: Tensor) -> Tensor:
+        """The mean of each distribution, from the centers of the anchors."""
+        stride = head.prior_generator.strides[level][0]
+        centers_M2 = (priors_M[:, :2] + priors_M[:, 2:]) / 2
+        return super().decode(head, level, centers_M2, head.integral(pred_MD) * stride)
+
+
 ADAPTERS: dict[type, DenseHeadAdapter] = {
     BaseDenseHead: DenseHeadAdapter(),
     ATSSHead: CenternessAdapter(),
-    FCOSHead: CenternessAdapter(),
+    FCOSHead: FCOSAdapter(),
+    GFLHead: GFLAdapter(),
     # Subclasses of the above without centerness.
     RTMDetHead: DenseHeadAdapter(),
     VFNetHead: DenseHeadAdapter(),
@@ -186,6 +238,10 @@ def check_head_type(model: Mapping[str, Any], whose: str) -> None:
             found=found,
             remedy="correct the name, or list the module that registers it under custom_imports",
         )
+
+
+def _per_level(channels: Any, levels: int) -> tuple[int, ...]:
+    return tuple(channels) if isinstance(channels, (list, tuple)) else (int(channels),) * levels
 
 
 def _no_foreground(head: Any, why: str) -> Exception:

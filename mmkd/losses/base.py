@@ -36,6 +36,12 @@ class DistillLoss(nn.Module):
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
         """Raise `UserError` if the loss makes no sense for this pair of heads."""
 
+    def adapt(self, student: HeadSpec, teacher: HeadSpec) -> None:
+        """Build layers that depend on the pair, e.g. a 1×1 convolution between two widths.
+
+        They train with the student and are in none of its checkpoints; `DistillStateHook` keeps them.
+        """
+
     @abstractmethod
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
         """The weighted loss, a scalar."""

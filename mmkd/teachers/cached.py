@@ -134,7 +134,8 @@ class CachedTeacher:
         Raises:
             UserError: the pipeline is not known, or a sample does not tell its image.
         """
-        return assemble(self.entries(inputs_BCHW, data_samples), self.spec, inputs_BCHW.device)
+        outputs = assemble(self.entries(inputs_BCHW, data_samples), self.spec, inputs_BCHW.device)
+        return self.live.complete(outputs)
 
     def entries(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> list[dict[str, Tensor]]:
         """The stored answers about a batch; those that are not there are computed first."""

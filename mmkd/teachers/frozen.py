@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +27,8 @@ from mmkd.teachers.checkpoint import load_strictly
 from mmkd.teachers.config import teacher_model_and_checkpoint
 from mmkd.teachers.pixels import Renormalizer
 from mmkd.teachers.pruning import skip_unread
+
+_NOT_COMPUTED: frozenset[Need] = frozenset({"boxes", "labels", "towers", "layers"})
 
 
 class FrozenTeacher:
@@ -53,7 +54,10 @@ class FrozenTeacher:
     def __init__(self, teacher: Mapping[str, Any], needs: frozenset[Need], student: Any) -> None:
         self.model_cfg, checkpoint = teacher_model_and_checkpoint(teacher)
         self.model, meta = build_detector(self.model_cfg, checkpoint)
-        self.needs = needs - {"labels", "layers"}
+        self.gives_boxes = "boxes" in needs
+        # Boxes are decoded from what the head says of them.
+        boxes: frozenset[Need] = frozenset({"bbox_pred"} if self.gives_boxes else ())
+        self.needs = (needs - _NOT_COMPUTED) | boxes
         self.class_names = _class_names(meta)
         self.pixels = Renormalizer(student.data_preprocessor, self.model.data_preprocessor)
         self.adapter = adapter_for(self.model.bbox_head)
@@ -114,7 +118,7 @@ class FrozenTeacher:
         """
         image_shapes = [sample.img_shape for sample in data_samples]
         if not (self.own_stream and inputs_BCHW.is_cuda):
-            return partial(self, inputs_BCHW, image_shapes)
+            return lambda: self.complete(self(inputs_BCHW, image_shapes))
         stream = self._stream = self._stream or torch.cuda.Stream(inputs_BCHW.device)
         stream.wait_stream(torch.cuda.current_stream(inputs_BCHW.device))
         with torch.cuda.stream(stream):
@@ -127,9 +131,16 @@ class FrozenTeacher:
             for level in outputs.levels():
                 if level.is_cuda:
                     level.record_stream(current)
-            return outputs
+            return self.complete(outputs)
 
         return answer
+
+    @torch.no_grad()
+    def complete(self, outputs: DenseOutputs) -> DenseOutputs:
+        """Add what is not computed by the model: decoded boxes, if a loss reads them."""
+        if not self.gives_boxes:
+            return outputs
+        return replace(outputs, boxes=self.adapter.boxes(self.model.bbox_head, outputs))
 
     def __call__(self, inputs_BCHW: Tensor, image_shapes: Sequence[tuple[int, ...]]) -> DenseOutputs:
         """Ask the teacher about a batch.

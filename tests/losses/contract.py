@@ -1,6 +1,6 @@
 """What every distillation loss must hold, whatever it is.
 
-A test of a loss calls `check_contract` with a way to build it.
+A test of a loss calls `check_contract` with a way to build it and the part of the outputs that it reads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmkd.losses import DistillLoss
-from mmkd.structures import DenseOutputs, DistillContext, HeadSpec
+from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Levels
 
 Case = tuple[DenseOutputs, DenseOutputs, DistillContext]
 
@@ -24,25 +24,49 @@ def make_case(
     priors: int = 2,
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
+    box_channels: int = 4,
+    channels: tuple[int, int] = (4, 4),
 ) -> Case:
-    """A student, a teacher and a context with random outputs and assignments."""
+    """A student, a teacher and a context with random outputs and assignments.
+
+    Args:
+        box_channels: D of ``bbox_pred``.
+        channels: of the student's and the teacher's features.
+    """
     generator = torch.Generator().manual_seed(seed)
 
-    def maps(channels: int) -> tuple[Tensor, ...]:
+    def maps(channels: int) -> Levels:
         return tuple(
             torch.randn(images, channels, h, w, dtype=dtype, generator=generator) * 2 for h, w in sizes
         )
 
-    spec = HeadSpec(
-        num_classes=num_classes,
-        cls_channels=num_classes,
-        use_sigmoid=True,
-        strides=tuple((8 * 2**i, 8 * 2**i) for i in range(len(sizes))),
-        num_base_priors=(priors,) * len(sizes),
-    )
-    student, teacher = (
-        DenseOutputs(spec, maps(4), maps(priors * num_classes), maps(priors * 4)) for _ in range(2)
-    )
+    def boxes() -> Levels:
+        levels = []
+        for h, w in sizes:
+            corner = torch.rand(images, priors, 2, h, w, dtype=dtype, generator=generator) * 40
+            side = torch.rand(images, priors, 2, h, w, dtype=dtype, generator=generator) * 30 + 2
+            levels.append(torch.cat([corner, corner + side], 2).flatten(1, 2))
+        return tuple(levels)
+
+    def outputs(width: int) -> DenseOutputs:
+        spec = HeadSpec(
+            num_classes=num_classes,
+            cls_channels=num_classes,
+            use_sigmoid=True,
+            strides=tuple((8 * 2**i, 8 * 2**i) for i in range(len(sizes))),
+            num_base_priors=(priors,) * len(sizes),
+            in_channels=(width,) * len(sizes),
+        )
+        return DenseOutputs(
+            spec,
+            feats=maps(width),
+            cls_logits=maps(priors * num_classes),
+            bbox_pred=maps(priors * box_channels),
+            boxes=boxes(),
+            extra={"centerness": maps(priors)},
+        )
+
+    student, teacher = outputs(channels[0]), outputs(channels[1])
     N = images * priors * sum(h * w for h, w in sizes)
     context = DistillContext(
         valid_N=torch.rand(N, generator=generator) > 0.2,
@@ -56,14 +80,6 @@ def make_case(
 def twice(case: Case) -> Case:
     """The same batch with every image in it twice."""
     student, teacher, context = case
-
-    def double(outputs: DenseOutputs) -> DenseOutputs:
-        levels = {
-            name: tuple(torch.cat([level, level]) for level in getattr(outputs, name))
-            for name in ("feats", "cls_logits", "bbox_pred")
-        }
-        return DenseOutputs(outputs.spec, **levels)
-
     per_level = [
         level.shape[0] * level.shape[2] * level.shape[3] * A
         for level, A in zip(student.cls_logits or (), student.spec.num_base_priors)
@@ -74,82 +90,128 @@ def twice(case: Case) -> Case:
 
     assert context.labels_N is not None
     return (
-        double(student),
-        double(teacher),
+        student.map(lambda level: torch.cat([level, level])),
+        teacher.map(lambda level: torch.cat([level, level])),
         replace(
             context,
             valid_N=doubled(context.valid_N),
             labels_N=doubled(context.labels_N),
+            data_samples=[*context.data_samples] * 2,
             num_images=2 * context.num_images,
         ),
     )
 
 
-def with_logits(outputs: DenseOutputs, logits: tuple[Tensor, ...]) -> DenseOutputs:
-    return DenseOutputs(outputs.spec, outputs.feats, logits, outputs.bbox_pred, outputs.extra)
+def part_of(outputs: DenseOutputs, part: str) -> Levels:
+    """``cls_logits``, ``feats``, …, or a further output by its name."""
+    levels: Levels = outputs.extra[part] if part in outputs.extra else getattr(outputs, part)
+    return levels
 
 
-def check_contract(build: Callable[[float], DistillLoss]) -> None:
+def with_part(outputs: DenseOutputs, part: str, levels: Levels) -> DenseOutputs:
+    """The same outputs with other levels of a part."""
+    if part in outputs.extra:
+        return replace(outputs, extra={**outputs.extra, part: levels})
+    return replace(outputs, **{part: levels})
+
+
+def check_contract(
+    build: Callable[[float], DistillLoss],
+    part: str = "cls_logits",
+    *,
+    identity: bool = True,
+    per_prior: bool = True,
+    case: Case | None = None,
+) -> None:
     """Assert all that holds for every loss.
 
     Args:
         build: from a loss weight to the loss.
+        part: what it reads: ``cls_logits``, ``bbox_pred``, ``boxes``, ``feats``, or ``centerness``.
+        identity: it is zero where student and teacher say the same (not with layers of its own between).
+        per_prior: it is a sum over priors that leaves out the padding.
+        case: of `make_case` with other sizes.
     """
-    loss = build(1.0)
-    case = student, teacher, context = make_case()
-    assert student.cls_logits is not None
-    assert teacher.cls_logits is not None
+    case = student, teacher, context = case or make_case()
 
-    value = loss(*case)
+    def ready(loss_weight: float) -> DistillLoss:
+        torch.manual_seed(0)
+        loss = build(loss_weight)
+        loss.adapt(student.spec, teacher.spec)
+        return loss.double()
+
+    loss = ready(1.0)
+    own, taught = part_of(student, part), part_of(teacher, part)
+
+    def value_of(*levels: Tensor) -> Tensor:
+        torch.manual_seed(1)  # a loss may draw random masks
+        return loss(with_part(student, part, tuple(levels)), teacher, context)
+
+    value = value_of(*own)
     assert value.shape == ()
     assert torch.isfinite(value)
     assert value > 0
-    torch.testing.assert_close(build(2.5)(*case), 2.5 * value)
+    torch.manual_seed(1)
+    other = ready(2.5)
+    torch.manual_seed(1)
+    torch.testing.assert_close(other(*case), 2.5 * value)
 
-    assert loss(student, student, context).abs() < 1e-12, "zero at identity"
+    if identity:
+        same = with_part(teacher, part, own)
+        assert loss(student, same, context).abs() < 1e-10, "zero at identity"
 
-    extreme = tuple(torch.where(level > 0, 1e4, -1e4) for level in student.cls_logits)
-    assert torch.isfinite(loss(with_logits(student, extreme), teacher, context))
-    assert torch.isfinite(loss(student, with_logits(teacher, extreme), context))
+    extreme = tuple(torch.where(level > level.median(), 1e4, -1e4).to(level) for level in own)
+    if part != "boxes":
+        assert torch.isfinite(value_of(*extreme))
+        assert torch.isfinite(loss(student, with_part(teacher, part, extreme), context))
 
-    teacher_logits = tuple(level.clone().requires_grad_() for level in teacher.cls_logits)
-    student_logits = tuple(level.clone().requires_grad_() for level in student.cls_logits)
-    loss(with_logits(student, student_logits), with_logits(teacher, teacher_logits), context).backward()
-    assert all(level.grad is None for level in teacher_logits), "no gradient to the teacher"
-    assert any(level.grad.abs().sum() > 0 for level in student_logits)
+    teacher_levels = tuple(level.clone().requires_grad_() for level in taught)
+    student_levels = tuple(level.clone().requires_grad_() for level in own)
+    loss(
+        with_part(student, part, student_levels), with_part(teacher, part, teacher_levels), context
+    ).backward()
+    assert all(level.grad is None for level in teacher_levels), "no gradient to the teacher"
+    assert any(level.grad is not None and level.grad.abs().sum() > 0 for level in student_levels)
 
-    assert torch.autograd.gradcheck(
-        lambda *logits: loss(with_logits(student, logits), teacher, context), student_logits, atol=1e-6
-    )
+    assert torch.autograd.gradcheck(value_of, student_levels, atol=1e-6)
 
-    hidden = ~context.valid_N
-    moved = make_case(seed=1)[0]
-    flat, other = student.flat_cls_logits(), moved.flat_cls_logits()
-    merged = torch.where(hidden[:, None], other, flat)
-    torch.testing.assert_close(loss(_from_flat(student, merged), teacher, context), value)
-
-    half = with_logits(student, tuple(level.bfloat16() for level in student.cls_logits))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert loss(half, teacher, context).dtype in (torch.float32, torch.float64)
+        half = loss.float()(
+            with_part(student, part, tuple(level.bfloat16() for level in own)),
+            teacher.map(lambda level: level.float()),
+            context,
+        )
+        assert half.dtype in (torch.float32, torch.float64)
+        assert torch.isfinite(half)
+    loss = ready(1.0)
 
-    nothing = replace(context, valid_N=torch.zeros_like(context.valid_N))
-    empty = loss(with_logits(student, student_logits), teacher, nothing)
-    assert empty == 0
-    assert empty.requires_grad, "every process takes part in the backward pass"
+    if per_prior:
+        hidden_N = ~context.valid_N
+        moved = tuple(level.flip(0) for level in own)
+        merged = _where(hidden_N, moved, own, student)
+        torch.testing.assert_close(value_of(*merged), value)
+
+        nothing = replace(context, valid_N=torch.zeros_like(context.valid_N))
+        empty = loss(with_part(student, part, student_levels), teacher, nothing)
+        assert empty == 0
+        assert empty.requires_grad, "every process takes part in the backward pass"
 
 
-def check_same_for_twice_the_batch(loss: DistillLoss) -> None:
+def check_same_for_twice_the_batch(loss: DistillLoss, case: Case | None = None) -> None:
     """The value does not change when each image stands in the batch twice."""
-    case = make_case()
+    case = case or make_case()
+    loss.adapt(case[0].spec, case[1].spec)
+    loss.double()
     torch.testing.assert_close(loss(*twice(case)), loss(*case))
 
 
-def _from_flat(outputs: DenseOutputs, flat_NK: Tensor) -> DenseOutputs:
+def _where(choice_N: Tensor, then: Levels, otherwise: Levels, outputs: DenseOutputs) -> Levels:
+    """Level by level, prior by prior, one of two maps."""
     levels, start = [], 0
-    for level in outputs.cls_logits or ():
-        B, AK, H, W = level.shape
-        rows = B * H * W * (AK // flat_NK.shape[1])
-        part = flat_NK[start : start + rows].reshape(B, H, W, AK).permute(0, 3, 1, 2)
-        levels.append(part)
-        start += rows
-    return with_logits(outputs, tuple(levels))
+    for a, b, A in zip(then, otherwise, outputs.spec.num_base_priors):
+        B, AD, H, W = b.shape
+        rows = choice_N[start : start + B * H * W * A]
+        start += len(rows)
+        mask = rows.reshape(B, H, W, A, 1).expand(-1, -1, -1, -1, AD // A)
+        levels.append(torch.where(mask.reshape(B, H, W, AD).permute(0, 3, 1, 2), a, b))
+    return tuple(levels)
