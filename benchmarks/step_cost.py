@@ -65,7 +65,7 @@ def mmdet_style(student: Any, teacher: Any, batch: Any) -> Step:
 def losses_alone(model: Any, batch: Any) -> Step:
     """The distillation losses, forward and backward to the head's outputs, as `loss` calls them."""
     answer = model.teacher.ask(*batch)()
-    with observe(model.bbox_head, labels=True) as seen:
+    with observe(model.bbox_head, labels=("loss_cls",)) as seen:
         model.loss(*batch)
     seen.raw = [
         tuple([level.detach().requires_grad_() for level in part] for part in outputs) for outputs in seen.raw

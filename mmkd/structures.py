@@ -8,7 +8,7 @@ batch (levels, then images, then rows, columns and base priors).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 
 Levels = tuple[Tensor, ...]
-# The last three are of the context: `DistillContext.labels_N`, `towers` and `through`.
+# "labels" and "layers" are of the context: `DistillContext.labels_N`, `through` and `crossed`.
 Need = Literal["feats", "cls_logits", "bbox_pred", "boxes", "extra", "labels", "towers", "layers"]
 
 
@@ -42,6 +42,20 @@ class HeadSpec:
     num_base_priors: tuple[int, ...]
     in_channels: tuple[int, ...] = ()
 
+    def select_levels(self, index: Sequence[int]) -> HeadSpec:
+        """The layout of some of the levels, in this order."""
+        return replace(
+            self,
+            strides=tuple(self.strides[i] for i in index),
+            num_base_priors=tuple(self.num_base_priors[i] for i in index),
+            in_channels=tuple(self.in_channels[i] for i in index),
+        )
+
+    def select_classes(self, count: int) -> HeadSpec:
+        """The layout for so many of the classes, with the background channel if there is one."""
+        background = self.cls_channels - self.num_classes
+        return replace(self, num_classes=count, cls_channels=count + background)
+
 
 @dataclass(frozen=True)
 class DenseOutputs:
@@ -57,6 +71,7 @@ class DenseOutputs:
         bbox_pred: per level, the head's raw box output, B×(A·D)×H×W.
         boxes: per level, the boxes that it stands for, B×(A·4)×H×W: x1, y1, x2, y2 in pixels of the input.
         extra: further outputs by name (``centerness``), per level.
+        towers: by name (``"cls_convs"``, ``"reg_convs"``), for each layer of that tower its output by level.
         known_N: bool, False for priors of which a sparse cache has nothing; ``None`` if all are known.
     """
 
@@ -66,6 +81,7 @@ class DenseOutputs:
     bbox_pred: Levels | None = None
     boxes: Levels | None = None
     extra: Mapping[str, Levels] = field(default_factory=dict)
+    towers: Mapping[str, Sequence[Levels]] = field(default_factory=dict)
     known_N: Tensor | None = None
 
     @property
@@ -74,8 +90,9 @@ class DenseOutputs:
         return self.spec.strides
 
     def levels(self) -> list[Tensor]:
-        """All outputs: features, class logits, boxes, and the rest by name, each by level."""
+        """All outputs: features, class logits, boxes, the rest by name, and towers, each by level."""
         parts = [self.feats, self.cls_logits, self.bbox_pred, self.boxes, *self.extra.values()]
+        parts += [layer for layers in self.towers.values() for layer in layers]
         return [level for part in parts if part is not None for level in part]
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> DenseOutputs:
@@ -91,8 +108,44 @@ class DenseOutputs:
             bbox_pred=mapped(self.bbox_pred),
             boxes=mapped(self.boxes),
             extra={name: tuple(fn(level) for level in part) for name, part in self.extra.items()},
+            towers={
+                name: [tuple(fn(level) for level in layer) for layer in layers]
+                for name, layers in self.towers.items()
+            },
             known_N=self.known_N,
         )
+
+    def select_levels(self, index: Sequence[int]) -> DenseOutputs:
+        """Some of the levels, in this order."""
+
+        def chosen(part: Levels | None) -> Levels | None:
+            return None if part is None else tuple(part[i] for i in index)
+
+        return replace(
+            self,
+            spec=self.spec.select_levels(index),
+            feats=tuple(self.feats[i] for i in index) if self.feats else (),
+            cls_logits=chosen(self.cls_logits),
+            bbox_pred=chosen(self.bbox_pred),
+            boxes=chosen(self.boxes),
+            extra={name: tuple(part[i] for i in index) for name, part in self.extra.items()},
+            towers={
+                name: [tuple(layer[i] for i in index) for layer in layers]
+                for name, layers in self.towers.items()
+            },
+        )
+
+    def select_classes(self, index: Sequence[int]) -> DenseOutputs:
+        """The logits of some of the classes, in this order, and of the background if there is one."""
+        spec = self.spec.select_classes(len(index))
+        if self.cls_logits is None:
+            return replace(self, spec=spec)
+        channels = [*index, *range(self.spec.num_classes, self.spec.cls_channels)]
+        cls_logits = tuple(
+            level.unflatten(1, (A, self.spec.cls_channels))[:, :, channels].flatten(1, 2)
+            for level, A in zip(self.cls_logits, self.spec.num_base_priors)
+        )
+        return replace(self, spec=spec, cls_logits=cls_logits)
 
     def flat_cls_logits(self) -> Tensor:
         """Class logits as (N, K), in the order of mmdet's per-level targets."""
@@ -124,6 +177,10 @@ class DenseOutputs:
 
     def top_scores(self) -> Tensor:
         """The highest foreground score of each prior, (N,), in [0, 1]."""
+        return self._top_scores
+
+    @cached_property
+    def _top_scores(self) -> Tensor:
         logits_NK = self.flat_cls_logits().float()
         if self.spec.use_sigmoid:
             return logits_NK.max(dim=1).values.sigmoid()
@@ -141,18 +198,18 @@ class DistillContext:
         data_samples: mmdet's data samples of the batch.
         labels_N: class index assigned by the student's own assigner,
             ``num_classes`` for background; only when a loss asks for it.
-        towers: by name (``"cls_convs"``, ``"reg_convs"``), for each layer of that tower of the student's head
-            its output per level; only when a loss asks for it.
         through: runs layers of the teacher on a tensor of the student's, with gradient to it (see
             `FrozenTeacher.through`). A loss that uses it needs ``"layers"``, or they may be left out.
+        crossed: from a number of layers and the student's features after so many layers of its towers to what
+            the rest of the teacher's head makes of them, see `FrozenTeacher.crossed`; needs ``"layers"``.
     """
 
     valid_N: Tensor
     num_images: int
     data_samples: Sequence[Any]
     labels_N: Tensor | None = None
-    towers: Mapping[str, Sequence[Levels]] = field(default_factory=dict)
     through: Callable[[Callable[[Any, Tensor], Tensor], Tensor], Tensor] | None = None
+    crossed: Callable[[int, Mapping[str, Levels], frozenset[Need]], DenseOutputs] | None = None
 
     def mean_over_processes(self, value: Tensor) -> Tensor:
         """The mean of a scalar over all processes.

@@ -74,6 +74,8 @@ def config_of(args: argparse.Namespace) -> Config:
     if "mmkd" not in imports.imports:  # so that the dumped config stands alone
         imports.imports = [*imports.imports, "mmkd"]
     add_hooks(cfg, "ProgressHook", "FreshMetricsHook", "StopHook")
+    if "distill" in cfg.model:
+        add_hooks(cfg, "DistillStateHook")
     if (cfg.model.get("teacher") or {}).get("cache") is not None:
         add_hooks(cfg, "TeacherCacheHook")
     if args.wandb or in_hosted_sweep():

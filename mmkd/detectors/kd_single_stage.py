@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from mmdet.models.detectors import SingleStageDetector
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, print_log
 from torch import Tensor, nn
 
 from mmkd.detectors.observe import Observation, observe
 from mmkd.errors import UserError, check_options, user_error
 from mmkd.heads import adapter_for, check_head_type
-from mmkd.losses import DistillLoss, registered_losses
+from mmkd.heads.towers import Towers, check_towers, record_towers, with_towers
+from mmkd.losses import DistillLoss, build_losses
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, Need
-from mmkd.teachers import build_teacher
+from mmkd.teachers import build_teacher, check_class_map, check_inherit, inherit_weights
 
 
 @MODELS.register_module()
@@ -34,6 +36,9 @@ class KDSingleStageDetector(SingleStageDetector):
         teacher: ``dict(config=…, checkpoint=…)``; see
             `mmkd.teachers.teacher_model_and_checkpoint`.
         distill: name → config of a distillation loss; at least one.
+        inherit: names of parts of the student, like ``['neck', 'bbox_head']``, that begin with the teacher's
+            weights where names and shapes agree; see `inherit_weights`. A checkpoint that is loaded or
+            resumed from replaces them.
         task_loss_weight: factor ≥ 0 of the student's own losses. Hinton's
             ``α·T²·KL + (1 − α)·CE`` is ``loss_weight=α, task_loss_weight=1 − α``.
         **student: the arguments of `SingleStageDetector`.
@@ -49,26 +54,43 @@ class KDSingleStageDetector(SingleStageDetector):
         teacher: Mapping[str, Any],
         distill: Mapping[str, Any],
         task_loss_weight: float = 1.0,
+        inherit: Sequence[str] = (),
         **student: Any,
     ) -> None:
-        check_options("KDSingleStageDetector", student, _options(SingleStageDetector))
+        check_options(
+            "KDSingleStageDetector", student, set(inspect.signature(SingleStageDetector).parameters)
+        )
         check_head_type(student, "student")
         super().__init__(**student)
         if not isinstance(task_loss_weight, (int, float)) or not 0 <= task_loss_weight < float("inf"):
             raise UserError(f"task_loss_weight must be a number ≥ 0, found {task_loss_weight!r}")
         self.task_loss_weight = task_loss_weight
-        self.distill = build_losses(distill)
+        self.distill = build_losses(distill, "distill")
         needs = frozenset[Need]().union(*(term.needs for term in self.terms.values()))
         self.teacher = build_teacher(teacher, needs, student=self)
         self._classes_checked = False
-        own = adapter_for(self.bbox_head).spec(self.bbox_head)
+        self._inherit = check_inherit(inherit, self)
+        self._checkpoint = self.teacher.facts["checkpoint"]
+        if self._inherit and self._checkpoint is None:
+            raise UserError("inherit needs a teacher with a checkpoint, found checkpoint=None")
+        self._class_map = check_class_map(teacher.get("class_map"))
+        own = self.teacher.shared(adapter_for(self.bbox_head).spec(self.bbox_head))
         # The student begins with the random numbers that it would have had alone.
         with torch.random.fork_rng(devices=[]):
             for term in self.terms.values():
                 term.check(own, self.teacher.spec)
                 term.adapt(own, self.teacher.spec)
+                if "towers" in term.needs:
+                    check_towers(self.bbox_head, term.tower_layers, "student")
+                    check_towers(self.teacher.head, term.tower_layers, "teacher")
         self._register_state_dict_hook(_leave_out_losses)
         self._register_load_state_dict_pre_hook(self._put_in_losses)
+
+    def init_weights(self) -> None:
+        """As the student alone; what it inherits comes last."""
+        super().init_weights()
+        if self._inherit:
+            inherit_weights(self, self._inherit, self._checkpoint)
 
     @property
     def terms(self) -> dict[str, DistillLoss]:
@@ -90,13 +112,19 @@ class KDSingleStageDetector(SingleStageDetector):
         if active:  # on a stream of its own it runs beside the student
             answer = self.teacher.ask(batch_inputs, batch_data_samples)
         needs = frozenset[Need]().union(*(terms[name].needs for name in active))
-        with observe(self.bbox_head, labels="labels" in needs, towers="towers" in needs) as seen:
+        towers: Towers = {}
+        with ExitStack() as watching:
+            labels = adapter_for(self.bbox_head).label_losses if "labels" in needs else ()
+            seen = watching.enter_context(observe(self.bbox_head, labels=labels))
+            if "towers" in needs:
+                towers = watching.enter_context(record_towers(self.bbox_head))
             losses = super().loss(batch_inputs, batch_data_samples)
         if self.task_loss_weight != 1:
             losses = {key: self._weigh(key, value) for key, value in losses.items()}
         if active:
             teacher = answer()
             student, context = self._read(seen, batch_data_samples, needs)
+            student = self.teacher.shared(with_towers(student, towers))
             _check_same_maps(student, teacher)
             if teacher.known_N is not None:
                 context = replace(context, valid_N=context.valid_N & teacher.known_N)
@@ -138,15 +166,17 @@ class KDSingleStageDetector(SingleStageDetector):
         assert student.cls_logits is not None
         labels_N = None
         if seen.loss_cls_args is not None:
-            labels_N = adapter.assigned_labels(head, student.flat_cls_logits(), seen.loss_cls_args)
+            labels_N = adapter.assigned_labels(
+                head, student.flat_cls_logits(), seen.loss_cls_args, student.cls_logits
+            )
         image_shapes = [sample.img_shape for sample in data_samples]
         context = DistillContext(
             valid_N=adapter.valid_priors(head, student.cls_logits, image_shapes),
             num_images=len(data_samples),
             data_samples=data_samples,
             labels_N=labels_N,
-            towers={name: [tuple(levels) for levels in layers] for name, layers in seen.towers.items()},
             through=self.teacher.through,
+            crossed=self.teacher.crossed,
         )
         return student, context
 
@@ -158,20 +188,36 @@ class KDSingleStageDetector(SingleStageDetector):
         return [part * self.task_loss_weight for part in value]
 
     def check_class_names(self, dataset_meta: Mapping[str, Any]) -> None:
-        """Compare a data set's class names with those in the teacher's checkpoint.
+        """Find a data set's classes among those in the teacher's checkpoint, by name.
 
         Raises:
-            UserError: both are known and differ.
+            UserError: the teacher does not know one of them.
         """
         own, taught = dataset_meta.get("classes"), self.teacher.class_names
-        if own is not None and taught is not None and tuple(own) != taught:
+        if own is None or taught is None:
+            if self.teacher.awaits_classes:
+                raise user_error(
+                    "Teacher and student have different numbers of classes, and the data set names none.",
+                    expected="class names in the data set's metainfo, to find them among the teacher's",
+                    found="none",
+                    remedy="give metainfo=dict(classes=…)",
+                )
+            return
+        renamed = [self._class_map.get(name, name) for name in own]
+        if renamed == list(taught):
+            return
+        strange = [name for name, theirs in zip(own, renamed) if theirs not in taught]
+        if strange:
             raise user_error(
-                "Teacher and student name their classes differently.",
+                "The teacher does not know all of the student's classes.",
                 expected=_shortened(own) + " (the training data set's)",
-                found=_shortened(taught) + " (the teacher's checkpoint)",
-                remedy="give the data set the teacher's classes in the teacher's order (metainfo), "
+                found=f"{_shortened(taught)} (the teacher's checkpoint); without {_shortened(strange)}",
+                remedy="say what the teacher calls them, as in teacher=dict(class_map={'mine': 'theirs'}), "
                 "or use a teacher that was trained on these",
             )
+        self.teacher.map_classes(own, self._class_map)
+        mapping = ", ".join(f"{name} ← {taught.index(theirs)} {theirs}" for name, theirs in zip(own, renamed))
+        print_log(f"the teacher's classes by name: {mapping}", "current")
 
     def _put_in_losses(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         """A checkpoint of the student says nothing of the losses' own layers: they stay as they are."""
@@ -183,35 +229,6 @@ class KDSingleStageDetector(SingleStageDetector):
         return super()._apply(fn, *args, **kwargs)
 
 
-def build_losses(distill: Mapping[str, Any]) -> nn.ModuleDict:
-    """Build the terms of ``distill``.
-
-    Raises:
-        UserError: it is empty, or a type is unknown; lists the valid ones.
-    """
-    example = "distill=dict(cls=dict(type='DistillationLoss'))"
-    if not isinstance(distill, Mapping) or not distill:
-        raise user_error(
-            "`distill` names no loss.",
-            expected=f"at least one, like {example}",
-            found=repr(distill),
-            remedy="add a loss, or train the student alone with its stock config",
-        )
-    valid = registered_losses()
-    for name, cfg in distill.items():
-        found = cfg.get("type") if isinstance(cfg, Mapping) else cfg
-        loss = MODELS.get(found) if isinstance(found, str) else found
-        if not (isinstance(cfg, Mapping) and isinstance(loss, type) and issubclass(loss, DistillLoss)):
-            raise user_error(
-                f"distill.{name} is no distillation loss.",
-                expected=f"type, one of: {', '.join(valid)}",
-                found=repr(found),
-                remedy=f"correct the type, as in {example}",
-            )
-        check_options(f"distill.{name}", set(cfg) - {"type", "_scope_"}, _options(loss))
-    return nn.ModuleDict({name: MODELS.build(cfg) for name, cfg in distill.items()})
-
-
 def _leave_out_losses(_: nn.Module, state_dict: dict[str, Any], prefix: str, __: Any) -> None:
     for name in [name for name in state_dict if name.startswith(f"{prefix}distill.")]:
         del state_dict[name]
@@ -220,10 +237,6 @@ def _leave_out_losses(_: nn.Module, state_dict: dict[str, Any], prefix: str, __:
 def _nothing(term: nn.Module, inputs: Tensor) -> Tensor:
     """Zero; with a gradient of zero for the term's own layers, which DistributedDataParallel waits for."""
     return sum((parameter.sum() * 0 for parameter in term.parameters()), inputs.new_zeros(()))
-
-
-def _options(cls: type) -> set[str]:
-    return set(inspect.signature(cls).parameters)
 
 
 def _check_same_maps(student: DenseOutputs, teacher: DenseOutputs) -> None:

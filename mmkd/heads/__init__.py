@@ -1,7 +1,9 @@
 """Adapters from mmdet's dense heads to `DenseOutputs`."""
 
+from mmkd.heads import anchors, points, yolo  # noqa: F401  (they register their adapters)
 from mmkd.heads.adapter import ADAPTERS, DenseHeadAdapter, adapter_for, check_head_type, register_adapter
 from mmkd.heads.compatibility import check_heads
+from mmkd.heads.deformable import is_deformable
 
 __all__ = [
     "ADAPTERS",
@@ -9,5 +11,6 @@ __all__ = [
     "adapter_for",
     "check_head_type",
     "check_heads",
+    "is_deformable",
     "register_adapter",
 ]

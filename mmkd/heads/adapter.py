@@ -3,6 +3,8 @@
 The default serves every head whose forward gives ``(cls_scores, bbox_preds, …)``
 as lists over levels, with logits as class scores. A head that deviates has an
 adapter of its own, found along the MRO of the head's class.
+
+Shape suffixes: as in `mmkd.structures`; M priors of one level, all images; D channels of the box output.
 """
 
 from __future__ import annotations
@@ -11,28 +13,30 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from mmdet.models.dense_heads import ATSSHead, FCOSHead, GFLHead, RTMDetHead, VFNetHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from torch import Tensor
 
 from mmkd.errors import user_error
+from mmkd.heads.labels import classes_of, image_by_image
+from mmkd.heads.refusals import NOT_SERVED, no_foreground, unsupported
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, HeadSpec, Levels, Need
 
-# Heads that follow the forms of the default adapter but not its meaning.
-NOT_YET_SERVED = {
-    "TOODHead": "its class scores are probabilities, not logits",
-    "YOLOV3Head": "classes, boxes and objectness share one map",
-    "YOLOXHead": "its score is class times objectness",
-    "CornerHead": "it predicts corners, not priors",
-    "CenterNetHead": "it predicts a heat map, not priors",
-}
-
 
 class DenseHeadAdapter:
-    """The default adapter. It has no state: the head is always an argument."""
+    """The default adapter. It has no state: the head is always an argument.
+
+    Attributes:
+        extra_names: names of the head's outputs after classes and boxes, one map of A channels per level.
+        label_losses: the head's loss modules whose calls tell the assigned classes.
+        soft_targets: those calls may have (N, K) targets, above 0 at a foreground prior's class alone.
+        tolerance: how far logits may be off those that the loss is given, relative and absolute.
+    """
 
     extra_names: tuple[str, ...] = ()
+    label_losses: tuple[str, ...] = ("loss_cls",)
+    soft_targets = False
+    tolerance = 0.0
 
     def spec(self, head: Any) -> HeadSpec:
         """The layout of the head's outputs.
@@ -42,14 +46,16 @@ class DenseHeadAdapter:
         """
         generator = getattr(head, "prior_generator", None)
         if generator is None:
-            raise _unsupported(head, "it has no prior generator")
+            raise unsupported(head, "it has no prior generator")
+        num_classes = int(head.num_classes)
+        use_sigmoid = bool(getattr(head, "use_sigmoid_cls", True))
         return HeadSpec(
-            num_classes=int(head.num_classes),
-            cls_channels=int(head.cls_out_channels),
-            use_sigmoid=bool(getattr(head, "use_sigmoid_cls", True)),
+            num_classes=num_classes,
+            cls_channels=int(getattr(head, "cls_out_channels", num_classes + (not use_sigmoid))),
+            use_sigmoid=use_sigmoid,
             strides=tuple((int(x), int(y)) for x, y in generator.strides),
             num_base_priors=tuple(int(a) for a in generator.num_base_priors),
-            in_channels=_per_level(head.in_channels, len(generator.strides)),
+            in_channels=_per_level(getattr(head, "in_channels", ()), len(generator.strides)),
         )
 
     def outputs(
@@ -57,8 +63,11 @@ class DenseHeadAdapter:
     ) -> DenseOutputs:
         """Sort the raw outputs of a head's forward.
 
+        What a head gives in training and what it gives in testing is made the same here, so that a
+        student's output and that of a teacher in eval mode mean the same.
+
         Args:
-            head: the head.
+            head: the head, in the mode (training or not) in which it gave the output.
             feats: its input, per level B×C×H×W.
             raw: what its forward returned.
             needs: the parts to keep.
@@ -67,31 +76,41 @@ class DenseHeadAdapter:
             UserError: the class scores are not B×(A·K)×H×W per level.
         """
         spec = self.spec(head)
-        cls_logits = tuple(raw[0])
-        expected = [A * spec.cls_channels for A in spec.num_base_priors]
-        found = [level.shape[1] for level in cls_logits]
-        if "cls_logits" in needs and found != expected:
-            raise _unsupported(head, f"class channels per level are {found}, not {expected}")
-        extra: dict[str, Levels] = {}
-        if "extra" in needs:
-            extra = {name: tuple(levels) for name, levels in zip(self.extra_names, raw[2:])}
+        cls_logits = self.cls_logits(head, raw) if "cls_logits" in needs else None
+        if cls_logits is not None:
+            expected = [A * spec.cls_channels for A in spec.num_base_priors]
+            found = [level.shape[1] for level in cls_logits]
+            if found != expected:
+                raise unsupported(head, f"class channels per level are {found}, not {expected}")
         return DenseOutputs(
             spec=spec,
             feats=tuple(feats),
-            cls_logits=cls_logits if "cls_logits" in needs else None,
-            bbox_pred=tuple(raw[1]) if "bbox_pred" in needs else None,
-            extra=extra,
+            cls_logits=cls_logits,
+            bbox_pred=self.bbox_pred(head, raw) if "bbox_pred" in needs else None,
+            extra=self.extra(head, raw) if "extra" in needs else {},
         )
+
+    def cls_logits(self, head: Any, raw: Sequence[Any]) -> Levels:
+        """Class logits from what the head's forward returned, per level B×(A·K)×H×W."""
+        return tuple(raw[0])
+
+    def bbox_pred(self, head: Any, raw: Sequence[Any]) -> Levels:
+        """The box output as the head gives it in eval mode, per level B×(A·D)×H×W."""
+        return tuple(raw[1])
+
+    def extra(self, head: Any, raw: Sequence[Any]) -> dict[str, Levels]:
+        """Further outputs by name, before their sigmoid, per level B×A×H×W."""
+        return {name: tuple(levels) for name, levels in zip(self.extra_names, raw[2:])}
 
     def boxes(self, head: Any, outputs: DenseOutputs) -> Levels:
         """Decode the head's box output.
 
         Args:
-            head: the head, in the mode (training or not) in which it gave the output.
-            outputs: with ``bbox_pred``.
+            head: the head.
+            outputs: with ``bbox_pred``, as `outputs` gives it.
 
         Returns:
-            Per level B×(A·4)×H×W, float32 or float64: x1, y1, x2, y2 in pixels of the input.
+            Per level B×(A·4)×H×W, float32 or float64: x1, y1, x2, y2 in pixels of the input, not clipped.
         """
         assert outputs.bbox_pred is not None
         sizes = [tuple(level.shape[-2:]) for level in outputs.bbox_pred]
@@ -114,32 +133,52 @@ class DenseHeadAdapter:
         return boxes_M4
 
     def assigned_labels(
-        self, head: Any, flat_cls_logits_NK: Tensor, loss_cls_args: Sequence[Sequence[Any]]
+        self,
+        head: Any,
+        flat_cls_logits_NK: Tensor,
+        loss_cls_args: Sequence[Sequence[Any]],
+        cls_logits: Levels | None = None,
     ) -> Tensor:
-        """The class assigned to each prior, (N,), background = ``num_classes``.
+        """The class assigned to each prior, (N,), background and ignored = ``num_classes``.
 
         Read from what the head passes to its own classification loss, level by
-        level or at once, so that the assignment is not computed again.
+        level, image by image or at once, so that the assignment is not computed again.
 
         Args:
             head: the head.
             flat_cls_logits_NK: the head's logits, to make sure of the order.
-            loss_cls_args: the positional arguments of each call of ``head.loss_cls``.
+            loss_cls_args: the positional arguments of each call of the head's `label_losses`.
+            cls_logits: the same logits per level; needed for heads that pass their priors image by image.
 
         Raises:
-            UserError: the head passes no class indices to its loss, or not in
-                the order of its outputs.
+            UserError: the head passes no class per prior to its loss, or in an unknown order.
         """
-        labels = [args[1][0] if isinstance(args[1], tuple) else args[1] for args in loss_cls_args]
-        if not labels or any(part.dim() != 1 or part.is_floating_point() for part in labels):
-            raise _no_foreground(head, "it gives its loss no class index per prior")
-        first_class_N = torch.cat(
-            [args[0].reshape(-1, flat_cls_logits_NK.shape[1])[:, 0] for args in loss_cls_args]
-        )
+        N, K = flat_cls_logits_NK.shape
+        if loss_cls_args and loss_cls_args[-1][0].numel() == N * K:
+            loss_cls_args = loss_cls_args[-1:]  # PAA scores candidates by the same loss before
+        targets = [args[1][0] if isinstance(args[1], tuple) else args[1] for args in loss_cls_args]
+        if self.soft_targets:
+            targets = [classes_of(part, head.num_classes) for part in targets]
+        if not targets or any(part.dim() != 1 or part.is_floating_point() for part in targets):
+            raise no_foreground(head, "it gives its loss no class index per prior")
+        labels_N = torch.cat(targets)
+        scored_NK = self.scored(torch.cat([args[0].reshape(-1, K) for args in loss_cls_args]))
+        if len(labels_N) != N or len(scored_NK) != N:
+            raise no_foreground(head, "it does not give its loss every prior")
+        if not self._same(scored_NK, flat_cls_logits_NK):
+            place_N = None if cls_logits is None else image_by_image(cls_logits, K)
+            if place_N is None or not self._same(scored_NK[place_N], flat_cls_logits_NK):
+                raise no_foreground(head, "it passes its priors to its loss in an order of its own")
+            labels_N = labels_N[place_N]
+        return torch.where(labels_N < 0, head.num_classes, labels_N)
+
+    def scored(self, scores_NK: Tensor) -> Tensor:
+        """Logits from what the head passes to its loss."""
+        return scores_NK
+
+    def _same(self, a: Tensor, b: Tensor) -> bool:
         # NaN is for the check of the losses to report, which names the term.
-        if not torch.equal(first_class_N.nan_to_num(), flat_cls_logits_NK[:, 0].nan_to_num()):
-            raise _no_foreground(head, "it passes its priors to its loss in an order of its own")
-        return torch.cat(labels)
+        return torch.allclose(a, b.to(a), rtol=self.tolerance, atol=self.tolerance, equal_nan=True)
 
     def valid_priors(self, head: Any, cls_logits: Levels, image_shapes: Sequence[tuple[int, ...]]) -> Tensor:
         """Which priors lie on their image and not in its padding, (N,) bool.
@@ -155,50 +194,17 @@ class DenseHeadAdapter:
         return torch.cat([torch.cat(level) for level in zip(*per_image)])
 
 
-class CenternessAdapter(DenseHeadAdapter):
-    """Heads with a centerness map per level as their third output."""
-
-    extra_names = ("centerness",)
-
-
-class FCOSAdapter(CenternessAdapter):
-    """FCOS, whose training output may be in strides where its testing output is in pixels."""
-
-    def decode(self, head: Any, level: int, priors_M: Tensor, pred_MD: Tensor) -> Tensor:
-        """Distances from points."""
-        if head.norm_on_bbox and head.training:
-            pred_MD = pred_MD * head.strides[level]
-        return super().decode(head, level, priors_M, pred_MD)
-
-
-class GFLAdapter(DenseHeadAdapter):
-    """GFL, whose boxes are distributions over distances in strides."""
-
-    def decode(self, head: Any, level: int, priors_M: Tensor, pred_MD: Tensor) -> Tensor:
-        """The mean of each distribution, from the centers of the anchors."""
-        stride = head.prior_generator.strides[level][0]
-        centers_M2 = (priors_M[:, :2] + priors_M[:, 2:]) / 2
-        return super().decode(head, level, centers_M2, head.integral(pred_MD) * stride)
-
-
-ADAPTERS: dict[type, DenseHeadAdapter] = {
-    BaseDenseHead: DenseHeadAdapter(),
-    ATSSHead: CenternessAdapter(),
-    FCOSHead: FCOSAdapter(),
-    GFLHead: GFLAdapter(),
-    # Subclasses of the above without centerness.
-    RTMDetHead: DenseHeadAdapter(),
-    VFNetHead: DenseHeadAdapter(),
-}
+ADAPTERS: dict[type, DenseHeadAdapter] = {BaseDenseHead: DenseHeadAdapter()}
 
 _Adapter = TypeVar("_Adapter", bound=type[DenseHeadAdapter])
 
 
-def register_adapter(head_class: type) -> Callable[[_Adapter], _Adapter]:
-    """Class decorator: use this adapter for a class of heads and its subclasses."""
+def register_adapter(*head_classes: type) -> Callable[[_Adapter], _Adapter]:
+    """Class decorator: use this adapter for these classes of heads and their subclasses."""
 
     def register(adapter: _Adapter) -> _Adapter:
-        ADAPTERS[head_class] = adapter()
+        for head_class in head_classes:
+            ADAPTERS[head_class] = adapter()
         return adapter
 
     return register
@@ -213,9 +219,9 @@ def adapter_for(head: Any) -> DenseHeadAdapter:
     for cls in type(head).__mro__:
         if cls in ADAPTERS:
             return ADAPTERS[cls]
-        if cls.__name__ in NOT_YET_SERVED:
-            raise _unsupported(head, NOT_YET_SERVED[cls.__name__])
-    raise _unsupported(head, "it is not a dense head of mmdet")
+        if cls.__name__ in NOT_SERVED:
+            raise unsupported(head, NOT_SERVED[cls.__name__])
+    raise unsupported(head, "it is not a dense head of mmdet")
 
 
 def check_head_type(model: Mapping[str, Any], whose: str) -> None:
@@ -230,7 +236,9 @@ def check_head_type(model: Mapping[str, Any], whose: str) -> None:
         valid = sorted(
             name
             for name, entry in MODELS.module_dict.items()
-            if isinstance(entry, type) and issubclass(entry, BaseDenseHead) and name not in NOT_YET_SERVED
+            if isinstance(entry, type)
+            and issubclass(entry, BaseDenseHead)
+            and not any(cls.__name__ in NOT_SERVED for cls in entry.__mro__)
         )
         raise user_error(
             f"The {whose}'s head is not registered.",
@@ -242,22 +250,3 @@ def check_head_type(model: Mapping[str, Any], whose: str) -> None:
 
 def _per_level(channels: Any, levels: int) -> tuple[int, ...]:
     return tuple(channels) if isinstance(channels, (list, tuple)) else (int(channels),) * levels
-
-
-def _no_foreground(head: Any, why: str) -> Exception:
-    return user_error(
-        f"{type(head).__name__} does not tell which priors are foreground: {why}.",
-        expected="a head that passes one class index per prior to its loss_cls, in the order of its outputs",
-        found=type(head).__name__,
-        remedy="set region='all' or region='teacher' on the DistillationLoss",
-    )
-
-
-def _unsupported(head: Any, why: str) -> Exception:
-    return user_error(
-        f"{type(head).__name__} cannot be distilled: {why}.",
-        expected="a dense head whose forward gives (cls_scores, bbox_preds, …) per level, as logits",
-        found=type(head).__name__,
-        remedy="write an adapter for it: a DenseHeadAdapter under "
-        f"@mmkd.heads.register_adapter({type(head).__name__})",
-    )

@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 from mmkd.errors import user_error
-from mmkd.structures import HeadSpec
+from mmkd.structures import HeadSpec, Need
+
+EVERYTHING: frozenset[Need] = frozenset({"feats", "cls_logits", "bbox_pred", "boxes", "extra"})
+_PER_PRIOR = EVERYTHING - {"feats"}
 
 
-def check_heads(student: HeadSpec, teacher: HeadSpec) -> None:
-    """Compare two heads prior by prior.
+def check_heads(student: HeadSpec, teacher: HeadSpec, needs: frozenset[Need] = EVERYTHING) -> None:
+    """Compare two heads in what the losses read of them.
+
+    Args:
+        student: the layout of the student's head.
+        teacher: that of the teacher's.
+        needs: the parts that the losses read. Classes are compared for class logits, base priors for
+            all that there is one of per prior, levels and strides always.
 
     Raises:
         UserError: classes, levels, strides or base priors differ.
     """
-    if (student.num_classes, student.cls_channels) != (teacher.num_classes, teacher.cls_channels):
+    if "cls_logits" in needs and _layout(student) != _layout(teacher):
         raise user_error(
             "Teacher and student have different classes.",
             expected=_classes(student) + " (the student's)",
             found=_classes(teacher) + " (the teacher's)",
             remedy="use a teacher that was trained on the student's classes, or correct "
-            "model.bbox_head.num_classes",
+            "model.bbox_head.num_classes; losses on features or boxes do not read classes",
         )
-    for what, of_student, of_teacher in (
+    compared = [
         ("levels", len(student.strides), len(teacher.strides)),
         ("strides", student.strides, teacher.strides),
-        ("base priors per level", student.num_base_priors, teacher.num_base_priors),
-    ):
+    ]
+    if needs & _PER_PRIOR:
+        compared.append(("base priors per level", student.num_base_priors, teacher.num_base_priors))
+    for what, of_student, of_teacher in compared:
         if of_student != of_teacher:
             raise user_error(
-                f"Teacher and student differ in {what}, so their priors cannot be compared one by one.",
+                f"Teacher and student differ in {what}, so their "
+                f"{'maps' if what in ('levels', 'strides') else 'priors'} cannot be compared one by one.",
                 expected=f"{of_student} (the student's)",
                 found=f"{of_teacher} (the teacher's)",
-                remedy="give the student the teacher's neck outputs and prior generator, or another teacher",
+                remedy="give the student the teacher's neck outputs and prior generator, or another teacher"
+                + ("; losses on features alone need no equal priors" if what.startswith("base") else ""),
             )
+
+
+def _layout(spec: HeadSpec) -> tuple[int, int]:
+    return spec.num_classes, spec.cls_channels
 
 
 def _classes(spec: HeadSpec) -> str:

@@ -1,7 +1,41 @@
 """Distillation losses: pure functions and the registered modules over them."""
 
-from mmkd.losses.base import DistillLoss, registered_losses
+from mmkd.losses.base import DistillLoss, build_losses, registered_losses
+from mmkd.losses.bckd import BCKDLoss
+from mmkd.losses.box_iou import BoxIoULoss
+from mmkd.losses.cosine import CosineLoss
+from mmkd.losses.crosskd import CrossKDLoss
+from mmkd.losses.cwd import CWDLoss
+from mmkd.losses.dist import DISTLoss
+from mmkd.losses.dkd import DKDLoss
+from mmkd.losses.fgd import FGDLoss
+from mmkd.losses.fitnets import FitNetsLoss
 from mmkd.losses.functional import kl_divergence
 from mmkd.losses.kl import DistillationLoss
+from mmkd.losses.ld import LocalizationDistillationLoss
+from mmkd.losses.mgd import MGDLoss
+from mmkd.losses.pgd import PGDLoss
+from mmkd.losses.pkd import PKDLoss
+from mmkd.losses.quality import QualityLoss
 
-__all__ = ["DistillLoss", "DistillationLoss", "kl_divergence", "registered_losses"]
+__all__ = [
+    "BCKDLoss",
+    "BoxIoULoss",
+    "CWDLoss",
+    "CosineLoss",
+    "CrossKDLoss",
+    "DISTLoss",
+    "DKDLoss",
+    "DistillLoss",
+    "DistillationLoss",
+    "FGDLoss",
+    "FitNetsLoss",
+    "LocalizationDistillationLoss",
+    "MGDLoss",
+    "PGDLoss",
+    "PKDLoss",
+    "QualityLoss",
+    "build_losses",
+    "kl_divergence",
+    "registered_losses",
+]

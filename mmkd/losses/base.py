@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
-from mmkd.errors import UserError
+from mmkd.errors import UserError, check_options, user_error
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need
 
@@ -26,6 +29,7 @@ class DistillLoss(nn.Module):
     """
 
     needs: frozenset[Need]
+    tower_layers = 0  # of both heads, that it needs; with "towers"
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
@@ -54,3 +58,37 @@ def registered_losses() -> list[str]:
         for name, entry in MODELS.module_dict.items()
         if isinstance(entry, type) and issubclass(entry, DistillLoss)
     )
+
+
+def build_losses(losses: Mapping[str, Any], path: str) -> nn.ModuleDict:
+    """Build losses by name.
+
+    Args:
+        losses: name → config.
+        path: where they stand in the config, for messages.
+
+    Raises:
+        UserError: there is none, a type is unknown, or an option is; lists the valid ones.
+    """
+    example = f"{path}=dict(cls=dict(type='DistillationLoss'))"
+    if not isinstance(losses, Mapping) or not losses:
+        raise user_error(
+            f"`{path}` names no loss.",
+            expected=f"at least one, like {example}",
+            found=repr(losses),
+            remedy="add a loss, or train the student alone with its stock config",
+        )
+    for name, cfg in losses.items():
+        found = cfg.get("type") if isinstance(cfg, Mapping) else cfg
+        loss = MODELS.get(found) if isinstance(found, str) else found
+        if not (isinstance(cfg, Mapping) and isinstance(loss, type) and issubclass(loss, DistillLoss)):
+            raise user_error(
+                f"{path}.{name} is no distillation loss.",
+                expected=f"type, one of: {', '.join(registered_losses())}",
+                found=repr(found),
+                remedy=f"correct the type, as in {example}",
+            )
+        check_options(
+            f"{path}.{name}", set(cfg) - {"type", "_scope_"}, set(inspect.signature(loss).parameters)
+        )
+    return nn.ModuleDict({name: MODELS.build(cfg) for name, cfg in losses.items()})

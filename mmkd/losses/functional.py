@@ -25,6 +25,7 @@ def kl_divergence(
     weight_N: Tensor | None = None,
     reduction: Reduction = "batchmean",
     avg_factor: Tensor | float | None = None,
+    standardize: bool = False,
 ) -> Tensor:
     r"""Temperature-scaled KL divergence of the student from the teacher.
 
@@ -37,6 +38,10 @@ def kl_divergence(
     \mathrm{Bern}(\sigma(z^s_c / T)))`. The factor :math:`T^2` keeps the size of
     the gradient when T changes. Half-precision input is computed in float32,
     also under autocast. The teacher gets no gradient.
+
+    With ``standardize`` the logits z are their z-scores over the classes of the
+    prior, :func:`standardized_logits`, so that the student need not match the
+    size of the teacher's logits but their order and spacing.
 
     Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural
     Network", 2015 (https://arxiv.org/abs/1503.02531), section 2. Reference
@@ -53,25 +58,28 @@ def kl_divergence(
             ``'batchmean'`` the sum / ``avg_factor``; ``'mean'`` the
             sum / (``avg_factor`` · K). The names are those of `F.kl_div`.
         avg_factor: divisor of the two means; N if not given.
+        standardize: take z-scores over the classes before the temperature.
 
     Returns:
         A scalar, or (N,) with ``reduction='none'``; ≥ 0 up to rounding.
 
     Raises:
         ValueError: the shapes differ or are not (N, K); a softmax over one
-            class (it is 1 whatever the logit); a bad option.
+            class (it is 1 whatever the logit) or z-scores over two; a bad option.
     """
-    check_kl_options(temperature, activation, reduction)
+    check_kl_options(temperature, activation, reduction, standardize)
     if student_NK.dim() != 2 or student_NK.shape != teacher_NK.shape:
         raise ValueError(
             f"expected logits of one shape (N, K), found student {tuple(student_NK.shape)} "
             f"and teacher {tuple(teacher_NK.shape)}"
         )
-    check_softmax_classes(activation, student_NK.shape[1])
+    check_softmax_classes(activation, student_NK.shape[1], standardize)
     if weight_N is not None and weight_N.shape != student_NK.shape[:1]:
         raise ValueError(f"expected weights ({student_NK.shape[0]},), found {tuple(weight_N.shape)}")
 
     with torch.autocast(student_NK.device.type, enabled=False):
+        if standardize:
+            student_NK, teacher_NK = standardized_logits(student_NK), standardized_logits(teacher_NK.detach())
         value_N = KLDivergence.apply(student_NK, teacher_NK.detach(), float(temperature), activation)
         if weight_N is not None:
             value_N = value_N * weight_N
@@ -84,8 +92,36 @@ def kl_divergence(
         return total / (divisor * (student_NK.shape[1] if reduction == "mean" else 1))
 
 
-def check_kl_options(temperature: float, activation: str, reduction: str) -> None:
+def standardized_logits(logits_NK: Tensor) -> Tensor:
+    r"""The z-scores of logits over their classes.
+
+    .. math:: (z_c - \bar z) / s, \qquad s^2 = \frac{1}{K - 1} \sum_c (z_c - \bar z)^2
+
+    s is at least 1e-4, so that logits that are all the same have z-scores of zero
+    and a finite gradient; the reference implementation adds 1e-7 to it.
+
+    Source: Sun et al., "Logit Standardization in Knowledge Distillation", CVPR
+    2024 (https://arxiv.org/abs/2403.01427), which divides by K; the K − 1 is that
+    of its reference implementation, ``normalize`` of
+    https://github.com/sunshangquan/logit-standardization-KD.
+
+    Args:
+        logits_NK: with K ≥ 2.
+
+    Returns:
+        (N, K), float32 or float64. With K = 2 they are ±1/√2, whatever the logits.
+    """
+    logits_NK = logits_NK.to(torch.promote_types(logits_NK.dtype, torch.float32))
+    centered_NK = logits_NK - logits_NK.mean(dim=1, keepdim=True)
+    variance_N1 = centered_NK.square().sum(dim=1, keepdim=True) / (logits_NK.shape[1] - 1)
+    # The clamp is of the square: the root of 0 has no gradient.
+    return centered_NK / variance_N1.clamp(min=1e-8).sqrt()
+
+
+def check_kl_options(temperature: float, activation: str, reduction: str, standardize: bool = False) -> None:
     """Raise ValueError if an option of `kl_divergence` is out of its range."""
+    if not isinstance(standardize, bool):
+        raise ValueError(f"standardize must be True or False, found {standardize!r}")
     if not isinstance(temperature, (int, float)) or not 0 < temperature < float("inf"):
         raise ValueError(f"temperature must be a number above 0, found {temperature!r}")
     for name, value, valid in (
@@ -96,10 +132,15 @@ def check_kl_options(temperature: float, activation: str, reduction: str) -> Non
             raise ValueError(f"{name} must be one of {', '.join(valid)}, found {value!r}")
 
 
-def check_softmax_classes(activation: str, cls_channels: int) -> None:
-    """Raise ValueError for a softmax over one class: its KL is always zero."""
+def check_softmax_classes(activation: str, cls_channels: int, standardize: bool = False) -> None:
+    """Raise ValueError for a softmax over one class or z-scores over two: their KL has no gradient."""
     if activation == "softmax" and cls_channels == 1:
         raise ValueError(
             "softmax over one class is 1 whatever the logit, so its KL divergence is always zero; "
             "use activation='sigmoid'"
+        )
+    if standardize and cls_channels < 3:
+        raise ValueError(
+            f"z-scores over {cls_channels} class(es) do not depend on the logits but for a sign; "
+            "use standardize=False"
         )

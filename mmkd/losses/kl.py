@@ -59,9 +59,14 @@ class DistillationLoss(DistillLoss):
         reduction: ``'batchmean'`` as above; ``'mean'`` divides by the number of
             class channels too, as ``nn.KLDivLoss()`` does; ``'sum'`` does not
             divide at all.
+        standardize: compare z-scores over the classes of a prior in place of the
+            logits (Sun et al., CVPR 2024, https://arxiv.org/abs/2403.01427, with
+            softmax): which classes stand out, and not by how much. Three classes
+            are the fewest that tell anything.
 
     Raises:
-        UserError: an option is out of its range, or softmax meets one class.
+        UserError: an option is out of its range, softmax meets one class, or
+            z-scores meet two.
     """
 
     def __init__(
@@ -72,10 +77,11 @@ class DistillationLoss(DistillLoss):
         region: Region = "foreground",
         normalizer: Normalizer = "region",
         reduction: Reduction = "batchmean",
+        standardize: bool = False,
     ) -> None:
         super().__init__(loss_weight)
         try:
-            check_kl_options(temperature, activation, reduction)
+            check_kl_options(temperature, activation, reduction, standardize)
             for name, value, valid in (
                 ("region", region, get_args(Region)),
                 ("normalizer", normalizer, get_args(Normalizer)),
@@ -91,12 +97,13 @@ class DistillationLoss(DistillLoss):
         self.region = region
         self.normalizer = normalizer
         self.reduction = reduction
+        self.standardize = standardize
         self.needs = frozenset({"cls_logits", "labels"} if region == "foreground" else {"cls_logits"})
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
-        """Refuse a softmax over one class channel."""
+        """Refuse a softmax over one class channel and z-scores over two."""
         try:
-            check_softmax_classes(self.activation, student.cls_channels)
+            check_softmax_classes(self.activation, student.cls_channels, self.standardize)
         except ValueError as error:
             raise UserError(f"DistillationLoss: {error}") from None
 
@@ -122,6 +129,7 @@ class DistillationLoss(DistillLoss):
             weight_N=weight_N,
             reduction=self.reduction,
             avg_factor=divisor,
+            standardize=self.standardize,
         )
         return self.loss_weight * loss
 

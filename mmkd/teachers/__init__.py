@@ -2,8 +2,9 @@
 
 from mmkd.teachers.build import Teacher, build_teacher
 from mmkd.teachers.cached import CachedTeacher
-from mmkd.teachers.config import plain_detector, teacher_model_and_checkpoint
+from mmkd.teachers.config import check_class_map, plain_detector, teacher_model_and_checkpoint
 from mmkd.teachers.frozen import FrozenTeacher, build_detector
+from mmkd.teachers.inherit import check_inherit, inherit_weights
 
 __all__ = [
     "CachedTeacher",
@@ -11,6 +12,9 @@ __all__ = [
     "Teacher",
     "build_detector",
     "build_teacher",
+    "check_class_map",
+    "check_inherit",
+    "inherit_weights",
     "plain_detector",
     "teacher_model_and_checkpoint",
 ]

@@ -44,7 +44,9 @@ def check_switch(name: str, teacher: Mapping[str, Any]) -> bool:
     return value
 
 
-def choose_dtype(precision: Precision, device: torch.device) -> tuple[torch.dtype, str]:
+def choose_dtype(
+    precision: Precision, device: torch.device, *, deformable: bool = False
+) -> tuple[torch.dtype, str]:
     """What a teacher computes in on a device, and why.
 
     ``'auto'`` takes bfloat16 where the hardware has it: CPUs with AMX or AVX512-BF16, CUDA from compute
@@ -53,13 +55,23 @@ def choose_dtype(precision: Precision, device: torch.device) -> tuple[torch.dtyp
     Args:
         precision: what was asked for.
         device: where the teacher is.
+        deformable: it has deformable convolutions, of which mmcv has none in bfloat16 for CPUs.
 
     Returns:
         The dtype and the reason.
 
     Raises:
-        UserError: float16 is asked of a CPU.
+        UserError: float16 is asked of a CPU, or bfloat16 there of deformable convolutions.
     """
+    if deformable and device.type == "cpu" and precision in ("auto", "bf16"):
+        if precision == "bf16":
+            raise user_error(
+                "The teacher cannot compute in bfloat16 on a CPU: it has deformable convolutions.",
+                expected="teacher.precision='auto' or 'fp32' there",
+                found="'bf16'",
+                remedy="choose another, or train on a GPU",
+            )
+        return torch.float32, "mmcv's deformable convolutions have no bfloat16 on a CPU"
     if precision != "auto":
         if precision == "fp16" and device.type == "cpu":
             raise user_error(

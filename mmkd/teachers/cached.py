@@ -14,9 +14,9 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from mmkd.errors import UserError, check_options, user_error
-from mmkd.structures import DenseOutputs, HeadSpec, Need
+from mmkd.structures import DenseOutputs, HeadSpec, Levels, Need
 from mmkd.teachers.entries import assemble, pack
-from mmkd.teachers.frozen import FrozenTeacher
+from mmkd.teachers.frozen import FrozenTeacher, Selectable
 from mmkd.teachers.store import EntryStore
 
 _FORMAT = 1  # of the entries; another number is another folder
@@ -64,6 +64,13 @@ class CachedTeacher:
                 found=f"losses that read {', '.join(sorted(live.needs))}",
                 remedy="leave out teacher.cache.top",
             )
+        if live.gives_towers:
+            raise user_error(
+                "The teacher's answers cannot be cached: a loss compares the inside of the heads (CrossKD).",
+                expected="losses on features or outputs, with a cache",
+                found="a loss that needs the towers of the teacher's head",
+                remedy="leave out teacher.cache, or that loss",
+            )
         if getattr(student.data_preprocessor, "batch_augments", None):
             raise user_error(
                 "The teacher's answers cannot be cached: the data preprocessor changes whole batches.",
@@ -93,9 +100,28 @@ class CachedTeacher:
         return self.live.spec
 
     @property
+    def head(self) -> Any:
+        """The teacher's head."""
+        return self.live.head
+
+    @property
     def class_names(self) -> tuple[str, ...] | None:
         """Those in the teacher's checkpoint."""
         return self.live.class_names
+
+    def shared(self, student: Selectable) -> Selectable:
+        """As `FrozenTeacher.shared`."""
+        return self.live.shared(student)
+
+    @property
+    def awaits_classes(self) -> bool:
+        """Whether it is still to learn which of its classes are the student's."""
+        return self.live.awaits_classes
+
+    def map_classes(self, names: Sequence[str], class_map: Mapping[str, str]) -> None:
+        """As `FrozenTeacher.map_classes`."""
+        self.live.map_classes(names, class_map)
+        self._store = None
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -160,6 +186,10 @@ class CachedTeacher:
         """As `FrozenTeacher.through`."""
         return self.live.through(layers, x)
 
+    def crossed(self, layer: int, towers: Mapping[str, Levels], needs: frozenset[Need]) -> DenseOutputs:
+        """As `FrozenTeacher.crossed`."""
+        return self.live.crossed(layer, towers, needs)
+
     def apply_(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Stay where it is: the teacher goes to the student's device when it is asked something."""
 
@@ -186,7 +216,13 @@ class CachedTeacher:
                 found="none",
                 remedy="add custom_hooks=[dict(type='TeacherCacheHook')], or train by mmkd's tools/train.py",
             )
-        identity = [*self.identity, self._recipe, str(self.live.dtype_on(device))]
+        identity = [
+            *self.identity,
+            self.live.levels,
+            self.live.class_index,
+            self._recipe,
+            str(self.live.dtype_on(device)),
+        ]
         name = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
         self._store = EntryStore(self.root, name, int(self.max_gb * 1e9))
         facts = {**self.facts, "pipeline": self._recipe, "needs": sorted(self.needs)}

@@ -9,11 +9,11 @@ from typing import Any
 from mmengine.config import ConfigDict
 
 from mmkd.compat import load_config
-from mmkd.errors import check_options, user_error
+from mmkd.errors import UserError, check_options, user_error
 
 DISTILLER = "KDSingleStageDetector"
-OPTIONS = ("precision", "compile", "own_stream", "cache")
-_OWN_KEYS = ("teacher", "distill", "task_loss_weight")
+OPTIONS = ("precision", "compile", "own_stream", "cache", "levels", "class_map")
+_OWN_KEYS = ("teacher", "distill", "task_loss_weight", "inherit")
 
 
 def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict, str | None]:
@@ -53,6 +53,21 @@ def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict
             remedy="name the trained weights, or write checkpoint=None if random weights are what you want",
         )
     return plain_detector(model), teacher.get("checkpoint", from_init)
+
+
+def check_class_map(class_map: Any) -> dict[str, str]:
+    """``teacher.class_map``: from a name of the student's to the teacher's name for it.
+
+    Raises:
+        UserError: it is no dict of names.
+    """
+    if class_map is None:
+        return {}
+    if not isinstance(class_map, Mapping) or not all(
+        isinstance(x, str) for pair in class_map.items() for x in pair
+    ):
+        raise UserError(f"teacher.class_map must be a dict like {{'mine': 'theirs'}}, found {class_map!r}")
+    return dict(class_map)
 
 
 def plain_detector(model: Mapping[str, Any]) -> ConfigDict:

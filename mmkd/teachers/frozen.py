@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from torch import Tensor
 
-from mmkd.errors import user_error
-from mmkd.heads import adapter_for, check_head_type, check_heads
+from mmkd.errors import UserError, user_error
+from mmkd.heads import adapter_for, check_head_type, check_heads, is_deformable
+from mmkd.heads.towers import record_towers, substituted, with_towers
 from mmkd.registry import MODELS
-from mmkd.structures import DenseOutputs, HeadSpec, Need
+from mmkd.structures import DenseOutputs, HeadSpec, Levels, Need
 from mmkd.teachers.acceleration import (
     check_precision,
     check_switch,
@@ -29,6 +30,15 @@ from mmkd.teachers.pixels import Renormalizer
 from mmkd.teachers.pruning import skip_unread
 
 _NOT_COMPUTED: frozenset[Need] = frozenset({"boxes", "labels", "towers", "layers"})
+
+
+Selectable = TypeVar("Selectable", HeadSpec, DenseOutputs)
+
+
+def _computed(needs: frozenset[Need]) -> frozenset[Need]:
+    """What the model has to compute; boxes are decoded from what the head says of them."""
+    boxes: frozenset[Need] = frozenset({"bbox_pred"} if "boxes" in needs else ())
+    return (needs - _NOT_COMPUTED) | boxes
 
 
 class FrozenTeacher:
@@ -53,27 +63,44 @@ class FrozenTeacher:
 
     def __init__(self, teacher: Mapping[str, Any], needs: frozenset[Need], student: Any) -> None:
         self.model_cfg, checkpoint = teacher_model_and_checkpoint(teacher)
-        self.model, meta = build_detector(self.model_cfg, checkpoint)
-        self.gives_boxes = "boxes" in needs
-        # Boxes are decoded from what the head says of them.
-        boxes: frozenset[Need] = frozenset({"bbox_pred"} if self.gives_boxes else ())
-        self.needs = (needs - _NOT_COMPUTED) | boxes
+        self.reads_head = bool(_computed(needs) - {"feats"})
+        self.model, meta = build_detector(self.model_cfg, checkpoint, dense=self.reads_head)
+        self.gives_boxes, self.gives_towers = "boxes" in needs, "towers" in needs
+        self.needs = _computed(needs)
         self.class_names = _class_names(meta)
         self.pixels = Renormalizer(student.data_preprocessor, self.model.data_preprocessor)
-        self.adapter = adapter_for(self.model.bbox_head)
-        self.reads_head = bool(self.needs - {"feats"})
+        self.levels = check_levels(teacher.get("levels"))
+        self.class_index: list[int] | None = None
         if self.reads_head:
-            check_heads(adapter_for(student.bbox_head).spec(student.bbox_head), self.spec)
+            self.adapter = adapter_for(self.model.bbox_head)
+            self._whole_spec = self.adapter.spec(self.model.bbox_head)
+        else:
+            self._whole_spec = _layout_of_features(self.model)
+        own = self.shared(adapter_for(student.bbox_head).spec(student.bbox_head))
+        if self.levels is not None:
+            count = len(self._whole_spec.strides)
+            if not all(0 <= level < count for level in self.levels):
+                raise UserError(
+                    f"teacher.levels must be within the teacher's 0 to {count - 1}, found {list(self.levels)}"
+                )
+            if self.gives_boxes:
+                raise UserError("teacher.levels cannot be combined with losses on decoded boxes yet")
+        # By name, when the data set's names are known; see `map_classes`.
+        self.awaits_classes = self.class_names is not None and own.num_classes != self._whole_spec.num_classes
+        self._num_classes = own.num_classes if self.awaits_classes else self._whole_spec.num_classes
+        check_heads(own, self.spec, self.needs)
+        self.deformable = is_deformable(self.model)
         self._run: Callable[[Tensor], tuple[Any, Any]] = self._forward
         skipped: list[str] = []
         if "layers" not in needs:
-            skipped = self._skip_unread() if self.reads_head else ["bbox_head"]
+            skipped = self._skip_unread() if self.reads_head else _leave_out_heads(self.model)
         self.precision = check_precision(teacher.get("precision", "auto"))
         self.compiles = check_switch("compile", teacher)
         self.own_stream = check_switch("own_stream", teacher)
         folded = fold_batch_norm(self.model, self._example)
         # mmcv's folded layers are new ones.
-        self.model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        self._layout = torch.contiguous_format if self.deformable else torch.channels_last
+        self.model.requires_grad_(False).eval().to(memory_format=self._layout)
         self._device: torch.device | None = None  # that it is made ready for
         self._dtype = torch.float32
         self._stream: torch.cuda.Stream | None = None
@@ -102,9 +129,37 @@ class FrozenTeacher:
             )
 
     @property
+    def head(self) -> Any:
+        """The teacher's head."""
+        return self.model.bbox_head
+
+    @property
     def spec(self) -> HeadSpec:
-        """The layout of the teacher's head."""
-        return self.adapter.spec(self.model.bbox_head)
+        """The layout of the teacher's outputs: levels and classes as the student's."""
+        spec = self._whole_spec
+        if self.levels is not None:
+            spec = spec.select_levels(self.levels)
+        return spec.select_classes(self._num_classes)
+
+    def shared(self, student: Selectable) -> Selectable:
+        """The student's layout or outputs in the levels that are compared.
+
+        All, but with ``levels`` and losses on features alone as many of its first as the list is long.
+        """
+        if self.levels is None or self.reads_head:
+            return student
+        return student.select_levels(range(len(self.levels)))
+
+    def map_classes(self, names: Sequence[str], class_map: Mapping[str, str]) -> None:
+        """Give the logits of these classes, in this order.
+
+        Args:
+            names: the student's, each one of the teacher's or of ``class_map``.
+            class_map: from a name of the student's to the teacher's name for it.
+        """
+        assert self.class_names is not None
+        index = [self.class_names.index(class_map.get(name, name)) for name in names]
+        self.class_index, self._num_classes, self.awaits_classes = index, len(index), False
 
     def ask(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> Callable[[], DenseOutputs]:
         """Put the question of `__call__`; what comes back gives the answer when called.
@@ -142,6 +197,12 @@ class FrozenTeacher:
             return outputs
         return replace(outputs, boxes=self.adapter.boxes(self.model.bbox_head, outputs))
 
+    def _viewed(self, outputs: DenseOutputs) -> DenseOutputs:
+        """With the levels and classes of the student."""
+        if self.levels is not None:
+            outputs = outputs.select_levels(self.levels)
+        return outputs if self.class_index is None else outputs.select_classes(self.class_index)
+
     def __call__(self, inputs_BCHW: Tensor, image_shapes: Sequence[tuple[int, ...]]) -> DenseOutputs:
         """Ask the teacher about a batch.
 
@@ -155,7 +216,7 @@ class FrozenTeacher:
         self._make_ready(inputs_BCHW.device)
         with torch.inference_mode(), torch.autocast(inputs_BCHW.device.type, enabled=False):
             pixels_BCHW = self.pixels(inputs_BCHW.float(), image_shapes)
-            outputs = self._outputs(pixels_BCHW.to(self._dtype, memory_format=torch.channels_last))
+            outputs = self._viewed(self._outputs(pixels_BCHW.to(self._dtype, memory_format=self._layout)))
         if "feats" not in self.needs:  # their shapes are compared, their values are not copied for nobody
             outputs = replace(outputs, feats=tuple(level.to("meta") for level in outputs.feats))
         # Outside of inference mode a copy is a tensor like any other, which a loss may save for its gradient.
@@ -173,14 +234,42 @@ class FrozenTeacher:
         """
         self._make_ready(x.device)
         with torch.autocast(x.device.type, enabled=False):
-            return layers(self.model, x.to(self._dtype)).float()
+            x = x.to(self._dtype, memory_format=self._layout) if x.dim() == 4 else x.to(self._dtype)
+            return layers(self.model, x).float()
+
+    def crossed(self, layer: int, towers: Mapping[str, Levels], needs: frozenset[Need]) -> DenseOutputs:
+        """What the rest of the teacher's head makes of the student's features; the gradient reaches them.
+
+        Args:
+            layer: how many layers of ``cls_convs`` and ``reg_convs`` are left out; ≥ 1.
+            towers: by their names, per level, what to go on with; as wide as the teacher's.
+            needs: the parts to give, ``boxes`` among them.
+
+        Returns:
+            Outputs in float32, without features.
+        """
+        head = self.model.bbox_head
+        levels = towers["cls_convs"]
+        self._make_ready(levels[0].device)
+        given = {name: tuple(level.to(self._dtype) for level in part) for name, part in towers.items()}
+        with torch.autocast(levels[0].device.type, enabled=False), substituted(head, layer, given):
+            raw = head(given["cls_convs"])  # which the towers do not look at
+        outputs = self.adapter.outputs(head, (), raw, _computed(needs)).map(lambda level: level.float())
+        if "boxes" in needs:
+            outputs = replace(outputs, boxes=self.adapter.boxes(head, outputs))
+        return self._viewed(outputs)
 
     def dtype_on(self, device: torch.device) -> torch.dtype:
         """What it computes in there."""
-        return choose_dtype(self.precision, device)[0]
+        return choose_dtype(self.precision, device, deformable=self.deformable)[0]
 
     def _outputs(self, pixels_BCHW: Tensor) -> DenseOutputs:
-        feats, raw = self._run(pixels_BCHW)
+        if self.gives_towers:
+            with record_towers(self.model.bbox_head) as towers:
+                return with_towers(self._sorted(*self._run(pixels_BCHW)), towers)
+        return self._sorted(*self._run(pixels_BCHW))
+
+    def _sorted(self, feats: Any, raw: Any) -> DenseOutputs:
         if not self.reads_head:
             return DenseOutputs(spec=self.spec, feats=tuple(feats))
         return self.adapter.outputs(self.model.bbox_head, feats, raw, self.needs)
@@ -195,7 +284,7 @@ class FrozenTeacher:
         if device == self._device:
             return
         self._device = device
-        self._dtype, reason = choose_dtype(self.precision, device)
+        self._dtype, reason = choose_dtype(self.precision, device, deformable=self.deformable)
         self.model.to(device, self._dtype)
         if self.compiles:
             self._run = compiled(self._forward)
@@ -216,7 +305,7 @@ class FrozenTeacher:
     def _skip_unread(self) -> list[str]:
         head = self.model.bbox_head
         with torch.no_grad():
-            feats = self.model.extract_feat(_example_pixels())
+            feats = self.model.extract_feat(self._pixels())
 
         def read(raw: Any) -> list[Tensor]:
             outputs = self.adapter.outputs(head, feats, raw, self.needs)
@@ -225,19 +314,66 @@ class FrozenTeacher:
         return [f"bbox_head.{name}" for name in skip_unread(head, feats, read)]
 
     def _example(self) -> list[Tensor]:
-        return self._outputs(_example_pixels()).levels()
+        return self._outputs(self._pixels()).levels()
+
+    def _pixels(self) -> Tensor:
+        # A deformable convolution needs three by three positions on the coarsest level.
+        return _example_pixels(512 if self.deformable else 128)
 
 
-def _example_pixels() -> Tensor:
-    return torch.linspace(-2, 2, 3 * 128 * 128).reshape(1, 3, 128, 128)
+def _example_pixels(side: int = 128) -> Tensor:
+    return torch.linspace(-2, 2, 3 * side * side).reshape(1, 3, side, side)
 
 
-def build_detector(model_cfg: ConfigDict, checkpoint: str | None) -> tuple[Any, dict[str, Any]]:
+def check_levels(levels: Any) -> tuple[int, ...] | None:
+    """``teacher.levels``: for each level of the student the index of the teacher's.
+
+    Raises:
+        UserError: it is no list of whole numbers.
+    """
+    if levels is None:
+        return None
+    if not (isinstance(levels, (list, tuple)) and levels and all(isinstance(i, int) for i in levels)):
+        raise UserError(
+            "teacher.levels must be the teacher's level for each of the student's, like [1, 2, 3], "
+            f"found {levels!r}"
+        )
+    return tuple(levels)
+
+
+@torch.no_grad()
+def _layout_of_features(model: Any) -> HeadSpec:
+    """What a detector of any kind tells by its neck: levels, strides and widths."""
+    pixels = _example_pixels()
+    feats = model.extract_feat(pixels)
+    strides = tuple(round(pixels.shape[-1] / feat.shape[-1]) for feat in feats)
+    return HeadSpec(
+        num_classes=0,
+        cls_channels=0,
+        use_sigmoid=True,
+        strides=tuple((stride, stride) for stride in strides),
+        num_base_priors=(0,) * len(feats),
+        in_channels=tuple(feat.shape[1] for feat in feats),
+    )
+
+
+def _leave_out_heads(model: Any) -> list[str]:
+    """Drop what comes after the neck; returns its names."""
+    names = [name for name, _ in model.named_children() if name.endswith("_head")]
+    for name in names:
+        delattr(model, name)
+    return names
+
+
+def build_detector(
+    model_cfg: ConfigDict, checkpoint: str | None, *, dense: bool = True
+) -> tuple[Any, dict[str, Any]]:
     """Build a stock detector, load it strictly and freeze it.
 
     Args:
         model_cfg: its model config.
         checkpoint: path or URL; ``None`` leaves it random.
+        dense: it must have a dense head; else one with a neck will do, like a two-stage detector.
 
     Returns:
         The detector in eval mode, on the CPU, and the checkpoint's ``meta``.
@@ -252,16 +388,18 @@ def build_detector(model_cfg: ConfigDict, checkpoint: str | None) -> tuple[Any, 
             found=str(model_cfg.type),
             remedy="correct the name, or list the module that registers it under custom_imports",
         )
-    check_head_type(model_cfg, "teacher")
+    if dense:
+        check_head_type(model_cfg, "teacher")
     # The student trains with the random numbers that it would have had alone.
     with torch.random.fork_rng(devices=[]):
         model = MODELS.build(model_cfg)
-    if not hasattr(model, "bbox_head"):
+    if not hasattr(model, "bbox_head" if dense else "extract_feat"):
         raise user_error(
             "The teacher is no single-stage detector.",
             expected="a detector with backbone, neck and a dense bbox_head",
             found=type(model).__name__,
-            remedy="choose a teacher of a single-stage kind (ATSS, RetinaNet, GFL, FCOS, …)",
+            remedy="choose a teacher of a single-stage kind (ATSS, RetinaNet, GFL, FCOS, …), "
+            "or losses on features alone (PKDLoss, CWDLoss, …), which fit any detector with a neck",
         )
     meta = {} if checkpoint is None else load_strictly(model, checkpoint)
     return model.requires_grad_(False).eval(), meta

@@ -10,6 +10,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
 
+from mmkd.compat import load_config
 from mmkd.errors import UserError
 from mmkd.losses import DistillationLoss, DistillLoss, kl_divergence
 from mmkd.registry import MODELS
@@ -234,19 +235,151 @@ def test_nan_stops_before_the_weights_change(checkpoint: str) -> None:
         assert torch.equal(value, before[key])
 
 
-def test_class_names_are_compared_when_known(tmp_path: Path) -> None:
-    path = save_teacher(tmp_path / "t.pth", tiny_teacher(), dataset_meta={"classes": ("cat", "dog", "cow")})
-    model = build(distilled(tiny_atss(), tiny_teacher(), path))
-    losses_of(model, batch())
-    hub = MessageHub.get_current_instance()
+NAMES = ("cat", "dog", "cow", "hen", "pig")
 
-    hub.update_info("dataset_meta", {"classes": ("cat", "cow", "dog")})
-    model = build(distilled(tiny_atss(), tiny_teacher(), path))
-    with pytest.raises(UserError, match="cat, cow, dog.*training.*\n.*cat, dog, cow.*teacher"):
-        losses_of(model, batch())
 
-    hub.update_info("dataset_meta", {"classes": ("cat", "dog", "cow")})
+def named_teacher(folder: Path, names: tuple[str, ...] = NAMES) -> tuple[Any, str]:
+    cfg = tiny_teacher(bbox_head__num_classes=len(names))
+    return cfg, save_teacher(folder / "named.pth", cfg, dataset_meta={"classes": names})
+
+
+def see(*names: str) -> None:
+    MessageHub.get_current_instance().update_info("dataset_meta", {"classes": names})
+
+
+@pytest.mark.parametrize("own", [("pig", "cat", "cow"), ("cow", "dog", "cat")])
+@pytest.mark.parametrize("of_all", [NAMES, NAMES[:3]])
+def test_classes_are_found_by_name(tmp_path: Path, own: tuple[str, ...], of_all: tuple[str, ...]) -> None:
+    cfg, path = named_teacher(tmp_path, of_all)
+    model = build(distilled(tiny_atss(), cfg, path))
+    see(*own)
+    if not set(own) <= set(of_all):
+        with pytest.raises(UserError, match=r"does not know all(.|\n)*without 1: pig(.|\n)*class_map"):
+            losses_of(model, batch())
+        return
     losses_of(model, batch())
+    inputs = torch.randn(1, 3, 64, 64)
+    taught = model.teacher(inputs, [(64, 64)])
+    assert taught.spec.num_classes == 3
+    model.teacher.class_index = None
+    everything = model.teacher(inputs, [(64, 64)]).flat_cls_logits()
+    assert torch.equal(taught.flat_cls_logits(), everything[:, [of_all.index(name) for name in own]])
+
+
+def test_class_map_renames(tmp_path: Path) -> None:
+    cfg, path = named_teacher(tmp_path)
+    model_cfg = distilled(tiny_atss(), cfg, path)
+    model_cfg.teacher.class_map = {"kitty": "cat", "piglet": "pig"}
+    model = build(model_cfg)
+    see("kitty", "dog", "piglet")
+    losses_of(model, batch())
+    assert model.teacher.class_index == [0, 1, 4]
+    model_cfg.teacher.class_map = ["cat"]
+    with pytest.raises(UserError, match="class_map must be a dict"):
+        build(model_cfg)
+
+
+def test_equal_names_need_no_mapping_and_unknown_ones_an_equal_number(tmp_path: Path) -> None:
+    cfg, path = named_teacher(tmp_path, NAMES[:3])
+    model = build(distilled(tiny_atss(), cfg, path))
+    losses_of(model, batch())  # without any names
+    see(*NAMES[:3])
+    model.check_class_names({"classes": NAMES[:3]})
+    assert model.teacher.class_index is None
+
+    cfg, path = named_teacher(tmp_path)
+    model = build(distilled(tiny_atss(), cfg, path))
+    with pytest.raises(UserError, match=r"the data set names none(.|\n)*metainfo"):
+        model.check_class_names({})
+
+
+def test_a_two_stage_teacher_by_its_neck() -> None:
+    cfg = load_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py").model
+    cfg.backbone.update(depth=18, base_channels=8, frozen_stages=-1, norm_eval=False, init_cfg=None)
+    cfg.neck.update(in_channels=[8, 16, 32, 64], out_channels=64)
+    cfg.rpn_head.update(in_channels=64, feat_channels=64)
+    cfg.roi_head.bbox_roi_extractor.out_channels = 64
+    cfg.roi_head.bbox_head.update(in_channels=64, fc_out_channels=64)
+    terms = {"neck": {"type": "PKDLoss"}}
+    model_cfg = distilled(tiny_atss(), cfg, None, distill=terms)
+    with pytest.raises(UserError, match="differ in strides"):
+        build(model_cfg)
+    student = tiny_atss(
+        neck__start_level=0,
+        bbox_head__anchor_generator__strides=[4, 8, 16, 32, 64],
+        neck__add_extra_convs=False,
+    )
+    model = build(distilled(student, cfg, None, distill=terms))
+    assert model.teacher.facts["left_out"] == ["rpn_head", "roi_head"]
+    losses_of(model, batch((128, 128)))["loss_kd_neck"].backward()
+    assert model.neck.fpn_convs[0].conv.weight.grad.abs().sum() > 0
+
+
+def test_levels_are_mapped_or_refused() -> None:
+    six = tiny_teacher(
+        neck__start_level=0, neck__num_outs=6, bbox_head__anchor_generator__strides=[4, 8, 16, 32, 64, 128]
+    )
+    with pytest.raises(UserError, match="differ in levels"):
+        build(distilled(tiny_atss(), six, None))
+    cfg = distilled(tiny_atss(), six, None)
+    cfg.teacher.levels = [1, 2, 3, 4, 5]
+    losses_of(build(cfg), batch())["loss_kd_cls"].backward()
+    for levels, message in (
+        ([1, 2, 3, 4, 9], "within the teacher's 0 to 5"),
+        ("all", "must be the teacher's level"),
+    ):
+        cfg.teacher.levels = levels
+        with pytest.raises(UserError, match=message):
+            build(cfg)
+
+
+def test_layers_of_losses_train_and_stay_out_of_the_students_state(checkpoint: str) -> None:
+    wide = tiny_teacher(neck__out_channels=96, bbox_head__in_channels=96, bbox_head__feat_channels=96)
+    terms = {"neck": {"type": "FitNetsLoss"}, "cls": {"type": "DistillationLoss"}}
+    model, stock_student = build(distilled(tiny_atss(), wide, None, distill=terms)), build(tiny_atss())
+    own = dict(model.distill.named_parameters())
+    assert own
+    assert set(model.state_dict()) == set(stock_student.state_dict())
+    for key, value in stock_student.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), "they draw no random numbers of the student's"
+    before = {name: parameter.clone() for name, parameter in own.items()}
+    train(model, batch(), steps=1)
+    assert all(not torch.equal(parameter, before[name]) for name, parameter in own.items())
+
+    after = {name: parameter.clone() for name, parameter in own.items()}
+    model.load_state_dict(stock_student.state_dict(), strict=True)
+    assert all(torch.equal(parameter, after[name]) for name, parameter in own.items())
+    twin = copy.deepcopy(model)
+    assert set(twin.state_dict()) == set(stock_student.state_dict())
+    twin.load_state_dict(stock_student.state_dict(), strict=True)
+
+    model.terms["neck"].loss_weight = 0  # as a schedule may do: still part of the backward pass
+    losses = losses_of(model, batch())
+    assert losses["loss_kd_neck"] == 0
+    model.parse_losses(losses)[0].backward()
+    assert all(parameter.grad is not None for parameter in own.values())
+
+
+def test_inherits_the_teachers_weights(checkpoint: str) -> None:
+    saved = torch.load(checkpoint)["state_dict"]
+    cfg = distilled(tiny_atss(bbox_head__stacked_convs=2), tiny_teacher(), checkpoint)
+    model = build({**cfg, "inherit": ["neck", "bbox_head"]})
+    state = model.state_dict()
+    for key, value in state.items():
+        if key.startswith(("neck.fpn_convs", "bbox_head")):
+            assert torch.equal(value, saved[key]), key
+        elif key.startswith("neck.lateral_convs") and key.endswith("weight"):
+            assert value.shape != saved[key].shape
+    alone = build(tiny_atss(bbox_head__stacked_convs=2)).state_dict()
+    assert all(torch.equal(state[key], alone[key]) for key in state if key.startswith("backbone"))
+    for options, message in (
+        ({"inherit": ["nek"]}, r"no part of the student: nek(.|\n)*neck"),
+        ({"inherit": "neck"}, "list of names"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build({**cfg, **options})
+    with pytest.raises(UserError, match="checkpoint=None"):
+        build({**distilled(tiny_atss(), tiny_teacher(), None), "inherit": ["neck"]})
 
 
 @pytest.mark.parametrize(
@@ -283,7 +416,7 @@ def test_unknown_head_lists_the_valid_ones(whose: str) -> None:
         UserError, match=rf"{whose}'s head is not.*\n.*ATSSHead.*GFLHead.*\n.*ATSHead"
     ) as error:
         MODELS.build(cfg)
-    assert "TOODHead" not in str(error.value)
+    assert "CornerHead" not in str(error.value)
 
 
 def test_softmax_of_one_class_is_refused_at_build_time() -> None:

@@ -9,7 +9,7 @@ from ..conftest import batch, build, losses_of, tiny_atss
 
 def test_records_one_loss_and_leaves_no_hook() -> None:
     model = build(tiny_atss())
-    with observe(model.bbox_head, labels=True) as seen:
+    with observe(model.bbox_head, labels=("loss_cls",)) as seen:
         losses_of(model, batch())
     assert len(seen.feats) == len(seen.raw) == 1
     assert len(seen.raw[0][0]) == 5
@@ -21,13 +21,13 @@ def test_records_one_loss_and_leaves_no_hook() -> None:
 
 def test_hooks_go_after_an_error_too() -> None:
     model = build(tiny_atss())
-    with pytest.raises(RuntimeError, match="boom"), observe(model.bbox_head, labels=True):
+    with pytest.raises(RuntimeError, match="boom"), observe(model.bbox_head, labels=("loss_cls",)):
         raise RuntimeError("boom")
     assert not model.bbox_head._forward_hooks
 
 
 def test_labels_are_not_recorded_unless_asked_for() -> None:
     model = build(tiny_atss())
-    with observe(model.bbox_head, labels=False) as seen:
+    with observe(model.bbox_head, labels=()) as seen:
         losses_of(model, batch())
     assert seen.loss_cls_args is None

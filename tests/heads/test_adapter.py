@@ -4,82 +4,24 @@ from typing import Any
 
 import pytest
 import torch
-from mmdet.models.dense_heads import ATSSHead, TOODHead
+from mmdet.models.dense_heads import ATSSHead, CenterNetHead, DETRHead
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.task_modules import AnchorGenerator, DeltaXYWHBBoxCoder
+from torch import Tensor
 
-from mmkd.compat import load_config
-from mmkd.detectors.observe import observe
 from mmkd.errors import UserError
-from mmkd.heads import ADAPTERS, DenseHeadAdapter, adapter_for, register_adapter
+from mmkd.heads import ADAPTERS, DenseHeadAdapter, adapter_for, is_deformable, register_adapter
+from mmkd.heads.anchors import stable_logit
+from mmkd.heads.labels import classes_of, image_by_image
 from mmkd.registry import MODELS
+from mmkd.structures import DenseOutputs, HeadSpec
 
-from ..conftest import batch, build, tiny_atss
+from ..conftest import build, tiny_atss
+from .cases import stock
+
+__all__ = ["stock"]
 
 EVERYTHING: frozenset[Any] = frozenset({"feats", "cls_logits", "bbox_pred", "extra"})
-
-# A stock config of each head that the default adapters serve, and whether the
-# head tells its classification loss the assigned class of each prior.
-HEADS = {
-    "atss/atss_r50_fpn_1x_coco.py": True,
-    "retinanet/retinanet_r18_fpn_1x_coco.py": True,
-    "gfl/gfl_r50_fpn_1x_coco.py": True,
-    "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py": True,
-    "vfnet/vfnet_r50_fpn_1x_coco.py": False,
-    "fsaf/fsaf_r50_fpn_1x_coco.py": True,
-    "free_anchor/freeanchor_r50_fpn_1x_coco.py": False,
-}
-
-
-def stock(name: str) -> Any:
-    cfg = load_config(f"mmdet::{name}").model
-    cfg.backbone.update(depth=18, base_channels=8, frozen_stages=-1, norm_eval=False, init_cfg=None)
-    cfg.backbone.update(style="pytorch", norm_cfg={"type": "BN"})
-    cfg.backbone.pop("dcn", None)
-    cfg.backbone.pop("stage_with_dcn", None)
-    cfg.neck.update(in_channels=[8, 16, 32, 64], out_channels=64)
-    cfg.bbox_head.update(in_channels=64, feat_channels=64, num_classes=3)
-    if "stacked_convs" in cfg.bbox_head:
-        cfg.bbox_head.stacked_convs = 1
-    return cfg
-
-
-@pytest.mark.parametrize("name", HEADS)
-def test_contract(name: str) -> None:
-    """What the adapter says of a head is what the head does in its own loss."""
-    model = build(stock(name))
-    head, adapter = model.bbox_head, adapter_for(model.bbox_head)
-    spec = adapter.spec(head)
-    assert spec.num_classes == 3
-    assert spec.cls_channels == head.cls_out_channels
-    assert len(spec.strides) == len(spec.num_base_priors)
-
-    data = model.data_preprocessor(batch((96, 128), (64, 100)), True)
-    with observe(head, labels=True) as seen:
-        model.loss(data["inputs"], data["data_samples"])
-    outputs = adapter.outputs(head, seen.feats[0], seen.raw[0], EVERYTHING)
-    assert outputs.cls_logits is not None
-    assert outputs.bbox_pred is not None
-    flat = outputs.flat_cls_logits()
-    N = sum(2 * f.shape[2] * f.shape[3] * A for f, A in zip(outputs.feats, spec.num_base_priors))
-    assert flat.shape == (N, spec.cls_channels)
-    assert flat.min() < -1, "logits, not probabilities"
-
-    valid = adapter.valid_priors(head, outputs.cls_logits, [(96, 128), (64, 100)])
-    assert valid.shape == (N,)
-    first_level = valid[: 2 * 12 * 16 * spec.num_base_priors[0]].reshape(2, 12, 16, -1)
-    assert first_level[0].all()
-    assert first_level[1, :8, :13].all()
-    assert not first_level[1, 8:].any()
-    assert not first_level[1, :, 13:].any()
-
-    if HEADS[name]:
-        assert seen.loss_cls_args is not None
-        labels = adapter.assigned_labels(head, flat, seen.loss_cls_args)
-        assert labels.shape == (N,)
-        assert ((labels >= 0) & (labels <= 3)).all()
-        assert (labels < 3).any()
-    else:
-        with pytest.raises(UserError, match=r"foreground[\s\S]*region='all'"):
-            adapter.assigned_labels(head, flat, seen.loss_cls_args or [])
 
 
 def test_centerness_is_named() -> None:
@@ -94,8 +36,32 @@ def test_wrong_order_is_refused() -> None:
     head = build(tiny_atss()).bbox_head
     flat = torch.randn(6, 3)
     labels = torch.zeros(6).long()
-    with pytest.raises(UserError, match="an order of its own"):
-        adapter_for(head).assigned_labels(head, flat, [(flat.flip(0), labels)])
+    levels = (flat.T.reshape(1, 3, 6, 1),)
+    for cls_logits in (None, levels):
+        with pytest.raises(UserError, match="an order of its own"):
+            adapter_for(head).assigned_labels(head, flat, [(flat.flip(0), labels)], cls_logits)
+
+
+@pytest.mark.parametrize(
+    ("calls", "message"),
+    [
+        ([], "no class index"),
+        ([(torch.zeros(6, 3), torch.zeros(6, 3))], "no class index"),
+        ([(torch.zeros(4, 3), torch.zeros(4).long())], "every prior"),
+        ([(torch.zeros(6, 3), torch.zeros(4).long())], "every prior"),
+    ],
+)
+def test_what_tells_no_labels_is_refused(calls: Any, message: str) -> None:
+    head = build(tiny_atss()).bbox_head
+    with pytest.raises(UserError, match=message):
+        adapter_for(head).assigned_labels(head, torch.zeros(6, 3), calls)
+
+
+def test_ignored_priors_are_background() -> None:
+    head = build(tiny_atss()).bbox_head
+    flat = torch.randn(4, 3)
+    labels = adapter_for(head).assigned_labels(head, flat, [(flat, torch.tensor([2, -1, 3, 0]))])
+    assert labels.tolist() == [2, 3, 3, 0]
 
 
 def test_nan_is_not_taken_for_another_order() -> None:
@@ -105,14 +71,50 @@ def test_nan_is_not_taken_for_another_order() -> None:
     assert torch.equal(adapter_for(head).assigned_labels(head, flat, [(flat.clone(), labels)]), labels)
 
 
-def test_probabilities_and_foreign_heads_are_refused() -> None:
-    class Subclass(TOODHead):  # type: ignore[misc]
+def test_from_images_first_to_the_order_of_the_outputs() -> None:
+    levels = tuple(torch.randn(3, 2 * 4, h, w) for h, w in ((3, 2), (1, 2)))  # A = 2, K = 4
+    images = [torch.cat([level[i].permute(1, 2, 0).reshape(-1, 4) for level in levels]) for i in range(3)]
+    spec = HeadSpec(4, 4, True, ((8, 8), (16, 16)), (2, 2))
+    flat = DenseOutputs(spec=spec, feats=levels, cls_logits=levels).flat_cls_logits()
+    assert torch.equal(torch.cat(images)[image_by_image(levels, 4)], flat)
+
+
+def test_classes_of_soft_targets() -> None:
+    soft = torch.tensor([[0.0, 0.3, 0.0], [0.0, 0.0, 0.0], [0.1, 0.1, 0.8], [1e-6, 0, 0]])
+    assert classes_of(soft, 3).tolist() == [1, 3, 2, 0]
+    assert classes_of(soft[None], 3).tolist() == [1, 3, 2, 0]
+    indices = torch.tensor([1, 3])
+    assert classes_of(indices, 3) is indices
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_logit_is_finite_with_finite_gradient(dtype: torch.dtype) -> None:
+    p = torch.tensor([0, 1e-30, 1e-9, 1e-4, 0.5, 0.9, 0.9999999, 1], dtype=dtype, requires_grad=True)
+    logits = stable_logit(p)
+    assert logits.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    logits.sum().backward()
+    assert torch.isfinite(logits).all()
+    assert p.grad is not None
+    assert torch.isfinite(p.grad).all()
+    assert (logits.diff() >= 0).all()
+    torch.testing.assert_close(logits[3:6].sigmoid().to(dtype), p[3:6].detach())
+
+
+def test_logit_inverts_the_sigmoid() -> None:
+    x = torch.linspace(-14, 14, 57, dtype=torch.float64)
+    torch.testing.assert_close(stable_logit(x.sigmoid()), x)
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [(CenterNetHead, "heat map"), (DETRHead, "set of boxes"), (torch.nn.Linear, "not a dense head of mmdet")],
+)
+def test_heads_without_a_box_per_prior_are_refused(base: type, message: str) -> None:
+    class Subclass(base):  # type: ignore[misc,valid-type]
         pass
 
-    with pytest.raises(UserError, match="probabilities"):
+    with pytest.raises(UserError, match=rf"Subclass cannot be distilled.*{message}[\s\S]*only its neck"):
         adapter_for(Subclass.__new__(Subclass))
-    with pytest.raises(UserError, match="Linear cannot be distilled: it is not a dense head"):
-        adapter_for(torch.nn.Linear(1, 1))
 
 
 def test_wrong_channels_are_refused() -> None:
@@ -125,8 +127,54 @@ def test_wrong_channels_are_refused() -> None:
 def test_a_head_without_priors_is_refused() -> None:
     head = ATSSHead.__new__(ATSSHead)
     torch.nn.Module.__init__(head)
-    with pytest.raises(UserError, match="no prior generator"):
+    with pytest.raises(UserError, match=r"no prior generator[\s\S]*features alone, which need only its neck"):
         adapter_for(head).spec(head)
+
+
+class ThirdPartyHead(BaseDenseHead):  # type: ignore[misc]
+    """A head as mmdet's documentation has one write it, in no adapter's list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_classes, self.in_channels = 3, [4, 6]
+        self.prior_generator = AnchorGenerator(strides=[8, 16], ratios=[0.5, 1.0], scales=[4])
+        self.bbox_coder = DeltaXYWHBBoxCoder()
+        self.layers = torch.nn.ModuleList(torch.nn.Conv2d(c, 2 * (3 + 4), 1) for c in self.in_channels)
+
+    def forward(self, feats: Any) -> Any:
+        out = [layer(x) for layer, x in zip(self.layers, feats)]
+        return [x[:, :6] for x in out], [x[:, 6:] for x in out]
+
+    def loss_by_feat(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_a_third_partys_head() -> None:
+    head = ThirdPartyHead()
+    adapter = adapter_for(head)
+    feats = [torch.randn(2, 4, 4, 3), torch.randn(2, 6, 2, 2)]
+    outputs = adapter.outputs(head, feats, head(feats), EVERYTHING)
+    assert adapter.spec(head) == HeadSpec(3, 3, True, ((8, 8), (16, 16)), (2, 2), (4, 6))
+    assert outputs.extra == {}
+    assert outputs.flat_cls_logits().shape == (2 * (12 + 4) * 2, 3)
+
+    def decode(anchor: Tensor, delta: Tensor) -> list[float]:
+        size = anchor[2:] - anchor[:2]
+        center = (anchor[2:] + anchor[:2]) / 2 + delta[:2] * size
+        half = size * delta[2:].exp() / 2
+        return [*(center - half).tolist(), *(center + half).tolist()]
+
+    anchors = head.prior_generator.grid_priors([(4, 3), (2, 2)], device="cpu")
+    expected = [
+        decode(anchors[level][(y * W + x) * 2 + a], outputs.bbox_pred[level][image, 4 * a : 4 * a + 4, y, x])
+        for level, (H, W) in enumerate([(4, 3), (2, 2)])
+        for image in range(2)
+        for y in range(H)
+        for x in range(W)
+        for a in range(2)
+    ]
+    boxes = DenseOutputs(spec=outputs.spec, feats=(), boxes=adapter.boxes(head, outputs)).flat_boxes()
+    torch.testing.assert_close(boxes, torch.tensor(expected))
 
 
 def test_register_adapter_for_a_head_of_ones_own() -> None:
@@ -142,6 +190,12 @@ def test_register_adapter_for_a_head_of_ones_own() -> None:
         assert not isinstance(adapter_for(ATSSHead.__new__(ATSSHead)), OwnAdapter)
     finally:
         del ADAPTERS[OwnHead]
+
+
+def test_deformable_convolutions_are_found() -> None:
+    assert is_deformable(build(stock("vfnet/vfnet_r50_fpn_1x_coco.py")))
+    assert is_deformable(build(stock("tood/tood_r50_fpn_1x_coco.py")))
+    assert not is_deformable(build(tiny_atss()))
 
 
 def test_mmdet_scope_is_reachable_from_ours() -> None:

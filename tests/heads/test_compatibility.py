@@ -10,6 +10,10 @@ from mmkd.heads import check_heads
 from mmkd.structures import HeadSpec
 
 SPEC = HeadSpec(3, 3, True, ((8, 8), (16, 16)), (1, 1))
+OTHER_CLASSES = {"num_classes": 80, "cls_channels": 80}
+OTHER_PRIORS = {"num_base_priors": (9, 9)}
+OTHER_LEVELS = {"strides": ((8, 8),), "num_base_priors": (1,)}
+OTHER_STRIDES = {"strides": ((4, 4), (8, 8))}
 
 
 def test_equal_heads_pass() -> None:
@@ -19,13 +23,40 @@ def test_equal_heads_pass() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_classes": 80, "cls_channels": 80}, "different classes.*\n.*3 classes.*\n.*80 classes"),
+        (OTHER_CLASSES, "different classes.*\n.*3 classes.*\n.*80 classes"),
         ({"cls_channels": 4, "use_sigmoid": False}, "different classes.*\n.*\n.*softmax with background"),
-        ({"strides": ((8, 8),), "num_base_priors": (1,)}, "differ in levels.*\n.*2 .*\n.*1 "),
-        ({"strides": ((4, 4), (8, 8))}, "differ in strides.*\n.*8, 8.*\n.*4, 4"),
-        ({"num_base_priors": (9, 9)}, r"base priors per level.*\n.*\(1, 1\).*\n.*\(9, 9\)"),
+        (OTHER_LEVELS, "differ in levels.*\n.*2 .*\n.*1 "),
+        (OTHER_STRIDES, "differ in strides.*\n.*8, 8.*\n.*4, 4"),
+        (OTHER_PRIORS, r"base priors per level.*\n.*\(1, 1\).*\n.*\(9, 9\)"),
     ],
 )
 def test_differences_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_heads(SPEC, replace(SPEC, **change))
+
+
+@pytest.mark.parametrize(
+    ("needs", "compared"),
+    [
+        ({"feats"}, {"levels"}),
+        ({"feats", "layers", "towers", "labels"}, {"levels"}),
+        ({"cls_logits"}, {"levels", "priors", "classes"}),
+        ({"bbox_pred"}, {"levels", "priors"}),
+        ({"boxes"}, {"levels", "priors"}),
+        ({"feats", "extra"}, {"levels", "priors"}),
+    ],
+)
+def test_only_what_is_read_is_compared(needs: set[Any], compared: set[str]) -> None:
+    changes = {
+        "classes": [OTHER_CLASSES],
+        "priors": [OTHER_PRIORS],
+        "levels": [OTHER_LEVELS, OTHER_STRIDES],
+    }
+    for what, cases in changes.items():
+        for change in cases:
+            other = replace(SPEC, **change)
+            if what in compared:
+                with pytest.raises(UserError):
+                    check_heads(SPEC, other, frozenset(needs))
+            else:
+                check_heads(SPEC, other, frozenset(needs))

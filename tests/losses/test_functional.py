@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mmkd.losses.functional import kl_divergence
+from mmkd.losses.functional import kl_divergence, standardized_logits
 
 
 def pair(N: int = 7, K: int = 5, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,6 +75,66 @@ def test_equals_the_pytorch_tutorial() -> None:
     torch.testing.assert_close(ours, published)
 
 
+def test_standardized_by_hand() -> None:
+    student_NK, teacher_NK = pair(N=4, K=5)
+    T, by_hand = 2.0, []
+
+    def probabilities(z: list[float]) -> list[float]:
+        mean = sum(z) / len(z)
+        deviation = math.sqrt(sum((x - mean) ** 2 for x in z) / (len(z) - 1))
+        e = [math.exp((x - mean) / deviation / T) for x in z]
+        return [x / sum(e) for x in e]
+
+    for z_s, z_t in zip(student_NK.tolist(), teacher_NK.tolist()):
+        p_s, p_t = probabilities(z_s), probabilities(z_t)
+        by_hand.append(T**2 * sum(t * math.log(t / s) for t, s in zip(p_t, p_s)))
+    value = kl_divergence(student_NK, teacher_NK, temperature=T, standardize=True, reduction="none")
+    torch.testing.assert_close(value, torch.tensor(by_hand, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_standardized_does_not_see_scale_and_shift(activation: str) -> None:
+    s, t = pair()
+    options = {"activation": activation, "standardize": True, "reduction": "none"}
+    expected = kl_divergence(s, t, **options)
+    torch.testing.assert_close(kl_divergence(5 * s - 3, t / 7 + 1, **options), expected)
+    torch.testing.assert_close(kl_divergence(5 * s - 3, s, **options), torch.zeros_like(expected))
+    assert (expected > 0).all()
+
+
+def test_standardized_gradcheck() -> None:
+    s, t = pair(N=3, K=4)
+    s.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: kl_divergence(x, t, temperature=2, standardize=True), s)
+
+
+def test_standardized_constant_logits() -> None:
+    s = torch.full((2, 4), -4.6, requires_grad=True)
+    value = kl_divergence(s, torch.randn(2, 4), standardize=True)
+    value.backward()
+    assert value > 0
+    assert s.grad is not None
+    assert torch.isfinite(s.grad).all()
+    assert 0 < s.grad.abs().max() < 1e4
+    assert kl_divergence(s, s.detach(), standardize=True) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_standardized_in_float32_inside_autocast(dtype: torch.dtype) -> None:
+    s, t = (x.to(dtype) for x in pair(dtype=torch.float32))
+    expected = kl_divergence(s.float(), t.float(), standardize=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = kl_divergence(s, t, standardize=True)
+    assert value.dtype == standardized_logits(s).dtype == torch.float32
+    assert value == expected
+
+
+@pytest.mark.parametrize("K", [1, 2])
+def test_standardized_needs_three_classes(K: int) -> None:
+    with pytest.raises(ValueError, match="standardize=False"):
+        kl_divergence(*pair(K=K), activation="sigmoid", standardize=True)
+
+
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_weights_and_reductions_agree(activation: str) -> None:
     s, t = pair()
@@ -134,6 +194,7 @@ def test_one_class_softmax_names_the_sigmoid_form() -> None:
         ({"temperature": "4"}, "found '4'"),
         ({"activation": "relu"}, "one of softmax, sigmoid, found 'relu'"),
         ({"reduction": "avg"}, "one of none, sum, batchmean, mean, found 'avg'"),
+        ({"standardize": 1}, "standardize must be True or False, found 1"),
         ({"weight_N": torch.ones(3)}, r"expected weights \(7,\), found \(3,\)"),
     ],
 )

@@ -32,6 +32,33 @@ def test_contract(options: dict[str, Any]) -> None:
     check_same_for_twice_the_batch(unweighted(temperature=2.0, **options))
 
 
+@pytest.mark.parametrize("options", OPTIONS[::4], ids=lambda o: "-".join(o.values()))
+def test_contract_standardized(options: dict[str, Any]) -> None:
+    check_contract(lambda weight: unweighted(standardize=True, loss_weight=weight, **options))
+    check_same_for_twice_the_batch(unweighted(standardize=True, **options))
+
+
+def test_standardized_sees_no_scale_of_either() -> None:
+    student, teacher, context = make_case()
+    loss = unweighted(activation="softmax", temperature=2.0, standardize=True)
+    value = loss(student, teacher, context)
+    scaled = loss(student.map(lambda x: 3 * x), teacher.map(lambda x: x / 2 + 1), context)
+    torch.testing.assert_close(scaled, value)
+    plain = unweighted(activation="softmax", temperature=2.0)(student, teacher, context)
+    assert abs(plain - value) > 0.01
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_standardized_is_refused_for_fewer_than_three_classes(classes: int) -> None:
+    def spec(classes: int) -> HeadSpec:
+        return HeadSpec(classes, classes, True, ((8, 8),), (1,))
+
+    loss = unweighted(activation="sigmoid", standardize=True)
+    with pytest.raises(UserError, match="DistillationLoss: z-scores .* standardize=False"):
+        loss.check(spec(classes), spec(classes))
+    loss.check(spec(3), spec(3))
+
+
 def test_all_region_is_the_mean_over_valid_priors() -> None:
     student, teacher, context = make_case()
     value = unweighted(activation="sigmoid", region="all")(student, teacher, context)
@@ -123,6 +150,7 @@ def test_one_class_softmax_is_refused_at_build_time() -> None:
         ({"region": "fg"}, "region must be one of all, foreground, teacher, found 'fg'"),
         ({"normalizer": "n"}, "normalizer must be one of region, priors, batch"),
         ({"activation": "tanh"}, "activation must be one of"),
+        ({"standardize": "yes"}, "standardize must be True or False, found 'yes'"),
         ({"reduction": "none"}, "reduction must be one of sum, batchmean, mean"),
     ],
 )

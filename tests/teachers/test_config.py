@@ -63,7 +63,7 @@ def test_a_distilled_config_is_its_student() -> None:
         ({"config": {"a": 1}, "checkpoint": "t.pth"}, "has no model.*\n.*\n.*keys a"),
         (
             {"config": "c.py", "ckpt": "t.pth"},
-            "no option ckpt.*\n.*cache, checkpoint, compile, config, own_stream, precision\n.*ckpt",
+            r"no option ckpt.*\n.*cache, checkpoint, class_map, compile, config.*precision\n.*ckpt",
         ),
     ],
 )

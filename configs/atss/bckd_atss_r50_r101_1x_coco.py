@@ -1,0 +1,7 @@
+# BCKD: class logits by a modulated cross entropy.
+_base_ = ['./kd_atss_r50_r101_1x_coco.py']
+
+model = dict(
+    distill=dict(
+        _delete_=True,
+        cls=dict(type='BCKDLoss')))

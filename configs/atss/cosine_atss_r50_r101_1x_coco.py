@@ -1,0 +1,7 @@
+# Neck features by their direction.
+_base_ = ['./kd_atss_r50_r101_1x_coco.py']
+
+model = dict(
+    distill=dict(
+        _delete_=True,
+        neck=dict(type='CosineLoss')))

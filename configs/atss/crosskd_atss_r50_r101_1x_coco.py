@@ -1,0 +1,13 @@
+# CrossKD: the student's features through the teacher's head.
+_base_ = ['./kd_atss_r50_r101_1x_coco.py']
+
+model = dict(
+    distill=dict(
+        _delete_=True,
+        cross=dict(
+            type='CrossKDLoss',
+            layer=3,
+            losses=dict(
+                cls=dict(type='BCKDLoss'),
+                box=dict(type='BoxIoULoss', loss_weight=1.0),
+                quality=dict(type='QualityLoss')))))

@@ -1,0 +1,17 @@
+# TOOD: ResNet-101 teacher, ResNet-50 student, COCO.
+_base_ = ['mmdet::tood/tood_r50_fpn_1x_coco.py']
+custom_imports = dict(imports=['mmkd'])
+
+model = dict(
+    type='KDSingleStageDetector',
+    teacher=dict(
+        config='mmdet::tood/tood_r101_fpn_ms-2x_coco.py',
+        checkpoint='https://download.openmmlab.com/mmdetection/v2.0/tood/'
+        'tood_r101_fpn_mstrain_2x_coco/tood_r101_fpn_mstrain_2x_coco_20211210_144232-a18f53c8.pth'),
+    distill=dict(
+        cls=dict(type='DistillationLoss', region='teacher'),
+        box=dict(type='BoxIoULoss')))
+
+default_hooks = dict(
+    checkpoint=dict(max_keep_ckpts=1, save_best='coco/bbox_mAP'))
+custom_hooks = [dict(type='MetricsFileHook')]

@@ -1,0 +1,43 @@
+"""Heads that are not served, and the errors that say so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmkd.errors import user_error
+
+# Heads that have the form of dense heads, or a place like theirs, but no class scores and box per prior.
+NOT_SERVED = {
+    "CornerHead": "it predicts corners, not a box per prior",
+    "CenterNetHead": "it predicts a heat map, not a box per prior",
+    "ATSSVLFusionHead": "it compares regions with a text and has no classes of its own",
+    "MaskFormerHead": "it predicts a set of masks, not a box per prior",
+    "DETRHead": "it predicts a set of boxes, not one per prior",
+    "BaseMaskHead": "it predicts masks, not a box per prior",
+    "EmbeddingRPNHead": "its boxes are learned and know nothing of the image",
+    "CascadeRPNHead": "it predicts in stages, each from the boxes of the one before",
+}
+
+
+def no_foreground(head: Any, why: str) -> Exception:
+    """The error of a head that does not tell the assigned classes."""
+    return user_error(
+        f"{type(head).__name__} does not tell which priors are foreground: {why}.",
+        expected="a head that passes one class index per prior to its loss_cls, in the order of its outputs",
+        found=type(head).__name__,
+        remedy="set region='all' or region='teacher' on the DistillationLoss, "
+        "or use losses that read no assigned classes",
+    )
+
+
+def unsupported(head: Any, why: str) -> Exception:
+    """The error of a head that no adapter serves."""
+    return user_error(
+        f"{type(head).__name__} cannot be distilled: {why}.",
+        expected="a dense head with a prior generator, whose forward gives (cls_scores, bbox_preds, …) "
+        "per level, as logits",
+        found=type(head).__name__,
+        remedy="if it is the teacher's, use losses on features alone, which need only its neck; else "
+        "write an adapter for it: a DenseHeadAdapter under "
+        f"@mmkd.heads.register_adapter({type(head).__name__})",
+    )

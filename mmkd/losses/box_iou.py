@@ -1,0 +1,104 @@
+"""`BoxIoULoss`: the student's boxes towards the teacher's."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from mmkd.errors import UserError
+from mmkd.losses.base import DistillLoss
+from mmkd.losses.functional_boxes import Overlap, box_iou_loss, check_overlap
+from mmkd.registry import MODELS
+from mmkd.structures import DenseOutputs, DistillContext, Need
+
+Region = Literal["teacher", "foreground", "teacher_foreground"]
+
+_NEEDS: dict[str, frozenset[Need]] = {
+    "teacher": frozenset({"boxes", "cls_logits"}),
+    "foreground": frozenset({"boxes", "labels"}),
+    "teacher_foreground": frozenset({"boxes", "cls_logits", "labels"}),
+}
+
+
+@MODELS.register_module()
+class BoxIoULoss(DistillLoss):
+    r"""1 − GIoU between the boxes that student and teacher decode from the same prior.
+
+    .. math:: \lambda \, \frac{\sum_i w_i \, (1 - \mathrm{GIoU}(b^s_i, b^t_i))}{\sum_i w_i}
+
+    over the priors i of the batch outside the padding; the divisor is averaged over processes, as gradients
+    are. Boxes are compared after decoding: any two box coders will do, and the value is in [0, 2 λ).
+
+    Many priors of a low score can outweigh the few of a high one in both sums; ``min_score`` leaves them
+    out.
+
+    Source: GIoU: Rezatofighi et al., 2019 (https://arxiv.org/abs/1902.09630). As a distillation loss weighted
+    by the teacher's score: the box part of prediction mimicking in CrossKD, Wang et al., 2024
+    (https://arxiv.org/abs/2306.11369), and its implementation (jbwang1997/CrossKD, ``loss_reg_kd`` of
+    ``crosskd_atss.py``), which divides by the number of assigned priors instead and has λ = 1 there.
+
+    Args:
+        loss_weight: λ ≥ 0.
+        region: :math:`w_i`. ``'teacher'``: the teacher's highest class score; ``'foreground'``: 1 for priors
+            to which the student's assigner gives an object, else 0; ``'teacher_foreground'``: their product.
+        overlap: ``'giou'``; ``'iou'``, which has no gradient where the boxes do not meet; or ``'diou'``.
+        min_score: 0 ≤ s < 1. Priors with :math:`w_i < s` are left out of both sums, which also saves their
+            computation. At 0 none is.
+
+    Raises:
+        UserError: an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        loss_weight: float = 2.0,
+        region: Region = "teacher",
+        overlap: Overlap = "giou",
+        min_score: float = 0.0,
+    ) -> None:
+        super().__init__(loss_weight)
+        try:
+            check_overlap(overlap)
+        except ValueError as error:
+            raise UserError(f"BoxIoULoss: {error}") from None
+        if region not in get_args(Region):
+            raise UserError(
+                f"BoxIoULoss: region must be one of {', '.join(get_args(Region))}, found {region!r}"
+            )
+        if not isinstance(min_score, (int, float)) or not 0 <= min_score < 1:
+            raise UserError(f"BoxIoULoss: min_score must be a number ≥ 0 and below 1, found {min_score!r}")
+        self.region = region
+        self.overlap = overlap
+        self.min_score = min_score
+        self.needs = _NEEDS[region]
+
+    def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
+        """The weighted loss of a batch, a float32 scalar.
+
+        Args:
+            student: outputs with boxes.
+            teacher: outputs with boxes of the same layout, and class logits if the region is by score.
+            context: the batch.
+        """
+        weight_N = context.valid_N.float()
+        if self.region != "teacher":
+            weight_N = weight_N * is_object(student, context)
+        if self.region != "foreground":
+            weight_N = weight_N * teacher.top_scores().detach()
+        if self.min_score > 0:
+            weight_N = weight_N * (weight_N >= self.min_score)
+        divisor = context.mean_over_processes(weight_N.sum()).clamp(min=torch.finfo(torch.float32).eps)
+        student_N4, teacher_N4 = student.flat_boxes(), teacher.flat_boxes()
+        if self.region != "teacher" or self.min_score > 0:  # few are left
+            rows = weight_N.nonzero().squeeze(1)
+            student_N4, teacher_N4, weight_N = student_N4[rows], teacher_N4[rows], weight_N[rows]
+        total = (weight_N * box_iou_loss(student_N4, teacher_N4, self.overlap)).sum()
+        return self.loss_weight * total / divisor
+
+
+def is_object(student: DenseOutputs, context: DistillContext) -> Tensor:
+    """Which priors the student's assigner gives an object, (N,) bool."""
+    assert context.labels_N is not None
+    return (context.labels_N >= 0) & (context.labels_N < student.spec.num_classes)

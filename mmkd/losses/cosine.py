@@ -1,0 +1,66 @@
+"""`CosineLoss`: the angle between feature maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from mmkd.errors import UserError
+from mmkd.losses.feature_base import FeatureLoss
+from mmkd.losses.functional_features import Vector, check_choice, cosine_distance
+from mmkd.registry import MODELS
+from mmkd.structures import DenseOutputs, DistillContext
+
+
+@MODELS.register_module()
+class CosineLoss(FeatureLoss):
+    r"""One minus the cosine between the student's and the teacher's map of an image.
+
+    .. math:: \frac{\lambda}{L B} \sum_{l,b} 1 - \cos(v^s_{lb}, v^t_{lb})
+
+    Says nothing of the size of features, only of their direction. Where the widths differ, the default
+    averages neighbouring channels of the wider map (`mmkd.losses.functional_features.cosine_distance`):
+    without parameters, but the order of channels means nothing in a network, so that a convolution
+    (``align='auto'``) is the better bridge for students that were not made from their teacher. Padding
+    counts.
+
+    Source: PyTorch's knowledge distillation tutorial, "Cosine loss minimization run"
+    (https://pytorch.org/tutorials/beginner/knowledge_distillation_tutorial.html).
+
+    Args:
+        loss_weight: λ ≥ 0.
+        levels: indices of the levels that count; all if not given.
+        align: ``'pool'``: average channels where widths differ; ``'auto'``, ``'conv'`` and ``'none'`` as in
+            `FeatureLoss`.
+        vector: ``'map'``: v is the whole map; ``'mean'``: its mean over positions, which leaves the student
+            free where to put its features.
+
+    Raises:
+        UserError: an option is out of its range, or the pair's levels or widths do not fit.
+    """
+
+    valid_aligns = ("pool", *FeatureLoss.valid_aligns)
+
+    def __init__(
+        self,
+        loss_weight: float = 1.0,
+        levels: Sequence[int] | None = None,
+        align: str = "pool",
+        vector: Vector = "map",
+    ) -> None:
+        super().__init__(loss_weight, levels, align)
+        try:
+            check_choice("vector", vector, get_args(Vector))
+        except ValueError as error:
+            raise UserError(f"CosineLoss: {error}") from None
+        self.vector = vector
+
+    def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
+        """The weighted loss of a batch, a scalar; reads features alone."""
+        values = [
+            cosine_distance(own, taught, vector=self.vector) for own, taught in self.pairs(student, teacher)
+        ]
+        return self.loss_weight * torch.stack(values).mean()

@@ -1,0 +1,115 @@
+"""`CrossKDLoss`: the student's features through the teacher's head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkd.errors import UserError, user_error
+from mmkd.losses.base import DistillLoss, build_losses
+from mmkd.losses.functional_crossed import match_statistics
+from mmkd.registry import MODELS
+from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Levels
+
+
+@MODELS.register_module()
+class CrossKDLoss(DistillLoss):
+    r"""Cross-head distillation: losses between the teacher's outputs and crossed ones.
+
+    The student's features after ``layer`` layers of the towers of its head (``cls_convs`` and ``reg_convs``)
+    go through the remaining layers of the frozen teacher's. What comes out is compared with the teacher's
+    own outputs by any losses on outputs; the student's own predictions are left to the ground truth:
+
+    .. math:: \lambda \sum_j L_j(h^t_{>i}(\mathrm{ReLU}(\mathrm{align}(f^s_i))),\; h^t(f^t))
+
+    with align bringing each channel's mean and standard deviation over the batch to the teacher's.
+
+    Source: Wang et al., "CrossKD: Cross-Head Knowledge Distillation for Object Detection", CVPR 2024
+    (https://arxiv.org/abs/2306.11369). Reference implementation: jbwang1997/CrossKD. It means to hold the
+    features before the activation, but its activation works in place, so the published figures are of
+    activated features; so are ours. Its losses are `BCKDLoss`, `BoxIoULoss` and, for ATSS and FCOS, the
+    centerness.
+
+    Args:
+        losses: name → config of a loss on outputs, as in ``distill``.
+        layer: i ≥ 1; 3 of 4 in the reference.
+        align: match the statistics of the features; the two towers must be equally wide.
+        loss_weight: λ ≥ 0.
+
+    Raises:
+        UserError: ``losses`` is empty or one of them reads features, or an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        losses: Mapping[str, Any],
+        layer: int = 3,
+        align: bool = True,
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__(loss_weight)
+        if not isinstance(layer, int) or layer < 1:
+            raise UserError(f"CrossKDLoss: layer must be a whole number ≥ 1, found {layer!r}")
+        self.layer = self.tower_layers = layer
+        self.align = align
+        self.losses: nn.ModuleDict = build_losses(losses, "losses")
+        inner = frozenset(need for term in self.terms.values() for need in term.needs)
+        wrong = inner & {"feats", "towers", "layers"}
+        if wrong:
+            raise user_error(
+                "CrossKDLoss compares outputs of heads.",
+                expected="losses on class logits, boxes or further outputs",
+                found=f"a loss that needs {', '.join(sorted(wrong))}",
+                remedy="put that loss beside it, in `distill`",
+            )
+        self.parts = inner - {"labels"}
+        self.needs = inner | {"towers", "layers"}
+
+    @property
+    def terms(self) -> dict[str, DistillLoss]:
+        """The losses by name."""
+        return cast(dict[str, DistillLoss], dict(self.losses.items()))
+
+    def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
+        """As each of its losses does, between two heads of the teacher's kind."""
+        for term in self.terms.values():
+            term.check(teacher, teacher)
+
+    def adapt(self, student: HeadSpec, teacher: HeadSpec) -> None:
+        """As each of its losses does."""
+        for term in self.terms.values():
+            term.adapt(teacher, teacher)
+
+    def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
+        """The weighted sum of the losses, a float32 scalar.
+
+        Args:
+            student: outputs with towers.
+            teacher: outputs with towers, and what the losses read.
+            context: the batch.
+        """
+        assert context.crossed is not None
+        towers = {
+            name: self._aligned(layers[self.layer - 1], teacher.towers[name][self.layer - 1])
+            for name, layers in student.towers.items()
+        }
+        crossed = context.crossed(self.layer, towers, self.parts)
+        total = torch.stack([term(crossed, teacher, context) for term in self.terms.values()]).sum()
+        return self.loss_weight * total
+
+    def _aligned(self, student: Levels, teacher: Levels) -> Levels:
+        if student[0].shape[1] != teacher[0].shape[1]:
+            raise user_error(
+                "The towers of the two heads differ in width, so the features cannot be crossed.",
+                expected=f"bbox_head.feat_channels={teacher[0].shape[1]} (the teacher's)",
+                found=f"{student[0].shape[1]} (the student's)",
+                remedy="give the student's head that width, or choose a loss on the head's outputs",
+            )
+        if not self.align:
+            return student
+        with torch.autocast(student[0].device.type, enabled=False):
+            return tuple(F.relu(match_statistics(s, t)) for s, t in zip(student, teacher))

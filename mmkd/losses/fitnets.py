@@ -1,0 +1,48 @@
+"""`FitNetsLoss`: feature maps through a regressor, by their squared difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmkd.losses.feature_base import FeatureLoss
+from mmkd.losses.functional_features import feature_mse
+from mmkd.registry import MODELS
+from mmkd.structures import DenseOutputs, DistillContext
+
+
+@MODELS.register_module()
+class FitNetsLoss(FeatureLoss):
+    r"""Mean squared difference of the teacher's maps and a regression from the student's.
+
+    .. math:: \frac{\lambda}{L} \sum_l \frac{1}{BCHW} \sum (r_l(f^s_l) - f^t_l)^2
+
+    The regressor :math:`r_l` is a 1×1 convolution to the teacher's width on every level, equal widths
+    included, as published (the paper regresses maps of other sizes too, hence its larger kernels). The mean
+    over levels keeps λ independent of their number; the paper has one pair of layers. Channels with large
+    values dominate. Padding counts.
+
+    Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015 (https://arxiv.org/abs/1412.6550),
+    equation 3; see `mmkd.losses.functional_features.feature_mse`. There the hint is a first stage of the
+    training; here, as in later work on detectors, it is a term beside the others.
+
+    Args:
+        loss_weight: λ ≥ 0.
+        levels: indices of the levels that count; all if not given.
+        align: ``'conv'``: a regressor on every level; ``'auto'``: only where widths differ; ``'none'``: none.
+
+    Raises:
+        UserError: an option is out of its range, or the pair's levels or widths do not fit.
+    """
+
+    def __init__(
+        self, loss_weight: float = 1.0, levels: Sequence[int] | None = None, align: str = "conv"
+    ) -> None:
+        super().__init__(loss_weight, levels, align)
+
+    def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
+        """The weighted loss of a batch, a scalar; reads features alone."""
+        values = [feature_mse(own, taught) for own, taught in self.pairs(student, teacher)]
+        return self.loss_weight * torch.stack(values).mean()

@@ -1,0 +1,47 @@
+"""What crossing two heads needs; torch is all.
+
+Shape suffixes: B images, C channels, H and W map size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_EPSILON = 1e-6
+
+
+def match_statistics(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
+    r"""Bring each channel of the student to the mean and standard deviation of the teacher's.
+
+    .. math:: \frac{f^s_c - \mu^s_c}{\sigma^s_c + 10^{-6}} \, \sigma^t_c + \mu^t_c
+
+    with the (unbiased) statistics of a channel over all images and positions of the batch. The gradient goes
+    through the student's statistics; the teacher gets none.
+
+    Source: jbwang1997/CrossKD, ``align_scale``.
+
+    Args:
+        student_BCHW: features; half precision is computed in float32.
+        teacher_BCHW: features with as many channels.
+
+    Returns:
+        B×C×H×W of the student, float32 or float64.
+
+    Raises:
+        ValueError: the numbers of channels differ.
+    """
+    if student_BCHW.shape[1] != teacher_BCHW.shape[1]:
+        raise ValueError(
+            f"expected features of one width, found student {student_BCHW.shape[1]} "
+            f"and teacher {teacher_BCHW.shape[1]}"
+        )
+    dtype = torch.promote_types(student_BCHW.dtype, torch.float32)
+    student, teacher = student_BCHW.to(dtype), teacher_BCHW.detach().to(dtype)
+    mean_s, mean_t = (x.mean((0, 2, 3), keepdim=True) for x in (student, teacher))
+    # Of a single value the unbiased deviation is not defined; nothing is spread there.
+    std_s, std_t = (
+        x.std((0, 2, 3), keepdim=True) if x[:, 0].numel() > 1 else torch.zeros_like(x[:1, :, :1, :1])
+        for x in (student, teacher)
+    )
+    return (student - mean_s) / (std_s + _EPSILON) * std_t + mean_t

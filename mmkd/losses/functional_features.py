@@ -1,0 +1,184 @@
+"""Distances between feature maps; torch is all they need.
+
+All compute in float32 (float64 for float64 input), also under autocast, and give the teacher no gradient.
+
+Shape suffixes: B images, C channels, H and W map size; V the elements that a statistic is taken over.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmkd.losses.functional import check_kl_options, kl_divergence
+
+Vector = Literal["map", "mean"]
+Statistics = Literal["batch", "image"]
+
+
+def feature_mse(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
+    r"""The mean squared difference, :math:`\frac{1}{BCHW} \sum (f^s - f^t)^2`.
+
+    Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015 (https://arxiv.org/abs/1412.6550),
+    equation 3: half the sum. The mean, as in RepDistiller's ``HintLoss``, does not depend on the map's size.
+
+    Args:
+        student_BCHW: the student's map.
+        teacher_BCHW: the teacher's, of the same shape.
+
+    Returns:
+        A scalar ≥ 0.
+
+    Raises:
+        ValueError: the shapes differ or are not (B, C, H, W).
+    """
+    _check_shapes(student_BCHW, teacher_BCHW)
+    with torch.autocast(student_BCHW.device.type, enabled=False):
+        return F.mse_loss(*_as_floats(student_BCHW, teacher_BCHW))
+
+
+def cosine_distance(student_BCHW: Tensor, teacher_BCHW: Tensor, *, vector: Vector = "map") -> Tensor:
+    r"""One minus the cosine between the two maps of an image, in the mean of the images.
+
+    .. math:: \frac{1}{B} \sum_b 1 - \frac{v^s_b \cdot v^t_b}{\lVert v^s_b \rVert \, \lVert v^t_b \rVert}
+
+    Where the widths differ, the channels of the wider map are first averaged in neighbouring groups to the
+    number of the other's (adaptive average pooling; if the one is no multiple of the other, groups share
+    channels). A map that is zero everywhere has no direction: its cosine is 0, without gradient.
+
+    Source: the cosine loss of PyTorch's knowledge distillation tutorial
+    (https://pytorch.org/tutorials/beginner/knowledge_distillation_tutorial.html), which flattens maps and
+    averages neighbouring elements of the teacher's vector; here channels are averaged, never positions.
+
+    Args:
+        student_BCHW: the student's map.
+        teacher_BCHW: the teacher's, of the same B, H and W.
+        vector: ``'map'``: v is the whole map, C·H·W numbers; ``'mean'``: the mean over positions, C numbers.
+
+    Returns:
+        A scalar in [0, 2] up to rounding; does not depend on the scale of either map.
+
+    Raises:
+        ValueError: the shapes do not fit or are not (B, C, H, W); a bad option.
+    """
+    check_choice("vector", vector, get_args(Vector))
+    _check_shapes(student_BCHW, teacher_BCHW, same_width=False)
+    with torch.autocast(student_BCHW.device.type, enabled=False):
+        maps = _as_floats(student_BCHW, teacher_BCHW)
+        width = min(level.shape[1] for level in maps)
+        student, teacher = (pool_channels(level, width) for level in maps)
+        if vector == "mean":
+            student, teacher = student.mean(dim=(2, 3)), teacher.mean(dim=(2, 3))
+        student_BV, teacher_BV = student.flatten(1), teacher.flatten(1)
+        norms_B = student_BV.norm(dim=1) * teacher_BV.norm(dim=1)
+        cosine_B = (student_BV * teacher_BV).sum(dim=1) / norms_B.masked_fill(norms_B == 0, torch.inf)
+        return (1 - cosine_B).mean()
+
+
+def pool_channels(map_BCHW: Tensor, width: int) -> Tensor:
+    """Average neighbouring channels, so that ``width`` of them are left; (B, width, H, W)."""
+    if map_BCHW.shape[1] == width:
+        return map_BCHW
+    B, _, H, W = map_BCHW.shape
+    rows = map_BCHW.permute(0, 2, 3, 1).flatten(1, 2)
+    return F.adaptive_avg_pool1d(rows, width).reshape(B, H, W, width).permute(0, 3, 1, 2)
+
+
+def pearson_distance(
+    student_BCHW: Tensor, teacher_BCHW: Tensor, *, statistics: Statistics = "batch", eps: float = 1e-6
+) -> Tensor:
+    r"""One minus Pearson's correlation of each channel, in the mean of the channels.
+
+    Computed as half the mean squared difference of the normalised maps
+    :math:`\hat f_c = (f_c - \mu_c) / (\sigma_c + \epsilon)`, with mean and standard deviation of a channel
+    over the positions of all images of the batch. A channel that is constant is normalised to zero.
+
+    Source: Cao et al., "PKD: General Distillation Framework for Object Detectors via Pearson Correlation
+    Coefficient", NeurIPS 2022 (https://arxiv.org/abs/2207.02039). Reference implementation: mmrazor's
+    ``PKDLoss``. It takes the unbiased standard deviation, which makes its value (n − 1)/n of this
+    for n = B·H·W (a map of one position would be NaN); with the population's the value is 1 − r, as in the
+    paper, and does not depend on the size of batch and map.
+
+    Args:
+        student_BCHW: the student's map.
+        teacher_BCHW: the teacher's, of the same shape.
+        statistics: ``'batch'``: over images and positions, as published; ``'image'``: over the positions of
+            each image.
+        eps: ε > 0.
+
+    Returns:
+        A scalar in [0, 2]; up to ε it does not depend on scale and offset of any channel.
+
+    Raises:
+        ValueError: the shapes differ or are not (B, C, H, W); a bad option.
+    """
+    check_choice("statistics", statistics, get_args(Statistics))
+    _check_shapes(student_BCHW, teacher_BCHW)
+    dims = (0, 2, 3) if statistics == "batch" else (2, 3)
+    with torch.autocast(student_BCHW.device.type, enabled=False):
+        student, teacher = (_normalised(level, dims, eps) for level in _as_floats(student_BCHW, teacher_BCHW))
+        return F.mse_loss(student, teacher) / 2
+
+
+def channel_kl(student_BCHW: Tensor, teacher_BCHW: Tensor, *, temperature: float = 1.0) -> Tensor:
+    r"""KL divergence of each channel's distribution over positions, in the mean of channels and images.
+
+    With :math:`p_{bc} = \mathrm{softmax}_{HW}(f_{bc} / T)`
+
+    .. math:: \frac{T^2}{B C} \sum_{b,c} \sum_i p^t_{bci} \log (p^t_{bci} / p^s_{bci})
+
+    Source: Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021
+    (https://arxiv.org/abs/2011.13256); reference implementation: mmrazor's ``ChannelWiseDivergence``, which
+    has the 1/B.
+
+    Args:
+        student_BCHW: the student's map.
+        teacher_BCHW: the teacher's, of the same shape.
+        temperature: T > 0.
+
+    Returns:
+        A scalar ≥ 0 up to rounding; does not depend on the offset of any channel. A map of one position
+        gives 0.
+
+    Raises:
+        ValueError: the shapes differ or are not (B, C, H, W); a bad option.
+    """
+    check_kl_options(temperature, "softmax", "batchmean")
+    _check_shapes(student_BCHW, teacher_BCHW)
+    B, C, H, W = student_BCHW.shape
+    student_NK, teacher_NK = student_BCHW.reshape(B * C, H * W), teacher_BCHW.reshape(B * C, H * W)
+    if H * W == 1:  # both softmaxes are 1
+        return (_as_floats(student_NK, teacher_NK)[0] * 0).sum()
+    return kl_divergence(student_NK, teacher_NK, temperature=temperature)
+
+
+def check_choice(name: str, value: object, valid: tuple[str, ...]) -> None:
+    """Raise ValueError if an option is none of its valid values."""
+    if value not in valid:
+        raise ValueError(f"{name} must be one of {', '.join(valid)}, found {value!r}")
+
+
+def _check_shapes(student: Tensor, teacher: Tensor, same_width: bool = True) -> None:
+    own, taught = tuple(student.shape), tuple(teacher.shape)
+    # Without the channels, if they may differ.
+    compared = [shape if same_width else shape[:1] + shape[2:] for shape in (own, taught)]
+    if len(own) != 4 or len(taught) != 4 or compared[0] != compared[1]:
+        form = "(B, C, H, W)" if same_width else "(B, any, H, W)"
+        raise ValueError(f"expected maps of one shape {form}, found student {own} and teacher {taught}")
+
+
+def _as_floats(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    return student.to(dtype), teacher.detach().to(dtype)
+
+
+def _normalised(level: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    mean = level.mean(dims, keepdim=True)
+    centered = level - mean
+    # The norm, unlike a square root of the variance, has a gradient where all is zero.
+    norm = torch.linalg.vector_norm(centered, dim=dims, keepdim=True)
+    std = norm / (level.numel() / mean.numel()) ** 0.5
+    return centered / (std + eps)

@@ -1,0 +1,190 @@
+"""`PGDLoss`: features where the teacher's predictions are best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmkd.errors import UserError
+from mmkd.losses.feature_base import Align, FeatureLoss
+from mmkd.losses.fgd import check_weights
+from mmkd.losses.functional_masks import (
+    check_attention_options,
+    check_xi,
+    focal_terms,
+    gaussian_weights,
+    inside_boxes,
+    prediction_quality,
+)
+from mmkd.losses.ground_truth import gt_boxes, gt_labels
+from mmkd.registry import MODELS
+from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need
+
+
+@MODELS.register_module()
+class PGDLoss(FeatureLoss):
+    r"""PGD-style distillation: features where the teacher's predictions find an object.
+
+    .. math:: \sum_l (1 + g l)(\alpha L_{fg} + \beta L_{bg}) + \delta L_{at}
+
+    The terms are `mmkd.losses.functional_masks.focal_terms` with channel attention by position. The
+    foreground weights are `gaussian_weights`: for each object the ``topk`` positions of all levels whose
+    predicted class and box are best by `prediction_quality`, under a Gaussian fitted to them; background are
+    the positions inside no box. Both are divided by their number on each level of each image; priors in the
+    padding are neither. An object of which all best positions are outside its box does not count.
+
+    The published method distils the last maps of the head's two towers, with weights of their own (ξ = 0.8
+    for classes, 0.6 for boxes); this one the neck's, with the form for classes alone.
+
+    Source: Yang et al., "Prediction-Guided Distillation for Dense Object Detection", ECCV 2022
+    (https://arxiv.org/abs/2203.05469); reference implementation: https://github.com/ChenhongyiYang/PGD,
+    ``pgd_cls.py``, ``pgw_anchor_based.py`` and ``background_weight.py``. The defaults are those of its ATSS.
+
+    Args:
+        loss_weight: factor ≥ 0 of the whole.
+        alpha: α ≥ 0, weight of the foreground.
+        beta: β ≥ 0, weight of the background.
+        delta: δ ≥ 0, weight of the difference in attention.
+        temperature: T > 0 of the attention.
+        xi: ξ in [0, 1]: 0 looks at the class score alone, 1 at the box alone.
+        topk: positions per object, ≥ 1.
+        level_gain: g ≥ 0: by how much each level counts more than the one before it.
+        levels: see `FeatureLoss`; positions are chosen among all.
+        align: see `FeatureLoss`.
+
+    Raises:
+        UserError: an option is out of its range; in `check`, the teacher has no dense head or other classes.
+    """
+
+    needs: frozenset[Need] = frozenset({"feats", "cls_logits", "boxes"})
+
+    def __init__(
+        self,
+        loss_weight: float = 1.0,
+        alpha: float = 0.08,
+        beta: float = 0.04,
+        delta: float = 8e-4,
+        temperature: float = 0.8,
+        xi: float = 0.8,
+        topk: int = 9,
+        level_gain: float = 0.25,
+        levels: Sequence[int] | None = None,
+        align: Align = "auto",
+    ) -> None:
+        super().__init__(loss_weight, levels, align)
+        try:
+            check_attention_options(temperature)
+            check_xi(xi)
+        except ValueError as error:
+            raise UserError(f"PGDLoss: {error}") from None
+        check_weights("PGDLoss", alpha=alpha, beta=beta, delta=delta, level_gain=level_gain)
+        if not isinstance(topk, int) or topk < 1:
+            raise UserError(f"PGDLoss: topk must be an integer ≥ 1, found {topk!r}")
+        self.alpha, self.beta, self.delta = alpha, beta, delta
+        self.temperature, self.xi, self.topk, self.level_gain = temperature, xi, topk, level_gain
+
+    def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
+        """Refuse a teacher without dense predictions, and one of other classes."""
+        super().check(student, teacher)
+        if 0 in teacher.num_base_priors:
+            raise UserError("PGDLoss reads the predictions of a dense head, and the teacher has none")
+        if student.num_classes != teacher.num_classes:
+            raise UserError(
+                f"PGDLoss: the student has {student.num_classes} classes and the teacher "
+                f"{teacher.num_classes}; they must be the same"
+            )
+
+    def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
+        """The weighted loss of a batch, a scalar in float32 (float64 for such features).
+
+        Args:
+            student: outputs with features.
+            teacher: outputs with features, class logits and boxes.
+            context: the batch; the boxes and labels in its data samples are read.
+        """
+        masks = self.masks(teacher, context, student.spec.num_base_priors)
+        total = student.feats[0].new_zeros((), dtype=torch.float32)
+        for level, (own, taught) in zip(self.chosen(len(masks)), self.pairs(student, teacher)):
+            foreground, background, attention = focal_terms(
+                own, taught, *masks[level], temperature=self.temperature, channels="position"
+            )
+            gain = 1 + self.level_gain * level
+            total = total + gain * (self.alpha * foreground + self.beta * background)
+            total = total + self.delta * attention
+        return self.loss_weight * total
+
+    @torch.no_grad()
+    def masks(
+        self, teacher: DenseOutputs, context: DistillContext, student_priors: Sequence[int]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Per level the weights of foreground and background, B×H×W each.
+
+        Args:
+            teacher: outputs with class logits and boxes.
+            context: the batch.
+            student_priors: A of the student's levels, to which ``context.valid_N`` refers.
+        """
+        assert teacher.cls_logits is not None
+        sizes = [(level.shape[2], level.shape[3]) for level in teacher.cls_logits]
+        images, priors = context.num_images, teacher.spec.num_base_priors
+        scores = _by_level(_scores(teacher), sizes, priors, images)
+        boxes = _by_level(teacher.flat_boxes(), sizes, priors, images)
+        valid = [part.any(dim=2) for part in _by_level(context.valid_N, sizes, student_priors, images)]
+        # mmdet's anchors are centered on multiples of the stride; so are the points of most other heads.
+        centers_P2 = torch.cat([_grid(*layout) for layout in zip(sizes, teacher.strides)]).to(boxes[0])
+        counts = [height * width for height, width in sizes]
+
+        foreground: list[list[Tensor]] = [[] for _ in sizes]
+        background: list[list[Tensor]] = [[] for _ in sizes]
+        for image, sample in enumerate(context.data_samples):
+            objects_G4 = gt_boxes(sample, boxes[0].device).to(boxes[0].dtype)
+            labels_G = gt_labels(sample, boxes[0].device)
+            quality_PG = torch.cat(
+                [
+                    # The best of the priors of a position speaks for it.
+                    prediction_quality(
+                        score[image].flatten(0, 1), box[image].flatten(0, 1), objects_G4, labels_G, self.xi
+                    )
+                    .reshape(*box.shape[1:3], len(objects_G4))
+                    .amax(dim=1)
+                    for score, box in zip(scores, boxes)
+                ]
+            )
+            valid_P = torch.cat([part[image] for part in valid])
+            weight_P = gaussian_weights(quality_PG, centers_P2, objects_G4, valid_P, self.topk)
+            outside_P = valid_P & ~inside_boxes(centers_P2, objects_G4).any(dim=1)
+            for level, (height, width) in enumerate(sizes):
+                for found, values_P in ((foreground, weight_P), (background, outside_P.to(weight_P))):
+                    found[level].append(values_P.split(counts)[level].reshape(height, width))
+        return [
+            (_divided_by_count(torch.stack(a)), _divided_by_count(torch.stack(b)))
+            for a, b in zip(foreground, background)
+        ]
+
+
+def _scores(outputs: DenseOutputs) -> Tensor:
+    logits_NK = outputs.flat_cls_logits()
+    logits_NK = logits_NK.to(torch.promote_types(logits_NK.dtype, torch.float32))
+    return logits_NK.sigmoid() if outputs.spec.use_sigmoid else logits_NK.softmax(dim=1)
+
+
+def _by_level(
+    values_N: Tensor, sizes: Sequence[tuple[int, int]], priors: Sequence[int], images: int
+) -> list[Tensor]:
+    """Per level B×(H·W)×A×…."""
+    counts = [images * height * width * A for (height, width), A in zip(sizes, priors)]
+    return [
+        part.reshape(images, height * width, A, *values_N.shape[1:])
+        for part, (height, width), A in zip(values_N.split(counts), sizes, priors)
+    ]
+
+
+def _grid(size: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    y, x = torch.meshgrid(torch.arange(size[0]) * stride[1], torch.arange(size[1]) * stride[0], indexing="ij")
+    return torch.stack([x.flatten(), y.flatten()], dim=1)
+
+
+def _divided_by_count(mask_BHW: Tensor) -> Tensor:
+    return mask_BHW / (mask_BHW != 0).sum(dim=(1, 2), keepdim=True).clamp(min=1)

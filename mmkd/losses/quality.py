@@ -1,0 +1,120 @@
+"""`QualityLoss`: centerness, IoU or objectness towards the teacher's."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from mmkd.errors import UserError, user_error
+from mmkd.losses.base import DistillLoss
+from mmkd.losses.box_iou import is_object
+from mmkd.losses.functional import kl_divergence
+from mmkd.registry import MODELS
+from mmkd.structures import DenseOutputs, DistillContext, Need
+
+Region = Literal["foreground", "teacher", "all"]
+
+_NEEDS: dict[str, frozenset[Need]] = {
+    "foreground": frozenset({"extra", "labels"}),
+    "teacher": frozenset({"extra", "cls_logits"}),
+    "all": frozenset({"extra"}),
+}
+
+
+@MODELS.register_module()
+class QualityLoss(DistillLoss):
+    r"""Binary cross-entropy on the one number by which a head judges each box, less the teacher's entropy.
+
+    With :math:`q = \sigma(z)` for the logit z of e.g. the centerness,
+
+    .. math:: \lambda \, \frac{\sum_i w_i \, \mathrm{KL}(\mathrm{Bern}(q^t_i) \,\|\, \mathrm{Bern}(q^s_i))}
+        {\sum_i w_i}
+
+    over the priors i of the batch outside the padding; the divisor is averaged over processes, as gradients
+    are. KL is the cross-entropy :math:`-q^t \log q^s - (1 - q^t) \log (1 - q^s)` minus a constant, the
+    entropy of :math:`q^t`: the gradient is that of the cross-entropy, and the value is 0 where both agree.
+
+    Source: the centerness part of CrossKD, Wang et al., 2024 (https://arxiv.org/abs/2306.11369), in its
+    implementation (jbwang1997/CrossKD, ``loss_center_kd`` of ``crosskd_atss.py``): cross-entropy over the
+    assigned priors, divided by their number, with λ = 1.
+
+    Args:
+        loss_weight: λ ≥ 0.
+        name: of the output, e.g. ``'centerness'``; if ``None``, the only one that both heads have.
+        region: :math:`w_i`. ``'foreground'``: 1 for priors to which the student's assigner gives an object;
+            ``'teacher'``: the teacher's highest class score; ``'all'``: 1, for objectness, which is trained
+            on the background as well (centerness is not: what it says there is noise).
+
+    Raises:
+        UserError: an option is out of its range; in the first iteration, if the heads have no such output.
+    """
+
+    def __init__(
+        self, loss_weight: float = 1.0, name: str | None = None, region: Region = "foreground"
+    ) -> None:
+        super().__init__(loss_weight)
+        if name is not None and not isinstance(name, str):
+            raise UserError(f"QualityLoss: name must be a string or None, found {name!r}")
+        if region not in get_args(Region):
+            raise UserError(
+                f"QualityLoss: region must be one of {', '.join(get_args(Region))}, found {region!r}"
+            )
+        self.name = name
+        self.region = region
+        self.needs = _NEEDS[region]
+
+    def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
+        """The weighted loss of a batch, a float32 scalar.
+
+        Args:
+            student: outputs with the further output.
+            teacher: outputs with it, and class logits if the region is ``'teacher'``.
+            context: the batch.
+
+        Raises:
+            UserError: one of them has no output of that name, or without a name there is not just one.
+        """
+        name = self._name(student, teacher)
+        weight_N = context.valid_N.float()
+        if self.region == "foreground":
+            weight_N = weight_N * is_object(student, context)
+        elif self.region == "teacher":
+            weight_N = weight_N * teacher.top_scores().detach()
+        divisor = context.mean_over_processes(weight_N.sum()).clamp(min=torch.finfo(torch.float32).eps)
+        student_N, teacher_N = student.flat_extra(name), teacher.flat_extra(name)
+        if self.region == "foreground":
+            rows = weight_N.nonzero().squeeze(1)
+            student_N, teacher_N, weight_N = student_N[rows], teacher_N[rows], weight_N[rows]
+        return self.loss_weight * kl_divergence(
+            student_N[:, None],
+            teacher_N[:, None],
+            activation="sigmoid",
+            weight_N=weight_N,
+            avg_factor=divisor,
+        )
+
+    def _name(self, student: DenseOutputs, teacher: DenseOutputs) -> str:
+        common = [name for name in student.extra if name in teacher.extra]
+        if self.name in common:
+            return self.name
+        if self.name is None and len(common) == 1:
+            return common[0]
+        if self.name is not None:
+            problem = f"not both heads have an output {self.name!r}."
+        elif common:
+            problem = "both heads have several further outputs, and `name` does not say which."
+        else:
+            problem = "the heads have no further output in common."
+        own, taught = (", ".join(outputs.extra) or "none" for outputs in (student, teacher))
+        raise user_error(
+            f"QualityLoss: {problem}",
+            expected=f"name, one of: {', '.join(common)}"
+            if common
+            else "a centerness or the like of both heads",
+            found=f"the student's: {own}; the teacher's: {taught}",
+            remedy="correct `name`"
+            if common
+            else "leave QualityLoss out, or use heads with such an output, e.g. ATSSHead or FCOSHead",
+        )

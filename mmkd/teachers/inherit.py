@@ -1,0 +1,83 @@
+"""A student that begins with a part of its teacher's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import nn
+
+from mmkd.errors import UserError, user_error
+from mmkd.teachers.checkpoint import own_keys, read_checkpoint
+
+
+def check_inherit(parts: Any, student: nn.Module) -> tuple[str, ...]:
+    """The parts of ``inherit``, if the student has them.
+
+    Args:
+        parts: names of modules, like ``neck`` or ``bbox_head.cls_convs``.
+        student: the student.
+
+    Raises:
+        UserError: it is no list of names, or one names no module with weights.
+    """
+    if isinstance(parts, str) or not all(isinstance(part, str) for part in parts):
+        raise UserError(f"inherit must be a list of names like ['neck', 'bbox_head'], found {parts!r}")
+    modules = {name for name, _ in student.named_modules()}
+    strange = [part for part in parts if part not in modules]
+    if strange:
+        raise user_error(
+            f"`inherit` names no part of the student: {', '.join(strange)}.",
+            expected=f"some of {', '.join(name for name, _ in student.named_children())}, or below them",
+            found=", ".join(strange),
+            remedy="correct the name",
+        )
+    return tuple(parts)
+
+
+@torch.no_grad()
+def inherit_weights(student: nn.Module, parts: Sequence[str], checkpoint: str) -> tuple[list[str], list[str]]:
+    """Copy weights and buffers of the teacher into the student, where name and shape agree.
+
+    Source: the inheriting strategy of FGD (https://arxiv.org/abs/2111.11837) and PGD
+    (https://arxiv.org/abs/2203.05469); reference implementations: yzd-v/FGD, ChenhongyiYang/PGD.
+
+    Args:
+        student: changed in place.
+        parts: names of its modules.
+        checkpoint: the teacher's.
+
+    Returns:
+        The names of what was copied, and of what the student has in these parts and kept. Said in the log.
+
+    Raises:
+        UserError: nothing agrees.
+    """
+    read = read_checkpoint(checkpoint)
+    taught = own_keys(read.get("state_dict", read), checkpoint)
+    own = {
+        name: tensor
+        for name, tensor in student.state_dict().items()
+        if any(name.startswith(f"{part}.") for part in parts)
+    }
+    copied = [name for name, tensor in own.items() if name in taught and taught[name].shape == tensor.shape]
+    kept = [name for name in own if name not in copied]
+    if not copied:
+        raise user_error(
+            "The student can inherit nothing from the teacher.",
+            expected=f"weights of one name and shape below {', '.join(parts)}",
+            found="none",
+            remedy="give the student the teacher's widths there, or leave out `inherit`",
+        )
+    for name in copied:
+        own[name].copy_(taught[name])
+    shown = ", ".join(kept[:10]) + (f", … {len(kept) - 10} more" if len(kept) > 10 else "")
+    print_log(
+        f"the student begins with the teacher's weights in {', '.join(parts)}: "
+        f"{len(copied)} of {len(own)} tensors"
+        + (f"; of another shape or not there: {shown}" if kept else ""),
+        "current",
+    )
+    return copied, kept

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmkd.errors import UserError
+from mmkd.losses.functional import kl_divergence
+from mmkd.losses.functional_crossed import match_statistics
+from mmkd.registry import MODELS
+
+from ..conftest import batch, build, distilled, losses_of, save_teacher, tiny_atss, tiny_teacher
+
+KL = {"type": "DistillationLoss", "region": "all", "normalizer": "priors", "loss_weight": 1}
+
+
+def crossed(layer: int = 1, **losses: Any) -> dict[str, Any]:
+    return {"x": {"type": "CrossKDLoss", "layer": layer, "losses": losses or {"cls": KL}}}
+
+
+def test_statistics_become_the_teachers() -> None:
+    student = (torch.randn(2, 5, 4, 6, dtype=torch.float64) * 3 + 1).requires_grad_()
+    teacher = torch.randn(2, 5, 8, 3, dtype=torch.float64, requires_grad=True)
+    found = match_statistics(student, teacher)
+    for channel in range(5):
+        values, taught = student[:, channel].flatten(), teacher[:, channel].flatten()
+        mean = sum(values) / 48
+        deviation = (sum((v - mean) ** 2 for v in values) / 47) ** 0.5
+        wanted = (values - mean) / (deviation + 1e-6) * taught.std() + taught.mean()
+        torch.testing.assert_close(found[:, channel].flatten(), wanted)
+    found.square().sum().backward()
+    assert teacher.grad is None
+    assert torch.isfinite(match_statistics(torch.ones(1, 2, 1, 1), torch.randn(1, 2, 1, 1))).all()
+    assert torch.isfinite(match_statistics(torch.zeros(1, 2, 3, 3), torch.randn(1, 2, 3, 3))).all()
+    with pytest.raises(ValueError, match="one width"):
+        match_statistics(torch.randn(1, 2, 3, 3), torch.randn(1, 3, 3, 3))
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_written_out_for_atss(tmp_path: Path, layer: int) -> None:
+    """The student's features go through what is left of the teacher's towers and its predictors."""
+    student_cfg = tiny_atss(bbox_head__stacked_convs=2)
+    checkpoint = save_teacher(tmp_path / "t.pth", tiny_teacher())
+    model = build(distilled(student_cfg, tiny_teacher(), checkpoint, distill=crossed(layer)))
+    teacher = build(tiny_teacher()).eval()
+    teacher.load_state_dict(torch.load(checkpoint)["state_dict"])
+    data = batch((96, 128), (96, 128))
+    found = losses_of(model, data)["loss_kd_x"]
+
+    inputs = model.data_preprocessor(data, True)["inputs"]
+    head, taught_head = model.bbox_head, teacher.bbox_head
+    all_crossed, all_taught = [], []
+    with torch.no_grad():
+        for own, taught in zip(model.extract_feat(inputs), teacher.extract_feat(inputs)):
+            for conv in head.cls_convs[:layer]:
+                own = conv(own)
+            for conv in taught_head.cls_convs[:layer]:
+                taught = conv(taught)
+            mean_s, std_s = own.mean((0, 2, 3), True), own.std((0, 2, 3), keepdim=True)
+            mean_t, std_t = taught.mean((0, 2, 3), True), taught.std((0, 2, 3), keepdim=True)
+            own = F.relu((own - mean_s) / (std_s + 1e-6) * std_t + mean_t)
+            for conv in taught_head.cls_convs[layer:]:
+                own, taught = conv(own), conv(taught)
+            for x, logits in ((own, all_crossed), (taught, all_taught)):
+                logits.append(taught_head.atss_cls(x).permute(0, 2, 3, 1).reshape(-1, 3))
+    # Every prior of these images is valid.
+    wanted = kl_divergence(torch.cat(all_crossed), torch.cat(all_taught), activation="sigmoid")
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_gradient_reaches_the_students_towers_and_no_further_than_the_layer(tmp_path: Path) -> None:
+    checkpoint = save_teacher(tmp_path / "t.pth", tiny_teacher())
+    losses = {"cls": KL, "box": {"type": "BoxIoULoss"}, "quality": {"type": "QualityLoss"}}
+    student = tiny_atss(bbox_head__stacked_convs=2)
+    model = build(distilled(student, tiny_teacher(), checkpoint, distill=crossed(1, **losses)))
+    losses_of(model, batch())["loss_kd_x"].backward()
+    head = model.bbox_head
+    for name in ("cls_convs", "reg_convs"):
+        first, second = getattr(head, name)
+        assert first.conv.weight.grad.abs().sum() > 0
+        assert second.conv.weight.grad is None
+    assert head.atss_cls.weight.grad is None
+    assert all(parameter.grad is None for parameter in model.teacher.model.parameters())
+    first_layer = model.teacher.head.cls_convs[0]
+    assert hasattr(first_layer, "conv"), "the teacher's layers are back in their place"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_zero_where_the_student_is_its_own_teacher(tmp_path: Path, precision: str) -> None:
+    checkpoint = save_teacher(tmp_path / "t.pth", tiny_teacher())
+    cfg = distilled(tiny_teacher(), tiny_teacher(), checkpoint, distill=crossed(1))
+    cfg.teacher.precision = precision
+    model = build(cfg)
+    model.load_state_dict(torch.load(checkpoint)["state_dict"])
+    model.backbone.eval()
+    loss = losses_of(model, batch())["loss_kd_x"]
+    assert loss < (1e-4 if precision == "fp32" else 0.05)
+    model = build(cfg)
+    assert losses_of(model, batch())["loss_kd_x"] > 0.1, "another student"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layer": 0}, "layer must be"),
+        ({"losses": {}}, "losses` names no loss"),
+        ({"losses": {"f": {"type": "PKDLoss"}}}, "compares outputs of heads"),
+        ({"losses": {"f": {"type": "NoLoss"}}}, r"losses\.f is no distillation loss"),
+    ],
+)
+def test_mistakes(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        MODELS.build({"type": "CrossKDLoss", "losses": {"cls": KL}, **options})
+
+
+def test_heads_that_cannot_be_crossed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"student's head cannot be crossed after layer 3(.|\n)*up to 1"):
+        build(distilled(tiny_atss(), tiny_teacher(), None, distill=crossed(3)))
+    wide = tiny_teacher(bbox_head__feat_channels=96)
+    model = build(distilled(tiny_atss(), wide, None, distill=crossed(1)))
+    with pytest.raises(UserError, match="differ in width"):
+        losses_of(model, batch())
+    cfg = distilled(tiny_atss(), tiny_teacher(), None, distill=crossed(1))
+    cfg.teacher.cache = {"dir": str(tmp_path)}
+    with pytest.raises(UserError, match="CrossKD"):
+        build(cfg)
