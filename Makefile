@@ -11,7 +11,8 @@ demo:
 	@python=$$(tools/install.sh) && $$python tools/demo.py
 
 test:
-	@python=$$(tools/install.sh test) && $$python -m pytest --cov --cov-report=term --cov-fail-under=90
+	@python=$$(tools/install.sh test) && OMP_NUM_THREADS=1 $$python -m pytest \
+	    --numprocesses=2 --dist=loadfile --cov --cov-report=term --cov-fail-under=90
 
 lint:
 	@python=$$(tools/install.sh test) && bin=$$(dirname $$python) && export PATH="$$bin:$$PATH" && \

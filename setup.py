@@ -29,6 +29,8 @@ setup(
             "wandb>=0.28",
             "pytest>=8",
             "pytest-cov",
+            "pytest-xdist",
+            "scikit-learn",
             "hypothesis",
             "ruff",
             "mypy",

@@ -138,7 +138,7 @@ def run_tool(*arguments: str, timeout: float = 300, **env: str) -> subprocess.Co
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "2", **env},
+        env={**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1", **env},
         capture_output=True,
         text=True,
         timeout=timeout,
