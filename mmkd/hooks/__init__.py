@@ -1,15 +1,19 @@
 """Runner hooks."""
 
+from mmkd.hooks.distill_monitor import DistillMonitorHook
 from mmkd.hooks.distill_state import DistillStateHook
 from mmkd.hooks.fresh_metrics import FreshMetricsHook
 from mmkd.hooks.metrics_file import MetricsFileHook
 from mmkd.hooks.progress import ProgressHook
+from mmkd.hooks.schedule import DistillScheduleHook
 from mmkd.hooks.stop import StopHook, TrainingStopped
 from mmkd.hooks.teacher_cache import TeacherCacheHook
 from mmkd.hooks.train_only import TrainOnlyHook
 from mmkd.hooks.wandb_sweep import WandbSweepHook
 
 __all__ = [
+    "DistillMonitorHook",
+    "DistillScheduleHook",
     "DistillStateHook",
     "FreshMetricsHook",
     "MetricsFileHook",

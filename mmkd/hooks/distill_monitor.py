@@ -1,0 +1,214 @@
+"""What each distillation loss does to the student, measured during training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import Tensor
+
+from mmkd.errors import UserError
+from mmkd.hooks.schedule import DistillScheduleHook, distill_terms, scalar_name, unwrapped
+from mmkd.registry import HOOKS
+from mmkd.structures import DenseOutputs, DistillContext
+
+# A prior counts for the agreement where the teacher's highest score is above it.
+_TEACHER_SURE = 0.3
+# So many measurements in a row are no accident.
+_IN_A_ROW = 3
+# A suggested weight is at most so many times the present one, or so small a part of it.
+_MOST_CHANGE = 1000.0
+
+Call = tuple[DenseOutputs, DenseOutputs, DistillContext]
+
+
+@HOOKS.register_module()
+class DistillMonitorHook(Hook):
+    r"""Log how strongly, and whereto, each distillation loss pulls the student.
+
+    With g the gradient of a loss on the maps that the student's neck gives its head, over the whole batch of
+    all processes, every ``interval`` iterations the log gets
+
+    - ``kd_ratio_<term>``: :math:`\lVert g_\mathrm{kd} \rVert / \lVert g_\mathrm{task} \rVert`, with the
+      weight that the term has;
+    - ``kd_cosine_<term>``: the cosine between the two, in [−1, 1]; below 0 the term pulls against the task;
+    - ``kd_agreement``: among the priors outside the padding where the teacher's highest class score is above
+      0.3, the share where teacher and student name the same class, in [0, 1]. Only if a loss reads the
+      teacher's class logits.
+
+    A term is reported once if after ``drown`` its ratio is above ``drown``, or below 1 / ``drown``, in three
+    measurements in a row: one of the two does not take part in training. The report suggests the weight
+    at which the ratio is 1, a starting point and no optimum. With `DistillScheduleHook` it is
+    about the weight in the config, not that of the moment.
+
+    The gradients are taken in the forward pass of training itself: there is no second one, and neither
+    weights, statistics nor random numbers differ from a training without the hook. An iteration with a
+    measurement costs one more backward pass through the head for each term and one for the task.
+
+    Args:
+        interval: iterations from one measurement to the next, > 0.
+        drown: the ratio that is reported, > 1.
+
+    Raises:
+        UserError: an option is out of its range, or the model is not distilled.
+    """
+
+    priority = "NORMAL"
+
+    def __init__(self, interval: int = 50, drown: float = 10.0) -> None:
+        if not isinstance(interval, int) or isinstance(interval, bool) or interval < 1:
+            raise UserError(f"DistillMonitorHook: interval must be a whole number ≥ 1, found {interval!r}")
+        if isinstance(drown, bool) or not isinstance(drown, (int, float)) or not 1 < drown < math.inf:
+            raise UserError(f"DistillMonitorHook: drown must be a number above 1, found {drown!r}")
+        self.interval = interval
+        self.drown = drown
+        self._watch = ExitStack()
+        # By term, measurements in a row with a ratio too high (above 0) or too low (below 0).
+        self._in_a_row: dict[str, int] = {}
+        self._reported: set[str] = set()
+
+    def before_train(self, runner: Runner) -> None:
+        """Make sure that there is something to measure."""
+        distill_terms(runner.model, "DistillMonitorHook")
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Watch this iteration's forward pass if it is to be measured."""
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        model = unwrapped(runner.model)
+        calls: dict[str, Call] = {}
+        for name, term in distill_terms(model, "DistillMonitorHook").items():
+
+            def on_forward(_: Any, args: Call, name: str = name) -> None:
+                calls[name] = args
+
+            self._watch.callback(term.register_forward_pre_hook(on_forward).remove)
+        parse_losses: Callable[[dict[str, Any]], Any] = model.parse_losses
+
+        def measure_and_parse(losses: dict[str, Any]) -> Any:
+            parsed = parse_losses(losses)  # first, for it stops at what is not finite
+            if calls:
+                self._measure(runner, losses, calls)
+            return parsed
+
+        # On the object alone, so that removing it leaves the class's own.
+        vars(model)["parse_losses"] = measure_and_parse
+        self._watch.callback(vars(model).pop, "parse_losses", None)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Watch no longer."""
+        self._watch.close()
+
+    def after_run(self, runner: Runner) -> None:
+        """Watch no longer, also after an iteration that did not end."""
+        self._watch.close()
+
+    def _measure(self, runner: Runner, losses: Mapping[str, Any], calls: Mapping[str, Call]) -> None:
+        names = sorted(calls)
+        student, teacher, context = calls[names[0]]
+        scale = _loss_scale(runner)
+        own = {f"loss_kd_{name}" for name in unwrapped(runner.model).distill}
+        task = sum(_scalar(value) for key, value in losses.items() if "loss" in key and key not in own)
+        feats = [level for level in student.feats if level.requires_grad]
+        if not feats:
+            return  # backbone and neck are frozen
+        g_task = _gradient(task, feats, scale)
+        # Of the gradients that the processes have of their own images the squares add up.
+        sums = [_dot(g_task, g_task)]
+        for name in names:
+            g_kd = _gradient(_scalar(losses[f"loss_kd_{name}"]), feats, scale)
+            sums += [_dot(g_kd, g_kd), _dot(g_kd, g_task)]
+        sums += _agreement(student, teacher, context)
+        total = torch.stack(sums)
+        all_reduce(total, op="sum")
+        task_task, *rest, agreeing, sure = total.double().tolist()
+        log: dict[str, float] = {}
+        for name, kd_kd, kd_task in zip(names, rest[::2], rest[1::2]):
+            if not (math.isfinite(kd_kd) and math.isfinite(task_task)) or task_task <= 0:
+                continue  # fp16's scale was too high, or the task has no gradient
+            ratio = math.sqrt(kd_kd / task_task)
+            log[f"kd_ratio_{scalar_name(name)}"] = ratio
+            if kd_kd > 0:
+                cosine = kd_task / math.sqrt(kd_kd) / math.sqrt(task_task)
+                log[f"kd_cosine_{scalar_name(name)}"] = max(-1.0, min(1.0, cosine))
+            self._judge(runner, name, ratio)
+        if sure > 0:
+            log["kd_agreement"] = agreeing / sure
+        for key, value in log.items():
+            runner.message_hub.update_scalar(f"train/{key}", value)
+
+    def _judge(self, runner: Runner, name: str, ratio: float) -> None:
+        weight = unwrapped(runner.model).distill[name].loss_weight
+        configured = _configured_weight(runner, name, weight)
+        ratio *= configured / weight
+        side = 1 if ratio > self.drown else -1 if ratio < 1 / self.drown else 0
+        before = self._in_a_row.get(name, 0)
+        self._in_a_row[name] = side if before * side <= 0 else before + side
+        if abs(self._in_a_row[name]) < _IN_A_ROW or name in self._reported:
+            return
+        self._reported.add(name)
+        change = min(_MOST_CHANGE, max(1 / _MOST_CHANGE, 1 / ratio)) if ratio > 0 else _MOST_CHANGE
+        if side > 0:
+            what = f"drowns the student's own losses: its gradient is {ratio:.3g} times theirs"
+        elif ratio > 0:
+            what = f"hardly takes part: its gradient is {ratio:.3g} times that of the student's own losses"
+        else:
+            runner.logger.warning(
+                f"distill.{name} gives the student's features no gradient at all ({_IN_A_ROW} measurements "
+                "in a row); check the loss's region and options"
+            )
+            return
+        runner.logger.warning(
+            f"distill.{name} {what} ({_IN_A_ROW} measurements in a row); "
+            f"loss_weight={configured * change:.3g} instead of {configured:.3g} would bring the two "
+            + ("to the same size" if change == 1 / ratio else "nearer")
+        )
+
+
+def _configured_weight(runner: Runner, name: str, weight: float) -> float:
+    for hook in runner.hooks:
+        if isinstance(hook, DistillScheduleHook) and name in hook.base:
+            return hook.base[name]
+    return weight
+
+
+def _loss_scale(runner: Runner) -> float:
+    """The scale of mixed precision, without which half-precision gradients are zero; ratios have none."""
+    scaler = getattr(runner.optim_wrapper, "loss_scaler", None)
+    return 1.0 if scaler is None else float(scaler.get_scale())
+
+
+def _scalar(value: Any) -> Any:
+    """A loss as mmengine counts it."""
+    return value.mean() if isinstance(value, Tensor) else sum(part.mean() for part in value)
+
+
+def _gradient(loss: Any, feats: Sequence[Tensor], scale: float) -> Sequence[Tensor]:
+    if not (isinstance(loss, Tensor) and loss.requires_grad):
+        return [torch.zeros_like(level) for level in feats]
+    scaled = torch.full_like(loss, scale)
+    return torch.autograd.grad(loss, feats, scaled, retain_graph=True, materialize_grads=True)
+
+
+def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(x.float() * y.float()).sum() for x, y in zip(a, b)]).sum()
+
+
+def _agreement(student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> list[Tensor]:
+    """How many priors agree, of how many."""
+    nothing = student.feats[0].new_zeros((), dtype=torch.float32)
+    if student.cls_logits is None or teacher.cls_logits is None:
+        return [nothing, nothing]
+    with torch.no_grad():
+        sure_N = context.valid_N & (teacher.top_scores() > _TEACHER_SURE)
+        # The background of a softmax is no class.
+        tops = [out.flat_cls_logits()[:, : out.spec.num_classes].argmax(dim=1) for out in (student, teacher)]
+        return [(sure_N & (tops[0] == tops[1])).sum().float(), sure_N.sum().float()]

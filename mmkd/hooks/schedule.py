@@ -1,0 +1,209 @@
+"""Weights of distillation losses that change during training."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, get_args
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from mmkd.errors import UserError, user_error
+from mmkd.losses import DistillLoss
+from mmkd.registry import HOOKS
+
+Kind = Literal["constant", "linear", "cosine"]
+
+
+@HOOKS.register_module()
+class DistillScheduleHook(Hook):
+    r"""Set the ``loss_weight`` of distillation losses before each training iteration.
+
+    It becomes :math:`\lambda f(i)`, where λ is the weight in the config and i the iterations done. With w
+    iterations of warm-up, e the iteration where the decay ends (that of ``stop_epoch``, else that of
+    training) and :math:`p = \frac{i - w}{e - w}`
+
+    .. math::
+
+        f(i) = \begin{cases}
+            \mathrm{start} \cdot i / w & i < w \\
+            \mathrm{start} & \text{constant} \\
+            \mathrm{start} + p \, (\mathrm{end} - \mathrm{start}) & \text{linear} \\
+            \mathrm{end} + \tfrac{1 + \cos \pi p}{2} (\mathrm{start} - \mathrm{end}) & \text{cosine}
+        \end{cases}
+
+    and 0 from ``stop_epoch`` on. At 0 a term is not computed, and if all are 0 the teacher is not asked.
+
+    f depends on nothing but the place in training, so a resumed run goes on exactly. The weights λf(i) are in
+    the log as ``kd_weight_<term>``. After training they stay as they are.
+
+    Args:
+        term: name in ``model.distill``; ``None`` for all of them. Several hooks may serve different terms.
+        kind: ``'constant'``, ``'linear'`` or ``'cosine'``.
+        warmup: w ≥ 0; a float below 1 is a fraction of all iterations.
+        start: f at the end of the warm-up, ≥ 0.
+        end: f at the end of the decay, ≥ 0; not read if ``kind='constant'``.
+        stop_epoch: the first epoch (from 0) without the term. Not for `IterBasedTrainLoop`, which has none.
+
+    Raises:
+        UserError: an option is out of its range; before training, there is no such term, another hook serves
+            it, or ``stop_epoch`` meets a loop without epochs or comes within the warm-up.
+    """
+
+    priority = "NORMAL"
+
+    def __init__(
+        self,
+        term: str | None = None,
+        kind: Kind = "constant",
+        warmup: int | float = 0,
+        start: float = 1.0,
+        end: float = 0.0,
+        stop_epoch: int | None = None,
+    ) -> None:
+        if term is not None and not isinstance(term, str):
+            raise UserError(f"DistillScheduleHook: term must be a name or None, found {term!r}")
+        if kind not in get_args(Kind):
+            raise UserError(
+                f"DistillScheduleHook: kind must be one of {', '.join(get_args(Kind))}, found {kind!r}"
+            )
+        for name, factor in (("start", start), ("end", end)):
+            if not _is_number(factor) or not 0 <= factor < math.inf:
+                raise UserError(f"DistillScheduleHook: {name} must be a number ≥ 0, found {factor!r}")
+        if not (_is_number(warmup) and (0 <= warmup < 1 or (1 <= warmup < math.inf and warmup % 1 == 0))):
+            raise UserError(
+                f"DistillScheduleHook: warmup must be iterations or a fraction below 1, found {warmup!r}"
+            )
+        if stop_epoch is not None and not (isinstance(stop_epoch, int) and _is_number(stop_epoch)):
+            raise UserError(f"DistillScheduleHook: stop_epoch must be a whole number, found {stop_epoch!r}")
+        if stop_epoch is not None and stop_epoch < 0:
+            raise UserError(f"DistillScheduleHook: stop_epoch must be ≥ 0, found {stop_epoch}")
+        self.term = term
+        self.kind = kind
+        self.warmup = warmup
+        self.start = start
+        self.end = end
+        self.stop_epoch = stop_epoch
+        # By term, the weight in the config.
+        self.base: dict[str, float] = {}
+
+    def factor(self, done: int, total: int, stop: int | None = None) -> float:
+        """f(i), ≥ 0.
+
+        Args:
+            done: i, the iterations done.
+            total: all iterations of training.
+            stop: the iteration at which ``stop_epoch`` begins.
+        """
+        if stop is not None and done >= stop:
+            return 0.0
+        warm = self.warmup_iterations(total)
+        if done < warm:
+            return self.start * done / warm
+        if self.kind == "constant":
+            return self.start
+        until = total if stop is None else min(stop, total)
+        progress = min(1.0, (done - warm) / max(1, until - warm))
+        if self.kind == "cosine":
+            progress = (1 - math.cos(math.pi * progress)) / 2
+        return self.start + progress * (self.end - self.start)
+
+    def warmup_iterations(self, total: int) -> int:
+        """w, of as many iterations of training."""
+        return round(self.warmup * total) if self.warmup < 1 else int(self.warmup)
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the terms, and remember their weights before the first change."""
+        terms = distill_terms(runner.model, "DistillScheduleHook")
+        if self.term is not None and self.term not in terms:
+            raise user_error(
+                "DistillScheduleHook serves a distillation loss that the model does not have.",
+                expected=f"term, one of: {', '.join(sorted(terms))}",
+                found=self.term,
+                remedy="correct the name, or leave it out to serve all",
+            )
+        chosen = list(terms) if self.term is None else [self.term]
+        for other in runner.hooks:
+            if other is self:
+                break
+            if isinstance(other, DistillScheduleHook) and set(other.base) & set(chosen):
+                raise user_error(
+                    "Two DistillScheduleHooks serve the same distillation loss.",
+                    expected="each term served by one hook",
+                    found=", ".join(sorted(set(other.base) & set(chosen))) + " served twice",
+                    remedy="give each hook a term of its own",
+                )
+        self._check_stop(runner)
+        self.base = {name: self.base.get(name, terms[name].loss_weight) for name in chosen}
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Set the weights of this iteration."""
+        factor = self.factor(runner.iter, runner.max_iters, self._stop_iteration(runner))
+        terms = distill_terms(runner.model, "DistillScheduleHook")
+        for name, base in self.base.items():
+            terms[name].loss_weight = base * factor
+            runner.message_hub.update_scalar(f"train/kd_weight_{scalar_name(name)}", base * factor)
+
+    def _stop_iteration(self, runner: Runner) -> int | None:
+        if self.stop_epoch is None:
+            return None
+        # By the epoch itself, so that an epoch of another length after a resume makes no difference.
+        if runner.epoch >= self.stop_epoch:
+            return 0
+        return max(runner.iter + 1, self.stop_epoch * len(runner.train_dataloader))
+
+    def _check_stop(self, runner: Runner) -> None:
+        if self.stop_epoch is None:
+            return
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise user_error(
+                "DistillScheduleHook cannot stop at an epoch: the training loop counts none.",
+                expected="EpochBasedTrainLoop with stop_epoch",
+                found=type(runner.train_loop).__name__,
+                remedy="leave stop_epoch out; with end=0 a linear or cosine decay ends at the last iteration",
+            )
+        warm, stop = self.warmup_iterations(runner.max_iters), self._stop_iteration(runner)
+        if runner.epoch < self.stop_epoch and stop is not None and stop < warm:
+            raise user_error(
+                "DistillScheduleHook stops before its warm-up is over.",
+                expected=f"a warm-up of at most {stop} iterations, where stop_epoch={self.stop_epoch} begins",
+                found=f"{warm} iterations",
+                remedy="shorten warmup, or stop later",
+            )
+
+
+def distill_terms(model: Any, asking: str) -> dict[str, DistillLoss]:
+    """The distillation losses of a model, wrapped or not, by name.
+
+    Args:
+        model: of the runner.
+        asking: the hook that asks, for the message.
+
+    Raises:
+        UserError: the model has none.
+    """
+    model = unwrapped(model)
+    terms = getattr(model, "distill", None)
+    if not terms:
+        raise user_error(
+            f"{asking} is for models that are distilled.",
+            expected="a model with distillation losses, like KDSingleStageDetector",
+            found=type(model).__name__,
+            remedy="remove the hook from custom_hooks",
+        )
+    return dict(terms.items())
+
+
+def unwrapped(model: Any) -> Any:
+    """The model itself, without what distributes it."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def scalar_name(term: str) -> str:
+    """A term's name in the log; mmengine averages what has the word in it over a window."""
+    return term.replace("loss", "term")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
