@@ -17,7 +17,7 @@ from tqdm import tqdm
 from mmkd.cli.common import config_parser, parse, prepare_data, read_config, run
 from mmkd.errors import user_error
 from mmkd.registry import DATASETS, MODELS
-from mmkd.teachers import CachedTeacher
+from mmkd.teachers import CachedTeacher, teacher_entries
 from mmkd.teachers.pipeline import base_datasets, recipe_of, variants
 
 
@@ -40,12 +40,14 @@ def fill(args: argparse.Namespace) -> CachedTeacher:
     cfg = read_config(args)
     prepare_data(cfg, ["train_dataloader"])
     init_default_scope(cfg.get("default_scope", "mmdet"))
-    if (cfg.model.get("teacher") or {}).get("cache") is None:
+    entries = teacher_entries(cfg.model.get("teacher"))
+    one = len(entries) == 1 and isinstance(cfg.model.teacher, dict)
+    if not one or entries[0].get("cache") is None:
         raise user_error(
             "There is no cache to fill.",
-            expected="a distilled config with teacher=dict(…, cache=dict(dir='…'))",
+            expected="a distilled config with one teacher=dict(…, cache=dict(dir='…'))",
             found=f"model.type='{cfg.model.type}', "
-            + ("no teacher" if "teacher" not in cfg.model else "a teacher without cache"),
+            + ("no teacher" if not entries else "a teacher without cache" if one else "several teachers"),
             remedy="add it, or --cfg-options model.teacher.cache.dir=work_dirs/teacher_cache",
         )
     dataset = DATASETS.build(cfg.train_dataloader.dataset)

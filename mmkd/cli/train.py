@@ -19,6 +19,7 @@ from mmkd.errors import user_error
 from mmkd.hooks import ProgressHook
 from mmkd.registry import HOOKS, MODELS
 from mmkd.sweeps.agent import in_hosted_sweep, run_id
+from mmkd.teachers import teacher_entries
 from mmkd.teachers.config import DISTILLER
 from mmkd.visualization import WandbBackend
 
@@ -76,8 +77,11 @@ def config_of(args: argparse.Namespace) -> Config:
     add_hooks(cfg, "ProgressHook", "FreshMetricsHook", "StopHook")
     if "distill" in cfg.model:
         add_hooks(cfg, "DistillStateHook")
-    if (cfg.model.get("teacher") or {}).get("cache") is not None:
+    teachers = teacher_entries(cfg.model.get("teacher"))
+    if any(entry.get("cache") is not None for entry in teachers):
         add_hooks(cfg, "TeacherCacheHook")
+    if any("ema" in entry for entry in teachers):
+        add_hooks(cfg, "EMATeacherHook")
     if args.wandb or in_hosted_sweep():
         add_wandb(cfg)
     return cfg

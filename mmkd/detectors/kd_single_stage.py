@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from mmdet.models.detectors import SingleStageDetector
-from mmengine.logging import MessageHub, print_log
+from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
 from mmkd.detectors.observe import Observation, observe
@@ -20,7 +20,17 @@ from mmkd.heads.towers import Towers, check_towers, record_towers, with_towers
 from mmkd.losses import DistillLoss, build_losses
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, Need
-from mmkd.teachers import build_teacher, check_class_map, check_inherit, inherit_weights
+from mmkd.teachers import (
+    asked_by,
+    build_teachers,
+    check_class_map,
+    check_inherit,
+    find_classes,
+    inherit_weights,
+    separate,
+    single_teachers,
+    teacher_entries,
+)
 
 
 @MODELS.register_module()
@@ -33,12 +43,14 @@ class KDSingleStageDetector(SingleStageDetector):
     that of the student alone.
 
     Args:
-        teacher: ``dict(config=…, checkpoint=…)``; see
-            `mmkd.teachers.teacher_model_and_checkpoint`.
-        distill: name → config of a distillation loss; at least one.
+        teacher: ``dict(config=…, checkpoint=…)``, see `mmkd.teachers.teacher_model_and_checkpoint`; a list
+            of such teachers, whose answers are averaged; ``dict(ema=dict(momentum=…))``, the average of the
+            student's own weights over training; or a dict of these by name.
+        distill: name → config of a distillation loss; at least one. With teachers by name its ``teacher``
+            names the one that it learns from.
         inherit: names of parts of the student, like ``['neck', 'bbox_head']``, that begin with the teacher's
-            weights where names and shapes agree; see `inherit_weights`. A checkpoint that is loaded or
-            resumed from replaces them.
+            weights where names and shapes agree; see `inherit_weights`. Of several teachers it is the first
+            one's. A checkpoint that is loaded or resumed from replaces them.
         task_loss_weight: factor ≥ 0 of the student's own losses. Hinton's
             ``α·T²·KL + (1 − α)·CE`` is ``loss_weight=α, task_loss_weight=1 − α``.
         **student: the arguments of `SingleStageDetector`.
@@ -51,7 +63,7 @@ class KDSingleStageDetector(SingleStageDetector):
     def __init__(
         self,
         *,
-        teacher: Mapping[str, Any],
+        teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         distill: Mapping[str, Any],
         task_loss_weight: float = 1.0,
         inherit: Sequence[str] = (),
@@ -65,24 +77,26 @@ class KDSingleStageDetector(SingleStageDetector):
         if not isinstance(task_loss_weight, (int, float)) or not 0 <= task_loss_weight < float("inf"):
             raise UserError(f"task_loss_weight must be a number ≥ 0, found {task_loss_weight!r}")
         self.task_loss_weight = task_loss_weight
-        self.distill = build_losses(distill, "distill")
-        needs = frozenset[Need]().union(*(term.needs for term in self.terms.values()))
-        self.teacher = build_teacher(teacher, needs, student=self)
+        losses, asks = separate(teacher, distill)
+        self.distill = build_losses(losses, "distill")
+        needs = {name: term.needs for name, term in self.terms.items()}
+        self.teacher = build_teachers(teacher, asks, needs, student=self)
         self._classes_checked = False
         self._inherit = check_inherit(inherit, self)
         self._checkpoint = self.teacher.facts["checkpoint"]
         if self._inherit and self._checkpoint is None:
             raise UserError("inherit needs a teacher with a checkpoint, found checkpoint=None")
-        self._class_map = check_class_map(teacher.get("class_map"))
-        own = self.teacher.shared(adapter_for(self.bbox_head).spec(self.bbox_head))
+        self._class_maps = [check_class_map(entry.get("class_map")) for entry in teacher_entries(teacher)]
+        own = adapter_for(self.bbox_head).spec(self.bbox_head)
         # The student begins with the random numbers that it would have had alone.
         with torch.random.fork_rng(devices=[]):
-            for term in self.terms.values():
-                term.check(own, self.teacher.spec)
-                term.adapt(own, self.teacher.spec)
-                if "towers" in term.needs:
-                    check_towers(self.bbox_head, term.tower_layers, "student")
-                    check_towers(self.teacher.head, term.tower_layers, "teacher")
+            for asked, names in asked_by(self.teacher, list(self.terms)):
+                for term in (self.terms[name] for name in names):
+                    term.check(asked.shared(own), asked.spec)
+                    term.adapt(asked.shared(own), asked.spec)
+                    if "towers" in term.needs:
+                        check_towers(self.bbox_head, term.tower_layers, "student")
+                        check_towers(asked.head, term.tower_layers, "teacher")
         self._register_state_dict_hook(_leave_out_losses)
         self._register_load_state_dict_pre_hook(self._put_in_losses)
 
@@ -109,8 +123,8 @@ class KDSingleStageDetector(SingleStageDetector):
             self._classes_checked = True
         terms = self.terms
         active = [name for name, term in terms.items() if term.loss_weight > 0]
-        if active:  # on a stream of its own it runs beside the student
-            answer = self.teacher.ask(batch_inputs, batch_data_samples)
+        asked = asked_by(self.teacher, active)  # on a stream of its own a teacher runs beside the student
+        answers = [teacher.ask(batch_inputs, batch_data_samples) for teacher, _ in asked]
         needs = frozenset[Need]().union(*(terms[name].needs for name in active))
         towers: Towers = {}
         with ExitStack() as watching:
@@ -121,17 +135,19 @@ class KDSingleStageDetector(SingleStageDetector):
             losses = super().loss(batch_inputs, batch_data_samples)
         if self.task_loss_weight != 1:
             losses = {key: self._weigh(key, value) for key, value in losses.items()}
-        if active:
-            teacher = answer()
+        if asked:
             student, context = self._read(seen, batch_data_samples, needs)
-            student = self.teacher.shared(with_towers(student, towers))
-            _check_same_maps(student, teacher)
-            if teacher.known_N is not None:
-                context = replace(context, valid_N=context.valid_N & teacher.known_N)
+            student = with_towers(student, towers)
+        values: dict[str, Tensor] = {}
+        for (teacher, names), answer in zip(asked, answers):
+            taught, own = answer(), teacher.shared(student)
+            _check_same_maps(own, taught)
+            facing = replace(context, through=teacher.through, crossed=teacher.crossed)
+            if taught.known_N is not None:
+                facing = replace(facing, valid_N=facing.valid_N & taught.known_N)
+            values.update({name: terms[name](own, taught, facing) for name in names})
         for name, term in terms.items():
-            losses[f"loss_kd_{name}"] = (
-                term(student, teacher, context) if name in active else _nothing(term, batch_inputs)
-            )
+            losses[f"loss_kd_{name}"] = values[name] if name in values else _nothing(term, batch_inputs)
         return losses
 
     def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -175,8 +191,6 @@ class KDSingleStageDetector(SingleStageDetector):
             num_images=len(data_samples),
             data_samples=data_samples,
             labels_N=labels_N,
-            through=self.teacher.through,
-            crossed=self.teacher.crossed,
         )
         return student, context
 
@@ -188,36 +202,13 @@ class KDSingleStageDetector(SingleStageDetector):
         return [part * self.task_loss_weight for part in value]
 
     def check_class_names(self, dataset_meta: Mapping[str, Any]) -> None:
-        """Find a data set's classes among those in the teacher's checkpoint, by name.
+        """Find a data set's classes among those in each teacher's checkpoint, by name.
 
         Raises:
-            UserError: the teacher does not know one of them.
+            UserError: a teacher does not know one of them.
         """
-        own, taught = dataset_meta.get("classes"), self.teacher.class_names
-        if own is None or taught is None:
-            if self.teacher.awaits_classes:
-                raise user_error(
-                    "Teacher and student have different numbers of classes, and the data set names none.",
-                    expected="class names in the data set's metainfo, to find them among the teacher's",
-                    found="none",
-                    remedy="give metainfo=dict(classes=…)",
-                )
-            return
-        renamed = [self._class_map.get(name, name) for name in own]
-        if renamed == list(taught):
-            return
-        strange = [name for name, theirs in zip(own, renamed) if theirs not in taught]
-        if strange:
-            raise user_error(
-                "The teacher does not know all of the student's classes.",
-                expected=_shortened(own) + " (the training data set's)",
-                found=f"{_shortened(taught)} (the teacher's checkpoint); without {_shortened(strange)}",
-                remedy="say what the teacher calls them, as in teacher=dict(class_map={'mine': 'theirs'}), "
-                "or use a teacher that was trained on these",
-            )
-        self.teacher.map_classes(own, self._class_map)
-        mapping = ", ".join(f"{name} ← {taught.index(theirs)} {theirs}" for name, theirs in zip(own, renamed))
-        print_log(f"the teacher's classes by name: {mapping}", "current")
+        for teacher, class_map in zip(single_teachers(self.teacher), self._class_maps):
+            find_classes(teacher, class_map, dataset_meta)
 
     def _put_in_losses(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         """A checkpoint of the student says nothing of the losses' own layers: they stay as they are."""
@@ -249,8 +240,3 @@ def _check_same_maps(student: DenseOutputs, teacher: DenseOutputs) -> None:
             found=f"{sizes_t} (the teacher's)",
             remedy="set data_preprocessor.pad_size_divisor to a multiple of both backbones' largest stride",
         )
-
-
-def _shortened(names: Any) -> str:
-    names = list(names)
-    return f"{len(names)}: " + ", ".join(names[:10]) + (", …" if len(names) > 10 else "")

@@ -25,7 +25,7 @@ def no_foreground(head: Any, why: str) -> Exception:
         f"{type(head).__name__} does not tell which priors are foreground: {why}.",
         expected="a head that passes one class index per prior to its loss_cls, in the order of its outputs",
         found=type(head).__name__,
-        remedy="set region='all' or region='teacher' on the DistillationLoss, "
+        remedy="set region='all' or region='teacher' where the loss has that option, "
         "or use losses that read no assigned classes",
     )
 

@@ -32,6 +32,8 @@ def check_towers(head: nn.Module, layer: int, whose: str) -> None:
         tower = getattr(head, name, None)
         plain = isinstance(tower, nn.ModuleList) and not any(isinstance(t, nn.ModuleList) for t in tower)
         depth = len(tower) if isinstance(tower, nn.ModuleList) and plain else 0
+        # SSD has one layer per level there, and says that it stacks none.
+        depth = min(depth, getattr(head, "stacked_convs", depth))
         if depth < layer:
             raise user_error(
                 f"The {whose}'s head cannot be crossed after layer {layer}.",

@@ -2,6 +2,7 @@
 
 from mmkd.hooks.distill_monitor import DistillMonitorHook
 from mmkd.hooks.distill_state import DistillStateHook
+from mmkd.hooks.ema_teacher import EMATeacherHook
 from mmkd.hooks.fresh_metrics import FreshMetricsHook
 from mmkd.hooks.metrics_file import MetricsFileHook
 from mmkd.hooks.progress import ProgressHook
@@ -15,6 +16,7 @@ __all__ = [
     "DistillMonitorHook",
     "DistillScheduleHook",
     "DistillStateHook",
+    "EMATeacherHook",
     "FreshMetricsHook",
     "MetricsFileHook",
     "ProgressHook",

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from mmkd.registry import HOOKS
 from mmkd.teachers.cached import CachedTeacher
 from mmkd.teachers.pipeline import recipe_of
+from mmkd.teachers.several import single_teachers
 
 
 @HOOKS.register_module()
@@ -27,7 +28,7 @@ class TeacherCacheHook(Hook):
     priority = "VERY_LOW"  # after the hooks that exchange the pipeline
 
     def __init__(self) -> None:
-        self._said = ""
+        self._said: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
         """Read the pipeline."""
@@ -46,19 +47,18 @@ class TeacherCacheHook(Hook):
         self._log(runner)
 
     def _read_pipeline(self, runner: Runner) -> None:
-        teacher = cached_teacher(runner.model)
-        if teacher is not None:
+        for teacher in cached_teachers(runner.model):
             teacher.for_pipeline(recipe_of(runner.train_dataloader.dataset))
 
     def _log(self, runner: Runner) -> None:
-        teacher = cached_teacher(runner.model)
-        if teacher is not None and teacher.summary() != self._said:
-            self._said = teacher.summary()
-            runner.logger.info(self._said)
+        for summary in [teacher.summary() for teacher in cached_teachers(runner.model)]:
+            if summary not in self._said:
+                self._said.add(summary)
+                runner.logger.info(summary)
 
 
-def cached_teacher(model: Any) -> CachedTeacher | None:
-    """The cached teacher of a model, wrapped or not, if it has one."""
+def cached_teachers(model: Any) -> list[CachedTeacher]:
+    """The cached teachers of a model, wrapped or not."""
     model = model.module if is_model_wrapper(model) else model
-    teacher = getattr(model, "teacher", None)
-    return teacher if isinstance(teacher, CachedTeacher) else None
+    teachers = single_teachers(getattr(model, "teacher", None))
+    return [teacher for teacher in teachers if isinstance(teacher, CachedTeacher)]

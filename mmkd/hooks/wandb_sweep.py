@@ -81,11 +81,13 @@ class WandbSweepHook(Hook):
             facts["teacher"] = teacher.facts
         self._backend.attempt(lambda run: run.config.update(facts, allow_val_change=True))
         if self.num_images > 0:
+            config = runner.cfg.model.get("teacher")
+            one = isinstance(config, dict) and ("config" in config or "type" in config)
             self._table = EvaluationTable(
                 self.num_images,
                 self.score_threshold,
                 (runner.visualizer.dataset_meta or {}).get("classes", ()),
-                runner.cfg.model.get("teacher") if teacher is not None else None,
+                config if one else None,  # with several teachers the table shows the student alone
             )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:

@@ -14,6 +14,31 @@ from mmkd.errors import UserError, check_options, user_error
 DISTILLER = "KDSingleStageDetector"
 OPTIONS = ("precision", "compile", "own_stream", "cache", "levels", "class_map")
 _OWN_KEYS = ("teacher", "distill", "task_loss_weight", "inherit")
+# One of these at the top of ``teacher`` says that it is one teacher.
+_OF_ONE = {"config", "type", "ema", "checkpoint", *OPTIONS}
+
+
+def is_named(teacher: Any) -> bool:
+    """Whether ``teacher`` is a dict of teachers by name, of which each loss says which it asks."""
+    return (
+        isinstance(teacher, Mapping)
+        and bool(teacher)
+        and not _OF_ONE & set(teacher)
+        and all(isinstance(entry, (Mapping, list, tuple)) for entry in teacher.values())
+    )
+
+
+def teacher_entries(teacher: Any) -> list[Mapping[str, Any]]:
+    """Each single teacher's entry in ``teacher``, whether that is one, a list or a dict of them by name.
+
+    Args:
+        teacher: the entry of the model config; ``None`` has none.
+    """
+    if isinstance(teacher, (list, tuple)):
+        return [single for entry in teacher for single in teacher_entries(entry)]
+    if is_named(teacher):
+        return [single for entry in teacher.values() for single in teacher_entries(entry)]
+    return [teacher] if isinstance(teacher, Mapping) else []
 
 
 def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict, str | None]:
@@ -34,6 +59,8 @@ def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict
     """
     if not isinstance(teacher, Mapping) or not ("config" in teacher or "type" in teacher):
         found = f"keys {', '.join(map(str, teacher))}" if isinstance(teacher, Mapping) else repr(teacher)
+        if isinstance(teacher, (list, tuple)):
+            found = f"a list of {len(teacher)}"
         raise user_error(
             "`teacher` does not name a config.",
             expected="teacher=dict(config=…, checkpoint=…)",

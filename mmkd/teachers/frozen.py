@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -86,7 +87,7 @@ class FrozenTeacher:
             if self.gives_boxes:
                 raise UserError("teacher.levels cannot be combined with losses on decoded boxes yet")
         # By name, when the data set's names are known; see `map_classes`.
-        self.awaits_classes = self.class_names is not None and own.num_classes != self._whole_spec.num_classes
+        self.awaits_classes = self.class_names is not None and own.num_classes < self._whole_spec.num_classes
         self._num_classes = own.num_classes if self.awaits_classes else self._whole_spec.num_classes
         check_heads(own, self.spec, self.needs)
         self.deformable = is_deformable(self.model)
@@ -344,14 +345,17 @@ def check_levels(levels: Any) -> tuple[int, ...] | None:
 @torch.no_grad()
 def _layout_of_features(model: Any) -> HeadSpec:
     """What a detector of any kind tells by its neck: levels, strides and widths."""
-    pixels = _example_pixels()
+    pixels = _example_pixels(512 if is_deformable(model) else 128)
     feats = model.extract_feat(pixels)
-    strides = tuple(round(pixels.shape[-1] / feat.shape[-1]) for feat in feats)
+    strides = tuple((round(pixels.shape[-1] / feat.shape[-1]),) * 2 for feat in feats)
+    # Where a dense head says what they are, that is what the student's says as well (SSD's are not round).
+    with suppress(UserError, AttributeError):
+        strides = adapter_for(model.bbox_head).spec(model.bbox_head).strides
     return HeadSpec(
         num_classes=0,
         cls_channels=0,
         use_sigmoid=True,
-        strides=tuple((stride, stride) for stride in strides),
+        strides=strides,
         num_base_priors=(0,) * len(feats),
         in_channels=tuple(feat.shape[1] for feat in feats),
     )

@@ -39,6 +39,9 @@ def skip_unread(
     with torch.enable_grad():
         head.requires_grad_(True)
         wanted = read(head(tuple(feats)))
+        if not wanted:  # the head has nothing of what is asked for; the loss will say so
+            head.requires_grad_(False)
+            return []
         total = torch.stack([out.float().sum() for out in wanted]).sum()
         grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     for name, parameter in parameters.items():

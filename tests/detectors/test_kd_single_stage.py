@@ -291,6 +291,8 @@ def test_equal_names_need_no_mapping_and_unknown_ones_an_equal_number(tmp_path: 
     model = build(distilled(tiny_atss(), cfg, path))
     with pytest.raises(UserError, match=r"the data set names none(.|\n)*metainfo"):
         model.check_class_names({})
+    with pytest.raises(UserError, match=r"different numbers of classes(.|\n)*num_classes=2"):
+        model.check_class_names({"classes": NAMES[:2]})
 
 
 def test_a_two_stage_teacher_by_its_neck() -> None:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+import mmdet
+import torch
+from torch import Tensor
 
 from mmkd.compat import load_config
 
+from ..conftest import build
+
+STOCK_CONFIGS = Path(mmdet.__file__).parent / ".mim/configs"
 ITS_OWN = "its output"
 PIXELS = "from its output"
 
@@ -86,9 +96,14 @@ CASES = (
 )  # fmt: skip
 
 
-def stock(name: str) -> Any:
-    """A stock config of mmdet, with few channels and 3 classes."""
-    cfg = load_config(f"mmdet::{name}").model
+@lru_cache
+def _loaded(name: str) -> Any:
+    return load_config(STOCK_CONFIGS / name).model  # by its path: mmengine reads all metafiles for a name
+
+
+def stock(name: str, *, deep: bool = False) -> Any:
+    """A stock config of mmdet, with few channels and 3 classes; one layer per tower unless ``deep``."""
+    cfg = copy.deepcopy(_loaded(name))
     cfg.data_preprocessor.pop("batch_augments", None)
     cfg.backbone.init_cfg = None
     cfg.bbox_head.num_classes = 3
@@ -109,7 +124,7 @@ def stock(name: str) -> Any:
         cfg.backbone.widen_factor = 0.125
         cfg.neck.update(in_channels=[32, 64, 128], out_channels=32)
         cfg.bbox_head.update(in_channels=32, feat_channels=32)
-    if "stacked_convs" in cfg.bbox_head:
+    if "stacked_convs" in cfg.bbox_head and not deep:
         cfg.bbox_head.stacked_convs = 1
     if cfg.bbox_head.type == "DDODHead":
         cfg.bbox_head.use_dcn = False  # mmcv's needs at least 3 × 3 positions, 384 pixels at stride 128
@@ -120,6 +135,17 @@ def stock(name: str) -> Any:
             cfg.pop(key)
         cfg.type = "GFL"
     return cfg
+
+
+@lru_cache
+def built(case: Case) -> tuple[Any, list[Tensor]]:
+    """A detector in eval mode whose head has opinions, and something to have opinions on."""
+    model = build(stock(case.config)).eval()
+    for parameter in model.bbox_head.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    with torch.no_grad():
+        feats = [torch.randn_like(level) for level in model.extract_feat(torch.zeros(2, 3, 96, 128))]
+    return model, feats
 
 
 @contextmanager

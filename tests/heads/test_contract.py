@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from mmkd.structures import DenseOutputs
 from mmkd.teachers.pruning import skip_unread
 
 from ..conftest import batch, build, distilled, losses_of
-from .cases import CASES, ITS_OWN, Case, recorded, stock
+from .cases import CASES, ITS_OWN, Case, built, recorded, stock
 
 EVERYTHING: frozenset[Any] = frozenset({"feats", "cls_logits", "bbox_pred", "extra"})
 SHAPES = [(96, 128), (64, 100)]  # of the images; the second is padded
@@ -47,18 +46,8 @@ def two_images() -> dict[str, Any]:
 
 def opinionated(case: Case) -> tuple[Any, list[Tensor]]:
     """A detector in eval mode whose head has opinions, and something to have opinions on."""
-    model, feats = _built(case)
+    model, feats = built(case)
     return model.eval(), feats
-
-
-@lru_cache
-def _built(case: Case) -> tuple[Any, list[Tensor]]:
-    model = build(stock(case.config)).eval()
-    for parameter in model.bbox_head.parameters():
-        parameter.data.add_(torch.randn_like(parameter) * 0.05)
-    with torch.no_grad():
-        feats = [torch.randn_like(level) for level in model.extract_feat(torch.zeros(2, 3, 96, 128))]
-    return model, feats
 
 
 def ask(head: Any, feats: list[Tensor]) -> DenseOutputs:

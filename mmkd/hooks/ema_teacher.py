@@ -1,0 +1,97 @@
+"""Move an EMA teacher on with the student, and keep its weights in checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import weights_to_cpu
+from torch import Tensor
+
+from mmkd.errors import user_error
+from mmkd.registry import HOOKS
+from mmkd.teachers import EMATeacher, single_teachers
+
+KEY = "ema_teacher"
+
+
+@HOOKS.register_module()
+class EMATeacherHook(Hook):
+    """Let an `EMATeacher` follow the student after each step of the optimizer.
+
+    Needed with ``teacher=dict(ema=…)``; mmkd's train tool adds it. Without such a teacher it does nothing.
+    The teacher begins as a copy of the student, after ``load_from``; with ``--resume`` it goes on from what
+    the checkpoint has under ``ema_teacher``. With gradient accumulation it moves when the optimizer does.
+
+    Raises:
+        UserError: on ``--resume``, if what was saved is of another student.
+    """
+
+    priority = "VERY_HIGH"  # before the hooks that write checkpoints
+
+    def __init__(self) -> None:
+        self._saved: dict[str, Tensor] | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Give the teacher its first weights."""
+        teacher, saved = ema_teacher(runner.model), self._saved
+        self._saved = None
+        if teacher is None:
+            return
+        student = _unwrapped(runner.model).state_dict()
+        if runner.iter == 0:  # what it may have been loaded from was the end of another training
+            teacher.begin(student)
+        elif saved is None:
+            print_log(
+                "the checkpoint has no EMA teacher (ema_teacher): it begins as the student is now",
+                "current",
+                logging.WARNING,
+            )
+            teacher.begin(student)
+        else:
+            _check_fits(teacher, saved)
+            teacher.begin(saved)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Follow the student."""
+        teacher = ema_teacher(runner.model)
+        if teacher is not None and runner.optim_wrapper.should_update():
+            teacher.step(_unwrapped(runner.model))
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Put its weights beside the student."""
+        teacher = ema_teacher(runner.model)
+        if teacher is not None:
+            checkpoint[KEY] = weights_to_cpu(teacher.state_dict())
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Keep them until it is known whether training goes on or begins."""
+        self._saved = checkpoint.get(KEY)
+
+
+def ema_teacher(model: Any) -> EMATeacher | None:
+    """The EMA teacher of a model, wrapped or not, if it has one."""
+    teachers = single_teachers(getattr(_unwrapped(model), "teacher", None))
+    return next((teacher for teacher in teachers if isinstance(teacher, EMATeacher)), None)
+
+
+def _check_fits(teacher: EMATeacher, saved: dict[str, Tensor]) -> None:
+    shapes, found = ({name: tuple(t.shape) for name, t in x.items()} for x in (teacher.state_dict(), saved))
+    if shapes != found:
+        differing = sorted(name for name in {*shapes, *found} if shapes.get(name) != found.get(name))
+        raise user_error(
+            "The checkpoint's EMA teacher is not that of the config.",
+            expected=f"{len(shapes)} tensors of the student's shapes",
+            found=f"others: {', '.join(differing[:10])}",
+            remedy="resume with the config that wrote the checkpoint",
+        )
+
+
+def _unwrapped(model: Any) -> Any:
+    return model.module if is_model_wrapper(model) else model

@@ -1,0 +1,140 @@
+"""`EMATeacher`: the moving average of the student's own weights, which teaches the student."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmkd.errors import UserError, check_options, user_error
+from mmkd.heads import adapter_for, is_deformable
+from mmkd.structures import Need
+from mmkd.teachers.frozen import FrozenTeacher, _computed
+from mmkd.teachers.pixels import Renormalizer
+
+DEFAULT_MOMENTUM = 0.001
+
+
+class EMATeacher(FrozenTeacher):
+    r"""A copy of the student's backbone, neck and head whose weights follow the student's.
+
+    After each step of the optimizer, with θ the student's weights and m the momentum,
+
+    .. math:: \bar\theta \leftarrow (1 - m)\,\bar\theta + m\,\theta
+
+    Buffers, like the statistics of BatchNorm, are the student's. It begins as the student does. It computes
+    in float32 and eval mode, BatchNorm is not folded, and no layer is left out. Like every teacher it is in
+    none of the student's parameters, modules or state; `EMATeacherHook` moves it on and keeps it.
+
+    Source: https://arxiv.org/abs/1703.01780 (mean teacher, α = 1 − m); m as in mmengine's
+    `ExponentialMovingAverage`.
+
+    Args:
+        teacher: ``dict(ema=dict(momentum=…))``, with momentum in (0, 1).
+        needs: as for `FrozenTeacher`.
+        student: the student.
+
+    Raises:
+        UserError: an option is wrong, among them ``cache``: its answers change with each step. Or it is
+            asked without its hook.
+    """
+
+    def __init__(self, teacher: Mapping[str, Any], needs: frozenset[Need], student: Any) -> None:
+        if teacher.get("cache") is not None:
+            raise user_error(
+                "The answers of an EMA teacher cannot be cached: they change with each step.",
+                expected="teacher=dict(ema=dict(momentum=…))",
+                found="cache",
+                remedy="leave out teacher.cache",
+            )
+        check_options("teacher", teacher, ["ema"])
+        options = {} if teacher["ema"] is None else teacher["ema"]
+        if not isinstance(options, Mapping):
+            raise UserError(f"teacher.ema must be a dict, like ema=dict(momentum=0.001), found {options!r}")
+        check_options("teacher.ema", options, ["momentum"])
+        self.momentum = options.get("momentum", DEFAULT_MOMENTUM)
+        if not (isinstance(self.momentum, (int, float)) and 0 < self.momentum < 1):
+            raise UserError(f"teacher.ema.momentum must be a number in (0, 1), found {self.momentum!r}")
+        self.reads_head = bool(_computed(needs) - {"feats"})
+        self.gives_boxes, self.gives_towers = "boxes" in needs, "towers" in needs
+        self.needs = _computed(needs)
+        self.model = copy.deepcopy(_Plain(student)).requires_grad_(False).eval()
+        self.adapter = adapter_for(self.model.bbox_head)
+        self._whole_spec = self.adapter.spec(self.model.bbox_head)
+        self._num_classes = self._whole_spec.num_classes
+        # What a trained detector may differ in from the student.
+        self.class_names, self.class_index, self.levels, self.awaits_classes = None, None, None, False
+        self.pixels = Renormalizer(student.data_preprocessor, student.data_preprocessor)
+        self.precision, self.compiles, self.own_stream = "fp32", False, False
+        self.deformable = is_deformable(self.model)
+        self._layout = torch.contiguous_format
+        self._run = self._forward
+        self._device, self._dtype, self._stream = None, torch.float32, None
+        self._begun = False
+        parameters = sum(p.numel() for p in self.model.parameters())
+        self.facts = {
+            "detector": f"EMA of {type(student).__name__}",
+            "config": "inline",
+            "checkpoint": None,
+            "parameters_computed": parameters,
+            "classes": None,
+            "left_out": [],
+            "batch_norm_folded": False,
+            "pixels_renormalized": False,
+            "momentum": self.momentum,
+        }
+        print_log(
+            f"teacher: the moving average of the student's weights with momentum {self.momentum}, "
+            f"{parameters / 1e6:.2f} M parameters",
+            "current",
+        )
+
+    def begin(self, state: Mapping[str, Tensor]) -> None:
+        """Take these weights.
+
+        Args:
+            state: the student's ``state_dict``, or what `state_dict` gave.
+        """
+        self.model.load_state_dict({name: state[name] for name in self.model.state_dict()})
+        self._begun = True
+
+    @torch.no_grad()
+    def step(self, student: Any) -> None:
+        """Follow the student's weights by one step."""
+        parameters, buffers = dict(student.named_parameters()), dict(student.named_buffers())
+        for name, average in self.model.named_parameters():
+            average.lerp_(parameters[name].to(average), self.momentum)
+        for name, kept in self.model.named_buffers():
+            kept.copy_(buffers[name])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Its weights, under the student's names."""
+        return self.model.state_dict()
+
+    def _make_ready(self, device: torch.device) -> None:
+        if not self._begun:
+            raise user_error(
+                "The EMA teacher is asked, and nothing moves its weights.",
+                expected="the hook that does",
+                found="none",
+                remedy="add custom_hooks=[dict(type='EMATeacherHook')], or train by mmkd's tools/train.py",
+            )
+        super()._make_ready(device)
+
+
+class _Plain(nn.Module):
+    """The student's own modules, without losses and teacher."""
+
+    def __init__(self, student: Any) -> None:
+        super().__init__()
+        self.backbone, self.bbox_head = student.backbone, student.bbox_head
+        if student.with_neck:
+            self.neck = student.neck
+
+    def extract_feat(self, inputs_BCHW: Tensor) -> Any:
+        feats = self.backbone(inputs_BCHW)
+        return self.neck(feats) if hasattr(self, "neck") else feats

@@ -1,0 +1,243 @@
+"""Several teachers: averaged, or one for each loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from mmkd.errors import UserError, user_error
+from mmkd.structures import DenseOutputs, HeadSpec, Levels, Need
+from mmkd.teachers.cached import CachedTeacher
+from mmkd.teachers.frozen import FrozenTeacher, Selectable
+
+Single = FrozenTeacher | CachedTeacher
+
+
+class AveragedTeacher:
+    """Teachers that answer as one: the mean of what they say, part by part.
+
+    Class logits, raw box output, decoded boxes, further outputs and features are each the arithmetic mean of
+    the members': logits before their sigmoid or softmax; boxes after each member decoded its own. A prior
+    that is not in one member's sparse cache takes part in no loss.
+
+    ``facts["checkpoint"]`` is the first member's, from which ``inherit`` takes weights;
+    ``facts["teachers"]`` has the facts of all.
+
+    Source: the mean of logits is the ensemble of https://arxiv.org/abs/1503.02531, geometric for a softmax.
+
+    Args:
+        members: at least one; their own cache, precision, levels and classes are theirs.
+        needs: the parts of `DenseOutputs` that the losses read.
+
+    Raises:
+        UserError: there is none, a loss looks inside of the teacher's head, or the members differ in what
+            is averaged.
+    """
+
+    def __init__(self, members: Sequence[Single], needs: frozenset[Need]) -> None:
+        if not members:
+            raise UserError("teacher is an empty list; give at least one teacher=[dict(config=…), …]")
+        if needs & {"towers", "layers"}:
+            _refuse_inside()
+        self.members = list(members)
+        self.needs = needs
+        _check_alike(self.members, needs)
+        first = self.members[0].facts
+        self.facts: dict[str, Any] = {
+            "detector": "mean of " + ", ".join(str(member.facts["detector"]) for member in self.members),
+            "config": first["config"],
+            "checkpoint": first["checkpoint"],
+            "parameters_computed": sum(member.facts["parameters_computed"] for member in self.members),
+            "teachers": [member.facts for member in self.members],
+        }
+
+    @property
+    def spec(self) -> HeadSpec:
+        """The layout of the outputs."""
+        return self.members[0].spec
+
+    @property
+    def head(self) -> Any:
+        """The first teacher's head."""
+        return self.members[0].head
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Those in the first teacher's checkpoint."""
+        return self.members[0].class_names
+
+    @property
+    def awaits_classes(self) -> bool:
+        """Whether a member is still to learn which of its classes are the student's."""
+        return any(member.awaits_classes for member in self.members)
+
+    def map_classes(self, names: Sequence[str], class_map: Mapping[str, str]) -> None:
+        """As `FrozenTeacher.map_classes`, for each member whose classes have names."""
+        for member in self.members:
+            if member.class_names is not None:
+                member.map_classes(names, class_map)
+
+    def shared(self, student: Selectable) -> Selectable:
+        """As `FrozenTeacher.shared`."""
+        return self.members[0].shared(student)
+
+    def ask(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> Callable[[], DenseOutputs]:
+        """As `FrozenTeacher.ask`, of all members."""
+        answers = [member.ask(inputs_BCHW, data_samples) for member in self.members]
+        return lambda: average([answer() for answer in answers], self.needs)
+
+    def through(self, layers: Callable[[Any, Tensor], Tensor], x: Tensor) -> Tensor:
+        """Refused: the members' layers are not averaged."""
+        _refuse_inside()
+
+    def crossed(self, layer: int, towers: Mapping[str, Levels], needs: frozenset[Need]) -> DenseOutputs:
+        """Refused: the members' layers are not averaged."""
+        _refuse_inside()
+
+    def apply_(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """As `FrozenTeacher.apply_`, for each member."""
+        for member in self.members:
+            member.apply_(fn)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AveragedTeacher:
+        return self
+
+
+class NamedTeachers:
+    """Teachers by name, and which of them each loss learns from.
+
+    ``facts["checkpoint"]`` is the first one's, from which ``inherit`` takes weights; ``facts["teachers"]``
+    has the facts of each by name.
+
+    Args:
+        teachers: by name.
+        asks: from each loss to the name of its teacher.
+    """
+
+    def __init__(self, teachers: Mapping[str, Single | AveragedTeacher], asks: Mapping[str, str]) -> None:
+        self.teachers = dict(teachers)
+        self.asks = dict(asks)
+        first = next(iter(self.teachers.values())).facts
+        self.facts: dict[str, Any] = {
+            "detector": ", ".join(f"{name}: {t.facts['detector']}" for name, t in self.teachers.items()),
+            "config": first["config"],
+            "checkpoint": first["checkpoint"],
+            "parameters_computed": sum(t.facts["parameters_computed"] for t in self.teachers.values()),
+            "teachers": {name: teacher.facts for name, teacher in self.teachers.items()},
+        }
+
+    def apply_(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """As `FrozenTeacher.apply_`, for each."""
+        for teacher in self.teachers.values():
+            teacher.apply_(fn)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NamedTeachers:
+        return self
+
+
+def asked_by(teacher: Any, losses: Sequence[str]) -> list[tuple[Any, list[str]]]:
+    """Which teachers are asked, each with the names of the losses that read its answer.
+
+    Args:
+        teacher: `NamedTeachers`, or one teacher for all losses.
+        losses: names of losses; without any, no teacher is asked.
+    """
+    if not isinstance(teacher, NamedTeachers):
+        return [(teacher, list(losses))] if losses else []
+    asked = [(t, [x for x in losses if teacher.asks[x] == name]) for name, t in teacher.teachers.items()]
+    return [(each, names) for each, names in asked if names]
+
+
+def single_teachers(teacher: Any) -> list[Single]:
+    """The teachers that a model's ``teacher`` is made of, in the order of the config."""
+    if isinstance(teacher, NamedTeachers):
+        return [single for each in teacher.teachers.values() for single in single_teachers(each)]
+    return list(teacher.members) if isinstance(teacher, AveragedTeacher) else [teacher]
+
+
+def average(answers: Sequence[DenseOutputs], needs: frozenset[Need]) -> DenseOutputs:
+    """The arithmetic mean of answers about one batch, part by part.
+
+    Args:
+        answers: of teachers with one layout; at least one.
+        needs: the parts that are read. Others are left out, of features only the sizes are kept.
+
+    Raises:
+        UserError: the maps are of different sizes.
+    """
+    first = answers[0]
+    sizes = [[tuple(level.shape[-2:]) for level in answer.feats] for answer in answers]
+    if any(other != sizes[0] for other in sizes):
+        raise user_error(
+            "The teachers give feature maps of different sizes for the same images.",
+            expected=f"{sizes[0]} (the first one's)",
+            found=f"{next(other for other in sizes if other != sizes[0])}",
+            remedy="set data_preprocessor.pad_size_divisor to a multiple of all backbones' largest stride",
+        )
+
+    def mean(part: Callable[[DenseOutputs], Levels | None]) -> Levels | None:
+        given = [part(answer) for answer in answers]
+        if any(levels is None for levels in given):
+            return None
+        return tuple(torch.stack(level).mean(dim=0) for level in zip(*(x for x in given if x is not None)))
+
+    def extra(name: str) -> Levels:
+        return mean(lambda answer: answer.extra[name]) or ()
+
+    known = [answer.known_N for answer in answers if answer.known_N is not None]
+    return replace(
+        first,
+        feats=mean(lambda answer: answer.feats) or () if "feats" in needs else first.feats,
+        cls_logits=mean(lambda answer: answer.cls_logits),
+        bbox_pred=mean(lambda answer: answer.bbox_pred) if "bbox_pred" in needs else None,
+        boxes=mean(lambda answer: answer.boxes),
+        extra={name: extra(name) for name in first.extra} if "extra" in needs else {},
+        known_N=reduce(torch.logical_and, known) if known else None,
+    )
+
+
+def _check_alike(members: Sequence[Single], needs: frozenset[Need]) -> None:
+    lives = [member.live if isinstance(member, CachedTeacher) else member for member in members]
+    layouts = [_layout(live, needs) for live in lives]
+    for index, layout in enumerate(layouts):
+        for what, found in layout.items():
+            if found != layouts[0][what]:
+                raise user_error(
+                    f"The answers of these teachers cannot be averaged: they differ in {what}.",
+                    expected=f"{layouts[0][what]} (teacher[0]'s)",
+                    found=f"{found} (teacher[{index}]'s)",
+                    remedy="choose teachers that agree, losses that do not read this, or one teacher for "
+                    "each loss: teacher=dict(a=dict(config=…), b=…), distill=dict(cls=dict(…, teacher='a'))",
+                )
+
+
+@torch.no_grad()
+def _layout(live: FrozenTeacher, needs: frozenset[Need]) -> dict[str, Any]:
+    """What must be the same in all teachers, by how a message calls it."""
+    # Classes and base priors were compared with the student's; `levels` may take only some of its levels.
+    layout: dict[str, Any] = {"strides": live.spec.strides}
+    if needs & {"feats", "bbox_pred", "extra"}:
+        outputs = live._viewed(live._outputs(live._pixels()))
+        if "feats" in needs:
+            layout["the widths of the features"] = [level.shape[1] for level in outputs.feats]
+        if "bbox_pred" in needs:
+            layout["the channels of the box output"] = [level.shape[1] for level in outputs.bbox_pred or ()]
+            layout["the code of the box output"] = type(getattr(live.head, "bbox_coder", None)).__name__
+        if "extra" in needs:
+            layout["further outputs"] = sorted(outputs.extra)
+    return layout
+
+
+def _refuse_inside() -> NoReturn:
+    raise user_error(
+        "Averaged teachers have no common layers for a loss to look into or to run.",
+        expected="losses on features or outputs",
+        found="a loss that needs the inside of the teacher's head (CrossKD)",
+        remedy="name one teacher for that loss: teacher=dict(a=dict(config=…), b=…), "
+        "distill=dict(cross=dict(type='CrossKDLoss', teacher='a'))",
+    )
