@@ -43,6 +43,11 @@ def check_heads(student: HeadSpec, teacher: HeadSpec, needs: frozenset[Need] = E
                 expected=f"{of_student} (the student's)",
                 found=f"{of_teacher} (the teacher's)",
                 remedy="give the student the teacher's neck outputs and prior generator, or another teacher"
+                + (
+                    ", or say which of its levels count by teacher.levels"
+                    if not what.startswith("base")
+                    else ""
+                )
                 + ("; losses on features alone need no equal priors" if what.startswith("base") else ""),
             )
 

@@ -513,3 +513,51 @@ def test_priors_that_were_not_stored_do_not_count(checkpoint: str, tmp_path: Pat
     assert 0 < few < all_logits
     every = losses_of(cached(checkpoint, tmp_path, data, top=10_000), data)["loss_kd_cls"]
     torch.testing.assert_close(every, all_logits)
+
+
+def swin_teacher() -> ConfigDict:
+    """The same neck and head on another kind of backbone."""
+    cfg = tiny_teacher(neck__in_channels=[16, 32, 64, 128])
+    cfg.backbone = ConfigDict(
+        type="SwinTransformer",
+        embed_dims=16,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 2, 2],
+        window_size=4,
+        out_indices=(0, 1, 2, 3),
+    )
+    return cfg
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_teacher_with_another_kind_of_backbone(precision: str) -> None:
+    terms = {"cls": ALL, "neck": {"type": "PKDLoss"}, "box": {"type": "BoxIoULoss"}}
+    cfg = distilled(tiny_atss(), swin_teacher(), None, distill=terms)
+    cfg.teacher.precision = precision
+    model = build(cfg)
+    losses = losses_of(model, batch())
+    model.parse_losses(losses)[0].backward()
+    assert all(torch.isfinite(losses[f"loss_kd_{name}"]) for name in terms)
+    assert losses["loss_kd_neck"] > 0
+
+
+def test_a_teacher_with_another_head(checkpoint: str) -> None:
+    """Class logits and decoded boxes where the priors are the same; features where they are not."""
+    gfl = tiny_atss()
+    gfl.bbox_head.update(type="GFLHead", loss_dfl={"type": "DistributionFocalLoss"}, reg_max=8)
+    gfl.bbox_head.loss_cls = ConfigDict(type="QualityFocalLoss", use_sigmoid=True, beta=2.0, loss_weight=1.0)
+    for key in ("loss_centerness", "bbox_coder"):
+        gfl.bbox_head.pop(key)
+    terms = {"cls": ALL, "box": {"type": "BoxIoULoss"}, "neck": {"type": "CWDLoss"}}
+    losses = losses_of(build(distilled(gfl, tiny_teacher(), checkpoint, distill=terms)), batch())
+    assert losses["loss_kd_cls"] > 0
+    assert 0 < losses["loss_kd_box"] < 4
+    sum(losses[f"loss_kd_{name}"] for name in terms).backward()
+
+    dense = tiny_teacher(bbox_head__anchor_generator__ratios=[0.5, 1.0, 2.0])
+    with pytest.raises(UserError, match=r"base priors per level(.|\n)*remedy(.|\n)*features"):
+        build(distilled(tiny_atss(), dense, None))
+    features = {"neck": {"type": "CWDLoss"}}
+    losses_of(build(distilled(tiny_atss(), dense, None, distill=features)), batch())[
+        "loss_kd_neck"
+    ].backward()
