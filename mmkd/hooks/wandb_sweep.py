@@ -81,7 +81,7 @@ class WandbSweepHook(Hook):
             facts["teacher"] = teacher.facts
         self._backend.attempt(lambda run: run.config.update(facts, allow_val_change=True))
         if self.num_images > 0:
-            config = runner.cfg.model.get("teacher")
+            config = runner.cfg.model.get("teacher") if teacher is not None else None
             one = isinstance(config, dict) and ("config" in config or "type" in config)
             self._table = EvaluationTable(
                 self.num_images,
