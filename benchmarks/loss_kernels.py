@@ -23,7 +23,7 @@ from torch import Tensor
 from mmkd.losses.functional import kl_divergence
 
 SIZES = [(4_000, 1), (4_000, 80), (44_000, 3), (44_000, 80), (44_000, 1203)]
-ROUNDS = 9
+ROUNDS = 21
 OUT: Path | None = None
 Loss = Callable[[Tensor, Tensor], Tensor]
 

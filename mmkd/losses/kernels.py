@@ -17,23 +17,25 @@ from torch import Tensor
 _CHUNK_CPU, _CHUNK_GPU = 2**17, 2**24
 
 
-def softmax_kl(student_NK: Tensor, teacher_NK: Tensor) -> tuple[Tensor, Tensor]:
+def softmax_kl(student_NK: Tensor, teacher_NK: Tensor, gradient_NK: Tensor) -> Tensor:
     """KL of softmaxes, per prior, and its gradient with respect to the student's logits.
 
     Args:
         student_NK: logits, float32 or float64.
         teacher_NK: logits of the same shape.
+        gradient_NK: the gradient is written here.
 
     Returns:
-        The values (N,) and the gradient (N, K).
+        The values (N,).
     """
-    log_s_NK, log_t_NK = F.log_softmax(student_NK, dim=1), F.log_softmax(teacher_NK, dim=1)
+    log_s_NK, log_t_NK = torch.log_softmax(student_NK, 1, out=gradient_NK), F.log_softmax(teacher_NK, dim=1)
     p_t_NK = log_t_NK.exp()
     value_N = log_t_NK.sub_(log_s_NK).mul_(p_t_NK).sum(dim=1)
-    return value_N, log_s_NK.exp_().sub_(p_t_NK)
+    log_s_NK.exp_().sub_(p_t_NK)
+    return value_N
 
 
-def sigmoid_kl(student_NK: Tensor, teacher_NK: Tensor) -> tuple[Tensor, Tensor]:
+def sigmoid_kl(student_NK: Tensor, teacher_NK: Tensor, gradient_NK: Tensor) -> Tensor:
     """The same for independent sigmoids, summed over the classes."""
     # softplus(s) − softplus(t) + σ(t)(t − s), where softplus(x) = max(x, 0) + log(1 + e^−|x|) and the two
     # logarithms are one: log((1 + a) / (1 + b)) = log1p((a − b) / (1 + b)). What is large comes first, where
@@ -43,7 +45,8 @@ def sigmoid_kl(student_NK: Tensor, teacher_NK: Tensor) -> tuple[Tensor, Tensor]:
     value_NK.addcmul_(p_t_NK, teacher_NK - student_NK)
     e_s_NK, e_t_NK = student_NK.abs().neg_().exp_(), teacher_NK.abs().neg_().exp_()
     value_NK.add_(e_s_NK.sub_(e_t_NK).div_(e_t_NK.add_(1)).log1p_())
-    return value_NK.sum(dim=1), student_NK.sigmoid().sub_(p_t_NK)
+    torch.sigmoid(student_NK, out=gradient_NK).sub_(p_t_NK)
+    return value_NK.sum(dim=1)
 
 
 class KLDivergence(torch.autograd.Function):
@@ -66,10 +69,15 @@ class KLDivergence(torch.autograd.Function):
             student, teacher = student_NK[part].to(dtype), teacher_NK[part].to(dtype)
             if temperature != 1:
                 student, teacher = student / temperature, teacher / temperature
-            value, gradient = kernel(student, teacher)
-            torch.mul(value, temperature**2, out=value_N[part])
-            if gradient_NK is not None:
-                gradient_NK[part] = gradient if temperature == 1 else gradient.mul_(temperature)
+            if gradient_NK is not None and gradient_NK.dtype == dtype:
+                gradient = gradient_NK[part]
+            else:
+                gradient = torch.empty_like(student)
+            torch.mul(kernel(student, teacher, gradient), temperature**2, out=value_N[part])
+            if temperature != 1:
+                gradient.mul_(temperature)
+            if gradient_NK is not None and gradient_NK.dtype != dtype:
+                gradient_NK[part] = gradient
         if gradient_NK is not None:
             ctx.save_for_backward(gradient_NK)
         return value_N
