@@ -22,6 +22,8 @@ def find_classes(teacher: Single, class_map: Mapping[str, str], dataset_meta: Ma
     Raises:
         UserError: the teacher does not know one of them, or the student's head is for another number.
     """
+    if "cls_logits" not in teacher.needs:  # features and boxes are of no class
+        return
     own, taught = dataset_meta.get("classes"), teacher.class_names
     if own is None or taught is None:
         if teacher.awaits_classes:

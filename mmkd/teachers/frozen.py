@@ -87,7 +87,8 @@ class FrozenTeacher:
             if self.gives_boxes:
                 raise UserError("teacher.levels cannot be combined with losses on decoded boxes yet")
         # By name, when the data set's names are known; see `map_classes`.
-        self.awaits_classes = self.class_names is not None and own.num_classes < self._whole_spec.num_classes
+        fewer = "cls_logits" in self.needs and own.num_classes < self._whole_spec.num_classes
+        self.awaits_classes = fewer and self.class_names is not None
         self._num_classes = own.num_classes if self.awaits_classes else self._whole_spec.num_classes
         check_heads(own, self.spec, self.needs)
         self.deformable = is_deformable(self.model)

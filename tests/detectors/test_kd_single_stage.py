@@ -266,6 +266,14 @@ def test_classes_are_found_by_name(tmp_path: Path, own: tuple[str, ...], of_all:
     assert torch.equal(taught.flat_cls_logits(), everything[:, [of_all.index(name) for name in own]])
 
 
+@pytest.mark.parametrize("loss", [{"type": "PKDLoss"}, {"type": "BoxIoULoss", "region": "foreground"}])
+def test_classes_that_no_loss_reads_may_be_any(tmp_path: Path, loss: dict[str, Any]) -> None:
+    cfg, path = named_teacher(tmp_path)
+    model = build(distilled(tiny_atss(), cfg, path, distill={"x": loss}))
+    see("cell", "nucleus", "debris")
+    losses_of(model, batch())["loss_kd_x"].backward()
+
+
 def test_class_map_renames(tmp_path: Path) -> None:
     cfg, path = named_teacher(tmp_path)
     model_cfg = distilled(tiny_atss(), cfg, path)
