@@ -51,6 +51,12 @@ class DistillLoss(nn.Module):
         """The weighted loss, a scalar."""
 
 
+def is_object(student: DenseOutputs, context: DistillContext) -> Tensor:
+    """Which priors the student's assigner gives an object, (N,) bool."""
+    assert context.labels_N is not None
+    return (context.labels_N >= 0) & (context.labels_N < student.spec.num_classes)
+
+
 def registered_losses() -> list[str]:
     """The names that may stand as ``type`` of a distillation loss."""
     return sorted(

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from mmkd.errors import UserError
 from mmkd.losses.base import DistillLoss
-from mmkd.losses.functional_logits import check_exponent, image_of_prior, modulated_bce
+from mmkd.losses.functional_logits import check_exponent, modulated_bce
+from mmkd.losses.functional_relations import image_of_prior
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec
 

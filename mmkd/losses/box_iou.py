@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmkd.errors import UserError
-from mmkd.losses.base import DistillLoss
+from mmkd.losses.base import DistillLoss, is_object
 from mmkd.losses.functional_boxes import Overlap, box_iou_loss, check_overlap
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, Need
@@ -96,9 +96,3 @@ class BoxIoULoss(DistillLoss):
             student_N4, teacher_N4, weight_N = student_N4[rows], teacher_N4[rows], weight_N[rows]
         total = (weight_N * box_iou_loss(student_N4, teacher_N4, self.overlap)).sum()
         return self.loss_weight * total / divisor
-
-
-def is_object(student: DenseOutputs, context: DistillContext) -> Tensor:
-    """Which priors the student's assigner gives an object, (N,) bool."""
-    assert context.labels_N is not None
-    return (context.labels_N >= 0) & (context.labels_N < student.spec.num_classes)

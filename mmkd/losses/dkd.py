@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmkd.errors import UserError
-from mmkd.losses.base import DistillLoss
+from mmkd.losses.base import DistillLoss, is_object
 from mmkd.losses.functional import check_kl_options
 from mmkd.losses.functional_logits import check_factors, check_two_classes, decoupled_kl
 from mmkd.registry import MODELS
@@ -77,8 +77,7 @@ class DKDLoss(DistillLoss):
         """
         labels_N = context.labels_N
         assert labels_N is not None
-        is_object_N = (labels_N >= 0) & (labels_N < student.spec.num_classes)
-        rows = (context.valid_N & is_object_N).nonzero().squeeze(1)
+        rows = (context.valid_N & is_object(student, context)).nonzero().squeeze(1)
         # No object on any process: the sum above it is zero as well.
         divisor = context.mean_over_processes(rows.new_tensor(len(rows)))
         loss = decoupled_kl(

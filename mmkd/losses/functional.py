@@ -68,28 +68,44 @@ def kl_divergence(
             class (it is 1 whatever the logit) or z-scores over two; a bad option.
     """
     check_kl_options(temperature, activation, reduction, standardize)
-    if student_NK.dim() != 2 or student_NK.shape != teacher_NK.shape:
-        raise ValueError(
-            f"expected logits of one shape (N, K), found student {tuple(student_NK.shape)} "
-            f"and teacher {tuple(teacher_NK.shape)}"
-        )
+    check_pair(student_NK, teacher_NK, weight_N)
     check_softmax_classes(activation, student_NK.shape[1], standardize)
-    if weight_N is not None and weight_N.shape != student_NK.shape[:1]:
-        raise ValueError(f"expected weights ({student_NK.shape[0]},), found {tuple(weight_N.shape)}")
 
     with torch.autocast(student_NK.device.type, enabled=False):
         if standardize:
             student_NK, teacher_NK = standardized_logits(student_NK), standardized_logits(teacher_NK.detach())
         value_N = KLDivergence.apply(student_NK, teacher_NK.detach(), float(temperature), activation)
-        if weight_N is not None:
-            value_N = value_N * weight_N
-        if reduction == "none":
-            return value_N
-        total = value_N.sum()
-        if reduction == "sum":
-            return total
-        divisor = student_NK.shape[0] if avg_factor is None else avg_factor
-        return total / (divisor * (student_NK.shape[1] if reduction == "mean" else 1))
+        classes = student_NK.shape[1] if reduction == "mean" else 1
+        return reduce_priors(value_N, weight_N, reduction, avg_factor, classes)
+
+
+def reduce_priors(
+    value_N: Tensor,
+    weight_N: Tensor | None,
+    reduction: str,
+    avg_factor: Tensor | float | None,
+    classes: int = 1,
+) -> Tensor:
+    """Weigh and reduce values of priors: ``none``, ``sum``, or the sum / (``avg_factor`` · ``classes``)."""
+    if weight_N is not None:
+        value_N = value_N * weight_N
+    if reduction == "none":
+        return value_N
+    total = value_N.sum()
+    if reduction == "sum":
+        return total
+    return total / ((len(value_N) if avg_factor is None else avg_factor) * classes)
+
+
+def check_pair(student_NK: Tensor, teacher_NK: Tensor, weight_N: Tensor | None) -> None:
+    """Raise ValueError unless logits are of one shape (N, K) and weights (N,)."""
+    if student_NK.dim() != 2 or student_NK.shape != teacher_NK.shape:
+        raise ValueError(
+            f"expected logits of one shape (N, K), found student {tuple(student_NK.shape)} "
+            f"and teacher {tuple(teacher_NK.shape)}"
+        )
+    if weight_N is not None and weight_N.shape != student_NK.shape[:1]:
+        raise ValueError(f"expected weights ({student_NK.shape[0]},), found {tuple(weight_N.shape)}")
 
 
 def standardized_logits(logits_NK: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
-"""Where on a feature map to distil: random masks, boxes, attention, the teacher's own predictions.
+"""Where on a feature map to distil: random masks, boxes and attention.
 
-Torch is all that these need. Shape suffixes: B images, C channels, H and W map size, G boxes of one image,
-P positions of one image (or its priors), K classes, M candidates per box.
+Torch is all that these need. Shape suffixes: B images, C channels, H and W map size, G boxes of one image.
 """
 
 from __future__ import annotations
@@ -14,9 +13,6 @@ import torch
 from torch import Tensor
 
 ChannelAttention = Literal["image", "position"]
-
-# The variance in px² of the noise, uniform in ±0.05, that PGD's reference implementation adds to positions.
-_POSITION_VARIANCE = 0.1**2 / 12
 
 
 def random_keep_mask(like_BCHW: Tensor, ratio: float) -> Tensor:
@@ -82,7 +78,7 @@ def box_masks(
         raise ValueError(f"expected one input size per image, found {len(input_sizes)} for {len(boxes)}")
     foreground = []
     for boxes_G4, (height, width) in zip(boxes, input_sizes):
-        _check_boxes(boxes_G4)
+        check_boxes(boxes_G4)
         H, W = map_size
         boxes_G4 = boxes_G4.to(torch.promote_types(boxes_G4.dtype, torch.float32))
         scaled_G4 = boxes_G4 * boxes_G4.new_tensor([W / width, H / height, W / width, H / height])
@@ -187,111 +183,12 @@ def check_attention_options(temperature: float, channels: str = "image") -> None
         )
 
 
-@torch.no_grad()
-def prediction_quality(
-    scores_PK: Tensor, boxes_P4: Tensor, gt_boxes_G4: Tensor, gt_labels_G: Tensor, xi: float
-) -> Tensor:
-    r"""How well each prediction finds each object: :math:`q = p^{1-\xi} \, \mathrm{IoU}^{\xi}`, (P, G).
-
-    Source: PGD (https://arxiv.org/abs/2203.05469), without its factor of 0 for positions outside the box: the
-    reference implementation applies that after the choice, as `gaussian_weights` does.
-
-    Args:
-        scores_PK: class scores p in [0, 1].
-        boxes_P4: the predicted boxes, x1, y1, x2, y2.
-        gt_boxes_G4: the objects' boxes, in the same units.
-        gt_labels_G: their classes, < K.
-        xi: ξ in [0, 1].
-
-    Raises:
-        ValueError: the shapes do not fit, or ξ is out of its range.
-    """
-    check_xi(xi)
-    _check_boxes(boxes_P4)
-    _check_boxes(gt_boxes_G4)
-    if scores_PK.dim() != 2 or len(scores_PK) != len(boxes_P4) or gt_labels_G.shape != gt_boxes_G4.shape[:1]:
-        raise ValueError(
-            f"expected scores ({len(boxes_P4)}, K) and labels ({len(gt_boxes_G4)},), "
-            f"found {tuple(scores_PK.shape)} and {tuple(gt_labels_G.shape)}"
-        )
-    overlap_PG = _pairwise_iou(boxes_P4, gt_boxes_G4)
-    return scores_PK[:, gt_labels_G] ** (1 - xi) * overlap_PG**xi
-
-
-def check_xi(xi: float) -> None:
-    """Raise ValueError unless ξ is in [0, 1]."""
-    if not isinstance(xi, (int, float)) or not 0 <= xi <= 1:
-        raise ValueError(f"xi must be a number in [0, 1], found {xi!r}")
-
-
-@torch.no_grad()
-def gaussian_weights(
-    quality_PG: Tensor, centers_P2: Tensor, gt_boxes_G4: Tensor, valid_P: Tensor, topk: int
-) -> Tensor:
-    r"""PGD's weight of each position, (P,), in [0, 1].
-
-    For each object the ``topk`` valid positions of highest quality are taken, a Gaussian is fitted to them
-    (maximum likelihood), and each of them gets
-
-    .. math:: \exp\big(-\tfrac12 (x - \mu)^\top \Sigma^{-1} (x - \mu)\big)
-
-    or 0 if it is outside the object's box; all other positions 0. A position of several objects has its
-    largest weight.
-
-    Source: PGD (https://arxiv.org/abs/2203.05469). The reference implementation
-    (``pgw_anchor_based.py``) moves positions by noise so that Σ has an inverse; here its variance is added
-    to Σ, which needs no random numbers.
-
-    Args:
-        quality_PG: of `prediction_quality`.
-        centers_P2: x, y in pixels.
-        gt_boxes_G4: x1, y1, x2, y2 in pixels.
-        valid_P: bool; others are never chosen.
-        topk: ≥ 1, positions per object; fewer if there are fewer.
-
-    Raises:
-        ValueError: the shapes do not fit.
-    """
-    P, G = quality_PG.shape
-    shapes = [tuple(tensor.shape) for tensor in (centers_P2, gt_boxes_G4, valid_P)]
-    if shapes != [(P, 2), (G, 4), (P,)]:
-        raise ValueError(f"expected centers, boxes, valid {[(P, 2), (G, 4), (P,)]}, found {shapes}")
-    count = min(topk, int(valid_P.sum()))
-    if G == 0 or count == 0:
-        return centers_P2.new_zeros(P)
-    best_MG = quality_PG.masked_fill(~valid_P[:, None], -1).topk(count, dim=0).indices
-    points_GM2 = centers_P2[best_MG.T]
-    offset_GM2 = points_GM2 - points_GM2.mean(dim=1, keepdim=True)
-    covariance_G22 = offset_GM2.transpose(1, 2) @ offset_GM2 / count
-    covariance_G22 = covariance_G22 + _POSITION_VARIANCE * torch.eye(2).to(covariance_G22)
-    scaled_GM2 = torch.linalg.solve(covariance_G22, offset_GM2.transpose(1, 2)).transpose(1, 2)
-    weight_GM = torch.exp(-(offset_GM2 * scaled_GM2).sum(dim=2) / 2)
-    weight_PG = torch.zeros_like(quality_PG, dtype=weight_GM.dtype).scatter_(0, best_MG, weight_GM.T)
-    return (weight_PG * inside_boxes(centers_P2, gt_boxes_G4)).amax(dim=1)
-
-
-def inside_boxes(centers_P2: Tensor, boxes_G4: Tensor) -> Tensor:
-    """Whether each point is strictly inside each box, (P, G) bool."""
-    after = centers_P2[:, None] > boxes_G4[None, :, :2]
-    before = centers_P2[:, None] < boxes_G4[None, :, 2:]
-    return (after & before).all(dim=2)
-
-
-def _pairwise_iou(a_P4: Tensor, b_G4: Tensor) -> Tensor:
-    low, high = (
-        fn(a_P4[:, None, part], b_G4[None, :, part])
-        for fn, part in ((torch.maximum, slice(0, 2)), (torch.minimum, slice(2, 4)))
-    )
-    shared_PG = (high - low).clamp(min=0).prod(dim=2)
-    area_P, area_G = ((boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1) for boxes in (a_P4, b_G4))
-    return shared_PG / (area_P[:, None] + area_G[None] - shared_PG).clamp(min=1e-6)
-
-
 def _between(index_W: Tensor, first_G: Tensor, last_G: Tensor) -> Tensor:
     return (index_W[None] >= first_G[:, None]) & (index_W[None] <= last_G[:, None])
 
 
-def _check_boxes(boxes: Tensor) -> None:
+def check_boxes(boxes: Tensor) -> None:
+    """Raise ValueError unless they are (G, 4)."""
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"expected boxes (G, 4), found {tuple(boxes.shape)}")
 

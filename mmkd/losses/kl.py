@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmkd.errors import UserError
-from mmkd.losses.base import DistillLoss
+from mmkd.losses.base import DistillLoss, is_object
 from mmkd.losses.functional import (
     Activation,
     Reduction,
@@ -139,9 +139,7 @@ class DistillationLoss(DistillLoss):
             return valid_N
         if self.region == "teacher":
             return valid_N * teacher.top_scores().detach()
-        assert context.labels_N is not None
-        is_object_N = (context.labels_N >= 0) & (context.labels_N < student.spec.num_classes)
-        return valid_N * is_object_N
+        return valid_N * is_object(student, context)
 
     def _divisor(self, weight_N: Tensor, context: DistillContext) -> Tensor:
         if self.normalizer == "region":

@@ -10,14 +10,8 @@ from torch import Tensor
 from mmkd.errors import UserError
 from mmkd.losses.feature_base import Align, FeatureLoss
 from mmkd.losses.fgd import check_weights
-from mmkd.losses.functional_masks import (
-    check_attention_options,
-    check_xi,
-    focal_terms,
-    gaussian_weights,
-    inside_boxes,
-    prediction_quality,
-)
+from mmkd.losses.functional_masks import check_attention_options, focal_terms
+from mmkd.losses.functional_quality import check_xi, gaussian_weights, inside_boxes, prediction_quality
 from mmkd.losses.ground_truth import gt_boxes, gt_labels
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need

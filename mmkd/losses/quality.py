@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from mmkd.errors import UserError, user_error
-from mmkd.losses.base import DistillLoss
-from mmkd.losses.box_iou import is_object
+from mmkd.losses.base import DistillLoss, is_object
 from mmkd.losses.functional import kl_divergence
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, Need

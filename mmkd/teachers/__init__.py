@@ -1,6 +1,7 @@
 """The teacher: building, strict loading, its forward, its answers on disk; several; the student's average."""
 
 from mmkd.teachers.build import Teacher, build_teacher, build_teachers, separate
+from mmkd.teachers.building import build_detector
 from mmkd.teachers.cached import CachedTeacher
 from mmkd.teachers.classes import find_classes
 from mmkd.teachers.config import (
@@ -10,7 +11,7 @@ from mmkd.teachers.config import (
     teacher_model_and_checkpoint,
 )
 from mmkd.teachers.ema import EMATeacher
-from mmkd.teachers.frozen import FrozenTeacher, build_detector
+from mmkd.teachers.frozen import FrozenTeacher
 from mmkd.teachers.inherit import check_inherit, inherit_weights
 from mmkd.teachers.several import AveragedTeacher, NamedTeachers, asked_by, single_teachers
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
-from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from torch import Tensor
 
-from mmkd.errors import UserError, user_error
-from mmkd.heads import adapter_for, check_head_type, check_heads, is_deformable
+from mmkd.errors import UserError
+from mmkd.heads import adapter_for, check_heads, is_deformable
 from mmkd.heads.towers import record_towers, substituted, with_towers
-from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, HeadSpec, Levels, Need
 from mmkd.teachers.acceleration import (
     check_precision,
@@ -25,7 +22,14 @@ from mmkd.teachers.acceleration import (
     compiled,
     fold_batch_norm,
 )
-from mmkd.teachers.checkpoint import load_strictly
+from mmkd.teachers.building import (
+    build_detector,
+    check_levels,
+    class_names_of,
+    example_pixels,
+    layout_of_features,
+    leave_out_heads,
+)
 from mmkd.teachers.config import teacher_model_and_checkpoint
 from mmkd.teachers.pixels import Renormalizer
 from mmkd.teachers.pruning import skip_unread
@@ -68,7 +72,7 @@ class FrozenTeacher:
         self.model, meta = build_detector(self.model_cfg, checkpoint, dense=self.reads_head)
         self.gives_boxes, self.gives_towers = "boxes" in needs, "towers" in needs
         self.needs = _computed(needs)
-        self.class_names = _class_names(meta)
+        self.class_names = class_names_of(meta)
         self.pixels = Renormalizer(student.data_preprocessor, self.model.data_preprocessor)
         self.levels = check_levels(teacher.get("levels"))
         self.class_index: list[int] | None = None
@@ -76,7 +80,7 @@ class FrozenTeacher:
             self.adapter = adapter_for(self.model.bbox_head)
             self._whole_spec = self.adapter.spec(self.model.bbox_head)
         else:
-            self._whole_spec = _layout_of_features(self.model)
+            self._whole_spec = layout_of_features(self.model)
         own = self.shared(adapter_for(student.bbox_head).spec(student.bbox_head))
         if self.levels is not None:
             count = len(self._whole_spec.strides)
@@ -95,7 +99,7 @@ class FrozenTeacher:
         self._run: Callable[[Tensor], tuple[Any, Any]] = self._forward
         skipped: list[str] = []
         if "layers" not in needs:
-            skipped = self._skip_unread() if self.reads_head else _leave_out_heads(self.model)
+            skipped = self._skip_unread() if self.reads_head else leave_out_heads(self.model)
         self.precision = check_precision(teacher.get("precision", "auto"))
         self.compiles = check_switch("compile", teacher)
         self.own_stream = check_switch("own_stream", teacher)
@@ -307,7 +311,7 @@ class FrozenTeacher:
     def _skip_unread(self) -> list[str]:
         head = self.model.bbox_head
         with torch.no_grad():
-            feats = self.model.extract_feat(self._pixels())
+            feats = self.model.extract_feat(example_pixels(self.model))
 
         def read(raw: Any) -> list[Tensor]:
             outputs = self.adapter.outputs(head, feats, raw, self.needs)
@@ -316,102 +320,4 @@ class FrozenTeacher:
         return [f"bbox_head.{name}" for name in skip_unread(head, feats, read)]
 
     def _example(self) -> list[Tensor]:
-        return self._outputs(self._pixels()).levels()
-
-    def _pixels(self) -> Tensor:
-        # A deformable convolution needs three by three positions on the coarsest level.
-        return _example_pixels(512 if self.deformable else 128)
-
-
-def _example_pixels(side: int = 128) -> Tensor:
-    return torch.linspace(-2, 2, 3 * side * side).reshape(1, 3, side, side)
-
-
-def check_levels(levels: Any) -> tuple[int, ...] | None:
-    """``teacher.levels``: for each level of the student the index of the teacher's.
-
-    Raises:
-        UserError: it is no list of whole numbers.
-    """
-    if levels is None:
-        return None
-    if not (isinstance(levels, (list, tuple)) and levels and all(isinstance(i, int) for i in levels)):
-        raise UserError(
-            "teacher.levels must be the teacher's level for each of the student's, like [1, 2, 3], "
-            f"found {levels!r}"
-        )
-    return tuple(levels)
-
-
-@torch.no_grad()
-def _layout_of_features(model: Any) -> HeadSpec:
-    """What a detector of any kind tells by its neck: levels, strides and widths."""
-    pixels = _example_pixels(512 if is_deformable(model) else 128)
-    feats = model.extract_feat(pixels)
-    strides = tuple((round(pixels.shape[-1] / feat.shape[-1]),) * 2 for feat in feats)
-    # Where a dense head says what they are, that is what the student's says as well (SSD's are not round).
-    with suppress(UserError, AttributeError):
-        strides = adapter_for(model.bbox_head).spec(model.bbox_head).strides
-    return HeadSpec(
-        num_classes=0,
-        cls_channels=0,
-        use_sigmoid=True,
-        strides=strides,
-        num_base_priors=(0,) * len(feats),
-        in_channels=tuple(feat.shape[1] for feat in feats),
-    )
-
-
-def _leave_out_heads(model: Any) -> list[str]:
-    """Drop what comes after the neck; returns its names."""
-    names = [name for name, _ in model.named_children() if name.endswith("_head")]
-    for name in names:
-        delattr(model, name)
-    return names
-
-
-def build_detector(
-    model_cfg: ConfigDict, checkpoint: str | None, *, dense: bool = True
-) -> tuple[Any, dict[str, Any]]:
-    """Build a stock detector, load it strictly and freeze it.
-
-    Args:
-        model_cfg: its model config.
-        checkpoint: path or URL; ``None`` leaves it random.
-        dense: it must have a dense head; else one with a neck will do, like a two-stage detector.
-
-    Returns:
-        The detector in eval mode, on the CPU, and the checkpoint's ``meta``.
-
-    Raises:
-        UserError: it is no single-stage detector, or the checkpoint does not fit.
-    """
-    if MODELS.get(model_cfg.type) is None:
-        raise user_error(
-            "The teacher's detector is not registered.",
-            expected="the name of a registered detector",
-            found=str(model_cfg.type),
-            remedy="correct the name, or list the module that registers it under custom_imports",
-        )
-    if dense:
-        check_head_type(model_cfg, "teacher")
-    # The student trains with the random numbers that it would have had alone.
-    with torch.random.fork_rng(devices=[]):
-        model = MODELS.build(model_cfg)
-    if not hasattr(model, "bbox_head" if dense else "extract_feat"):
-        raise user_error(
-            "The teacher is no single-stage detector.",
-            expected="a detector with backbone, neck and a dense bbox_head",
-            found=type(model).__name__,
-            remedy="choose a teacher of a single-stage kind (ATSS, RetinaNet, GFL, FCOS, …), "
-            "or losses on features alone (PKDLoss, CWDLoss, …), which fit any detector with a neck",
-        )
-    meta = {} if checkpoint is None else load_strictly(model, checkpoint)
-    return model.requires_grad_(False).eval(), meta
-
-
-def _class_names(meta: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Class names as mmengine 1.x-style (``dataset_meta``) or mmcv 1.x wrote them."""
-    dataset_meta = meta.get("dataset_meta") or {}
-    names = dataset_meta.get("classes") or dataset_meta.get("CLASSES") or meta.get("CLASSES")
-    return None if names is None else tuple(names)
+        return self._outputs(example_pixels(self.model)).levels()

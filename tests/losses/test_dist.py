@@ -10,7 +10,7 @@ import torch
 from mmkd.errors import UserError
 from mmkd.losses.base import DistillLoss
 from mmkd.losses.dist import DISTLoss
-from mmkd.losses.functional_logits import image_of_prior
+from mmkd.losses.functional_relations import image_of_prior
 from mmkd.structures import DistillContext, HeadSpec
 
 from ..conftest import batch, build, distilled, losses_of, tiny_atss, tiny_teacher

@@ -15,11 +15,9 @@ from torch import Tensor
 from mmkd.losses.functional import kl_divergence
 from mmkd.losses.functional_logits import (
     decoupled_kl,
-    image_of_prior,
     modulated_bce,
-    relation_distances,
-    relation_loss,
 )
+from mmkd.losses.functional_relations import image_of_prior, relation_distances, relation_loss
 
 from .test_functional import pair
 
@@ -354,7 +352,7 @@ import importlib.util, sys, types
 for name in ("mmkd", "mmkd.losses"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = []
-for name in ("kernels", "functional", "functional_logits"):
+for name in ("kernels", "functional", "functional_logits", "functional_relations"):
     spec = importlib.util.spec_from_file_location(f"mmkd.losses.{name}", f"mmkd/losses/{name}.py")
     sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[spec.name])
@@ -362,8 +360,8 @@ unwanted = {"mmengine", "mmdet", "mmcv", "mmkd.registry", "mmkd.structures"} & s
 assert not unwanted, unwanted
 import torch
 s, t, y = torch.randn(8, 10, requires_grad=True), torch.randn(8, 10), torch.randint(10, (8,))
-m = sys.modules["mmkd.losses.functional_logits"]
-(m.modulated_bce(s, t) + m.decoupled_kl(s, t, y, beta=8, temperature=4) + m.relation_loss(s, t)).backward()
+m, r = sys.modules["mmkd.losses.functional_logits"], sys.modules["mmkd.losses.functional_relations"]
+(m.modulated_bce(s, t) + m.decoupled_kl(s, t, y, beta=8, temperature=4) + r.relation_loss(s, t)).backward()
 assert s.grad.abs().sum() > 0
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -13,12 +13,10 @@ from mmkd.losses.functional_masks import (
     box_masks,
     check_attention_options,
     focal_terms,
-    gaussian_weights,
-    inside_boxes,
-    prediction_quality,
     random_keep_mask,
     squared_distance,
 )
+from mmkd.losses.functional_quality import gaussian_weights, inside_boxes, prediction_quality
 
 
 def maps(*shape: int, count: int = 2, seed: int = 0) -> torch.Tensor:

@@ -10,7 +10,6 @@ import torch
 
 from mmkd.errors import UserError
 from mmkd.teachers import FrozenTeacher, frozen
-from mmkd.teachers.frozen import _class_names
 
 from ..conftest import batch, build, save_teacher, tiny_atss, tiny_teacher
 
@@ -249,17 +248,3 @@ def test_no_dense_detector() -> None:
     two_stage = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"
     with pytest.raises(UserError, match="no single-stage detector.*\n.*\n.*FasterRCNN"):
         FrozenTeacher({"config": two_stage, "checkpoint": None}, LOGITS, build(tiny_atss()))
-
-
-@pytest.mark.parametrize(
-    ("meta", "names"),
-    [
-        ({"dataset_meta": {"classes": ["a", "b"]}}, ("a", "b")),
-        ({"dataset_meta": {"CLASSES": ("a",)}}, ("a",)),
-        ({"CLASSES": ("a", "b")}, ("a", "b")),
-        ({}, None),
-        ({"dataset_meta": None}, None),
-    ],
-)
-def test_class_names_of_either_era(meta: dict[str, Any], names: tuple[str, ...] | None) -> None:
-    assert _class_names(meta) == names
