@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import traceback
@@ -195,8 +196,9 @@ def run(main: Callable[[], object]) -> int:
             main()
         except TrainingStopped as stopped:
             code = stopped.code
-        if torch.distributed.is_initialized():  # without it, gloo may abort at exit
+        if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+            gc.collect()  # the Runner holds the group in cycles; gloo's threads may abort at exit
         return int(code)
     except UserError as error:
         print(f"\nmmkd: error: {error}", file=sys.stderr)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from mmkd.cli.common import base_parser, prepare_data, read_config, run
@@ -142,3 +144,21 @@ def test_last_words(capsys: pytest.CaptureFixture[str]) -> None:
     err = capsys.readouterr().err
     assert "Traceback" in err
     assert err.splitlines()[-2] == "mmkd: error: RuntimeError: odd"
+
+
+def test_no_process_group_outlives_the_tool(tmp_path: Path) -> None:
+    """A Runner holds the group in reference cycles; gloo's threads must end before Python does."""
+    groups = []
+
+    def main() -> None:
+        store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        group = torch.distributed.group.WORLD
+        assert group is not None
+        cycle: list[Any] = [group]
+        cycle.append(cycle)
+        groups.append(weakref.ref(group))
+
+    assert run(main) == 0
+    assert not torch.distributed.is_initialized()
+    assert groups[0]() is None
