@@ -1,8 +1,9 @@
 # make demo    sets up everything, trains a student alone and distilled, prints the table
 # make test    sets up everything and runs the tests
+# make soak    runs the long form of the tests that have one (an hour)
 # make install sets up .venv alone
 # make check   the whole gate: format, lint, types, import contracts, tests
-.PHONY: demo test install lint check
+.PHONY: demo test soak install lint check
 
 install:
 	@tools/install.sh >/dev/null
@@ -13,6 +14,10 @@ demo:
 test:
 	@python=$$(tools/install.sh test) && OMP_NUM_THREADS=1 $$python -m pytest \
 	    --numprocesses=2 --dist=loadfile --cov --cov-report=term --cov-fail-under=90
+
+soak:
+	@python=$$(tools/install.sh test) && MMKD_SOAK=1 OMP_NUM_THREADS=1 $$python -m pytest -m soak \
+	    --numprocesses=2
 
 lint:
 	@python=$$(tools/install.sh test) && bin=$$(dirname $$python) && export PATH="$$bin:$$PATH" && \

@@ -8,6 +8,7 @@ from mmkd.compat import adapt_mmengine, check_environment
 check_environment()
 adapt_mmengine()
 
+from mmkd.amp import BFloat16OptimWrapper  # noqa: E402
 from mmkd.datasets import fraction_of_dataset  # noqa: E402
 from mmkd.detectors import KDSingleStageDetector  # noqa: E402
 from mmkd.errors import UserError  # noqa: E402
@@ -19,6 +20,7 @@ from mmkd.version import __version__  # noqa: E402
 from mmkd.visualization import WandbBackend  # noqa: E402
 
 __all__ = [
+    "BFloat16OptimWrapper",
     "DenseOutputs",
     "DistillContext",
     "DistillationLoss",

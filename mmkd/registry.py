@@ -7,7 +7,7 @@ an empty child that passes every question on to mmdet.
 """
 
 import mmdet.registry
-from mmdet.registry import DATASETS, HOOKS, MODELS
+from mmdet.registry import DATASETS, HOOKS, MODELS, OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
 REGISTRIES = [
@@ -15,4 +15,4 @@ REGISTRIES = [
 ]
 SCOPE = [Registry(node.name, parent=node, scope="mmkd") for node in REGISTRIES]
 
-__all__ = ["DATASETS", "HOOKS", "MODELS", "REGISTRIES", "SCOPE"]
+__all__ = ["DATASETS", "HOOKS", "MODELS", "OPTIM_WRAPPERS", "REGISTRIES", "SCOPE"]

@@ -41,6 +41,11 @@ def wandb_server() -> Iterator[WandbServer]:
         yield server
 
 
+def repeats(usual: int, soak: int) -> int:
+    """How often a test does its thing: ``usual`` in `make test`, ``soak`` in `make soak`."""
+    return soak if os.environ.get("MMKD_SOAK") else usual
+
+
 def tiny_atss(**overrides: Any) -> ConfigDict:
     """An ATSS with a very narrow ResNet-18; ``key__inner`` overrides ``key.inner``."""
     cfg = Config.fromfile(ROOT / "configs/_base_/models/atss_r18_narrow.py")

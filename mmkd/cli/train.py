@@ -9,11 +9,13 @@ from functools import partial
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.runner import find_latest_checkpoint
 from mmengine.visualization import WandbVisBackend
 
 import mmkd
+from mmkd.amp import use_amp
 from mmkd.cli.common import base_parser, build_runner, parse, prepare_data, read_config, run
 from mmkd.errors import user_error
 from mmkd.hooks import ProgressHook
@@ -54,8 +56,7 @@ def config_of(args: argparse.Namespace) -> Config:
     add = partial(add_teacher, teacher=args.teacher, checkpoint=args.teacher_checkpoint)
     cfg = read_config(args, add if args.teacher or args.teacher_checkpoint else None)
     if args.amp:
-        cfg.optim_wrapper.type = "AmpOptimWrapper"
-        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+        use_amp(cfg.optim_wrapper, get_device())
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise user_error(

@@ -25,8 +25,7 @@ def cfg_of(*argv: str) -> Any:
 
 def test_mmdets_options() -> None:
     cfg = cfg_of(STUDENT, "--amp", "--resume", "--cfg-options", "optim_wrapper.optimizer.lr=0.5")
-    assert cfg.optim_wrapper.type == "AmpOptimWrapper"
-    assert cfg.optim_wrapper.loss_scale == "dynamic"
+    assert cfg.optim_wrapper.type in ("AmpOptimWrapper", "BFloat16OptimWrapper")
     assert cfg.resume is True
     assert cfg.load_from is None
     assert cfg.optim_wrapper.optimizer.lr == 0.5

@@ -1,0 +1,42 @@
+"""Mixed precision on a processor, which mmengine's `AmpOptimWrapper` leaves to accelerators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine.optim import OptimWrapper
+from mmengine.runner.amp import autocast
+
+from mmkd.registry import OPTIM_WRAPPERS
+
+
+@OPTIM_WRAPPERS.register_module()
+class BFloat16OptimWrapper(OptimWrapper):
+    """An optimizer whose forward passes run in bfloat16 where autocast allows it.
+
+    On any device. bfloat16 has the range of float32, so no loss is scaled; the
+    weights, their gradients and the optimizer stay in float32. It pays on
+    processors with AMX or AVX512-BF16. Takes the arguments of mmengine's
+    `OptimWrapper`.
+    """
+
+    @contextmanager
+    def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
+        """Forward passes within are cast."""
+        with super().optim_context(model), autocast(dtype=torch.bfloat16):
+            yield
+
+
+def use_amp(optim_wrapper: Any, device: str) -> None:
+    """Turn a config's ``optim_wrapper`` into one of mixed precision, in place.
+
+    bfloat16 on a processor, else mmengine's float16 with a dynamic loss scale.
+    """
+    if device == "cpu":
+        optim_wrapper.type = "BFloat16OptimWrapper"
+    else:
+        optim_wrapper.type = "AmpOptimWrapper"
+        optim_wrapper.setdefault("loss_scale", "dynamic")
