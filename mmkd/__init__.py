@@ -8,6 +8,10 @@ from mmkd.compat import adapt_mmengine, check_environment
 check_environment()
 adapt_mmengine()
 
+from mmkd.durable import use_durable_files  # noqa: E402
+
+use_durable_files()
+
 from mmkd.amp import BFloat16OptimWrapper  # noqa: E402
 from mmkd.datasets import fraction_of_dataset  # noqa: E402
 from mmkd.detectors import KDSingleStageDetector  # noqa: E402

@@ -18,6 +18,7 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmkd.cli.failures import of_the_place
 from mmkd.compat import load_config
 from mmkd.errors import UserError, user_error
 from mmkd.hooks import TrainingStopped
@@ -207,8 +208,10 @@ def run(main: Callable[[], object]) -> int:
         print("\nmmkd: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
         code = 130
     except Exception as error:
-        traceback.print_exc()
-        print(f"\nmmkd: error: {type(error).__name__}: {error}\n  (the traceback is above)", file=sys.stderr)
-        code = 1
+        told, code = of_the_place(error), 2
+        if told is None:
+            traceback.print_exc()
+            told, code = f"{type(error).__name__}: {error}\n  (the traceback is above)", 1
+        print(f"\nmmkd: error: {told}", file=sys.stderr)
     finish_failed(code)
     return int(code)

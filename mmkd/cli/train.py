@@ -10,6 +10,7 @@ from mmdet.models.detectors import SingleStageDetector
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import init_default_scope
 from mmengine.runner import find_latest_checkpoint
 from mmengine.visualization import WandbVisBackend
@@ -17,6 +18,7 @@ from mmengine.visualization import WandbVisBackend
 import mmkd
 from mmkd.amp import use_amp
 from mmkd.cli.common import base_parser, build_runner, parse, prepare_data, read_config, run
+from mmkd.cli.failures import keep_state
 from mmkd.errors import user_error
 from mmkd.hooks import ProgressHook
 from mmkd.registry import HOOKS, MODELS
@@ -75,7 +77,10 @@ def config_of(args: argparse.Namespace) -> Config:
     imports = cfg.setdefault("custom_imports", ConfigDict(imports=[]))
     if "mmkd" not in imports.imports:  # so that the dumped config stands alone
         imports.imports = [*imports.imports, "mmkd"]
-    add_hooks(cfg, "ProgressHook", "FreshMetricsHook", "StopHook")
+    add_hooks(cfg, "ReproducibleHook", "ProgressHook", "FreshMetricsHook", "StopHook", "ResumeHook")
+    checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    if checkpoint.get("type") in ("CheckpointHook", CheckpointHook):
+        checkpoint["type"] = "DurableCheckpointHook"
     if "distill" in cfg.model:
         add_hooks(cfg, "DistillStateHook")
     teachers = teacher_entries(cfg.model.get("teacher"))
@@ -150,6 +155,8 @@ def train(args: argparse.Namespace) -> None:
     runner.logger.info(f"mmkd {mmkd.__version__}")
     try:
         runner.train()
+    except Exception as error:
+        raise keep_state(runner, error) from error
     finally:
         for hook in runner.hooks:
             if isinstance(hook, ProgressHook):

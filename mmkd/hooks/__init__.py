@@ -2,10 +2,13 @@
 
 from mmkd.hooks.distill_monitor import DistillMonitorHook
 from mmkd.hooks.distill_state import DistillStateHook
+from mmkd.hooks.durable_checkpoint import DurableCheckpointHook
 from mmkd.hooks.ema_teacher import EMATeacherHook
 from mmkd.hooks.fresh_metrics import FreshMetricsHook
 from mmkd.hooks.metrics_file import MetricsFileHook
 from mmkd.hooks.progress import ProgressHook
+from mmkd.hooks.reproducible import ReproducibleHook
+from mmkd.hooks.resume import ResumeHook
 from mmkd.hooks.schedule import DistillScheduleHook
 from mmkd.hooks.stop import StopHook, TrainingStopped
 from mmkd.hooks.teacher_cache import TeacherCacheHook
@@ -16,10 +19,13 @@ __all__ = [
     "DistillMonitorHook",
     "DistillScheduleHook",
     "DistillStateHook",
+    "DurableCheckpointHook",
     "EMATeacherHook",
     "FreshMetricsHook",
     "MetricsFileHook",
     "ProgressHook",
+    "ReproducibleHook",
+    "ResumeHook",
     "StopHook",
     "TeacherCacheHook",
     "TrainOnlyHook",

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, get_world_size, is_main_process
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import EMAHook, Hook
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, Runner
 
 from mmkd.errors import check_options, user_error
+from mmkd.hooks.interrupted import remove_outdated, save_interrupted, skip_done_batches
 from mmkd.hooks.workers import ShieldedWorker
 from mmkd.registry import HOOKS
 from mmkd.sweeps.agent import in_sweep
-
-CHECKPOINT = "interrupted.pth"
-# What the interrupted checkpoint adds to mmengine's message hub.
-STATE = "interrupted_at"
 
 
 class TrainingStopped(SystemExit):
@@ -34,9 +30,8 @@ class StopHook(Hook):
 
     All processes agree, write the checkpoint ``interrupted.pth`` and leave with
     `TrainingStopped`. ``--resume`` goes on from there: in the middle of an
-    epoch with its remaining batches, and with the validation if that was
-    interrupted. (The order of the batches is the same if ``randomness.seed`` is
-    set; the numbers of the augmentations are not.)
+    epoch with its remaining batches (with `ReproducibleHook` and the same random
+    numbers), and with the validation if that was interrupted (`ResumeHook`).
 
     Args:
         stop_signals: end training for good; exit code 0. By default SIGTERM in a
@@ -74,6 +69,8 @@ class StopHook(Hook):
         self.reason = "another process was asked to stop"
         self._before: dict[int, Any] = {}
         self._common_batches = 0
+        self._settled = True
+        self._validating = False
 
     def request(self, exit_code: int, reason: str) -> None:
         """Ask for the end of training; safe from signal handlers and other threads.
@@ -97,23 +94,7 @@ class StopHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Go on where an interrupted run was."""
-        at = runner.message_hub.get_info(STATE, None)
-        runner.message_hub.update_info(STATE, None)
-        if at is None:
-            return
-        if at["in_validation"]:
-            runner.logger.info("the interrupted validation is done first")
-            runner.val_loop.run()
-        elif isinstance(runner.train_loop, EpochBasedTrainLoop):  # others skip batches themselves
-            loader = runner.train_dataloader
-            if len(loader) == at["of"]:
-                runner.logger.info(f"{at['batches']} of {at['of']} batches of this epoch are done already")
-                # A DataLoader lets nobody set it, and loads nothing that it does not name.
-                vars(loader)["batch_sampler"] = _Remaining(loader.batch_sampler, at["batches"])
-            else:
-                runner.logger.warning(
-                    f"the interrupted epoch had {at['of']} batches and now has {len(loader)}: it begins again"
-                )
+        skip_done_batches(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Let the data loader's workers begin with the signals blocked."""
@@ -122,6 +103,7 @@ class StopHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """The workers have begun."""
         self._block(False)
+        self._settled = False
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """The workers have begun."""
@@ -132,10 +114,8 @@ class StopHook(Hook):
     ) -> None:
         """End training if any process was asked to."""
         if self._agree():
-            length = len(runner.train_dataloader)
-            done = runner.iter + 1 - runner.epoch * length
-            at = {"in_validation": False, "batches": done, "of": length}
-            self._end(runner, {"epoch": runner.epoch, "iter": runner.iter + 1}, at)
+            self._end(runner, runner.iter + 1)
+        self._settled = True
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Learn how many batches every process has; let the workers begin with the signals blocked."""
@@ -143,6 +123,7 @@ class StopHook(Hook):
         length = torch.tensor(len(runner.val_dataloader))
         all_reduce(length, "min")
         self._common_batches = int(length)
+        self._validating = is_training(runner)
 
     def after_val_iter(
         self,
@@ -153,15 +134,27 @@ class StopHook(Hook):
     ) -> None:
         """End training in the middle of a validation if any process was asked to."""
         if is_training(runner) and batch_idx < self._common_batches and self._agree():
-            for hook in runner.hooks:
-                if isinstance(hook, EMAHook):
-                    hook.after_val_epoch(runner)  # gives the model back its own weights
-            self._end(runner, {"epoch": runner.epoch, "iter": runner.iter}, {"in_validation": True})
+            self._end(runner, runner.iter)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """The validation is done."""
+        self._validating = False
 
     def after_train(self, runner: Runner) -> None:
         """Remove the checkpoint of an interruption that has been made up for."""
-        if is_main_process() and _last_checkpoint(runner).name != CHECKPOINT:
-            (Path(runner.work_dir) / CHECKPOINT).unlink(missing_ok=True)
+        remove_outdated(runner)
+
+    def save_after_failure(self, runner: Runner) -> Path | None:
+        """Keep the state of a training that failed, where it is sound.
+
+        It is between two steps and in a validation: when data cannot be had, say.
+
+        Returns:
+            The checkpoint, or None if nothing was trained or a step was under way.
+        """
+        if not (self._settled and is_training(runner) and runner.iter):
+            return None
+        return self._save(runner, runner.iter)
 
     def after_run(self, runner: Runner) -> None:
         """Give the signals back."""
@@ -183,46 +176,24 @@ class StopHook(Hook):
             self.exit_code = None if code < 0 else int(code)
         return self.exit_code is not None
 
-    def _end(self, runner: Runner, meta: dict[str, int], at: dict[str, Any]) -> None:
-        runner.message_hub.update_info(STATE, at)
-        runner.save_checkpoint(runner.work_dir, f"{CHECKPOINT}.tmp", meta=meta, by_epoch=False)
-        path = Path(runner.work_dir) / CHECKPOINT
-        if is_main_process():
-            os.replace(f"{path}.tmp", path)
-            (Path(runner.work_dir) / "last_checkpoint").write_text(str(path))
+    def _end(self, runner: Runner, iterations: int) -> None:
+        path = self._save(runner, iterations)
         runner.logger.info(
-            f"training ends early ({self.reason}) at epoch {meta['epoch'] + 1}, iteration {meta['iter']}; "
+            f"training ends early ({self.reason}) at epoch {runner.epoch + 1}, iteration {iterations}; "
             f"--resume goes on from {path}"
         )
         runner.call_hook("after_run")
         assert self.exit_code is not None
         raise TrainingStopped(self.exit_code)
 
-
-class _Remaining:
-    """A batch sampler that leaves out its first batches once."""
-
-    def __init__(self, batches: Any, done: int) -> None:
-        self.batches, self.done = batches, done
-
-    def __iter__(self) -> Iterator[Any]:
-        done, self.done = self.done, 0
-        for position, batch in enumerate(self.batches):
-            if position >= done:
-                yield batch
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.batches, name)
+    def _save(self, runner: Runner, iterations: int) -> Path:
+        if self._validating:
+            for hook in runner.hooks:
+                if isinstance(hook, EMAHook):
+                    hook.after_val_epoch(runner)  # gives the model back its own weights
+        return save_interrupted(runner, iterations, self._validating)
 
 
 def is_training(runner: Runner) -> bool:
     """Whether a validation is one of training; the loop is a dict until training builds it."""
     return isinstance(runner._train_loop, BaseLoop)
-
-
-def _last_checkpoint(runner: Runner) -> Path:
-    file = Path(runner.work_dir) / "last_checkpoint"
-    return Path(file.read_text().strip()) if file.is_file() else Path()

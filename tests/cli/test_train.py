@@ -116,7 +116,15 @@ custom_hooks = [dict(type='WandbSweepHook', num_images=2), dict(type='StopHook',
 """)
     cfg = cfg_of(str(config), "--wandb")
     assert cfg.visualizer.vis_backends == [{"type": "WandbBackend", "init_kwargs": {"project": "mine"}}]
-    assert types(cfg.custom_hooks) == ["WandbSweepHook", "StopHook", "ProgressHook", "FreshMetricsHook"]
+    assert types(cfg.custom_hooks) == [
+        "WandbSweepHook",
+        "StopHook",
+        "ReproducibleHook",
+        "ProgressHook",
+        "FreshMetricsHook",
+        "ResumeHook",
+    ]
+    assert cfg.default_hooks.checkpoint.type == "DurableCheckpointHook"
     assert cfg.custom_hooks[0]["num_images"] == 2
 
 

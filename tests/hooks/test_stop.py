@@ -11,7 +11,7 @@ import torch
 from mmengine.hooks import EMAHook
 
 from mmkd import StopHook, UserError
-from mmkd.hooks import TrainingStopped
+from mmkd.hooks import ResumeHook, TrainingStopped
 
 from .toy import Call, toy_runner
 
@@ -50,7 +50,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
     assert (folder / "last_checkpoint").read_text() == str(folder / "interrupted.pth")
     more = [EMAHook()] if ema else []
     validations = Call("after_val_epoch", 0, None)
-    second = toy_runner(folder, *more, validations, StopHook(), resume=True)
+    second = toy_runner(folder, *more, validations, StopHook(), ResumeHook(), resume=True)
     second.train()
 
     assert first.model.seen + second.model.seen == whole.model.seen

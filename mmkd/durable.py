@@ -1,0 +1,82 @@
+"""Files that are whole or not there: what mmengine writes survives a kill, a full disk and a power cut."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import disk_usage
+
+from mmengine.fileio import LocalBackend, register_backend
+
+from mmkd.errors import user_error
+
+
+class DurableLocalBackend(LocalBackend):
+    """mmengine's local files, each written under another name, synced and renamed.
+
+    Whoever reads meanwhile finds the old file or the new one. After a kill a
+    ``<name>.tmp`` may be left, which the next writing of that name replaces.
+    """
+
+    def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
+        """Write bytes.
+
+        Raises:
+            UserError: the file cannot be written; what was there before still is.
+        """
+        path = Path(filepath)
+        with _said(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(path, obj)
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = "utf-8") -> None:
+        """Write text; as `put`."""
+        self.put(obj.encode(encoding), filepath)
+
+
+def write_durably(path: Path, content: bytes | memoryview) -> None:
+    """Replace a file with ``content``, or leave it as it is.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    part = path.with_name(f"{path.name}.tmp")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # not on Windows; the new name is on the disk too
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def use_durable_files() -> None:
+    """Let mmengine write all its local files so, checkpoints above all."""
+    register_backend("local", DurableLocalBackend, force=True, prefixes="")
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        folder = path.parent
+        while not folder.is_dir():
+            folder = folder.parent
+        raise user_error(
+            f"{path} cannot be written.",
+            expected="a folder that can be written to, with enough space",
+            found=f"{error.strerror or error}; {disk_usage(folder).free / 2**20:.0f} MiB are free there",
+            remedy="make room or name another --work-dir; nothing that was there is lost, "
+            "and --resume goes on from the last checkpoint",
+        ) from error

@@ -1,0 +1,62 @@
+"""Training that gives the same numbers when it is resumed, and with any number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.utils.data import IterableDataset
+
+from mmkd.hooks.seeded_data import KeyedBatches, SeededDataset, seed_everything
+from mmkd.registry import HOOKS
+
+
+@HOOKS.register_module()
+class ReproducibleHook(Hook):
+    """Make random numbers a function of the seed and of the place in the training.
+
+    The augmentation of a sample depends on the seed, the pass over the data and
+    the sample's place in it; what the model draws in a step on the seed, the
+    iteration and the process. So no state of a generator has to be kept: a
+    resumed run goes on with the numbers that the uninterrupted one would have
+    drawn, and the number of data loader workers does not matter.
+
+    The seed is the Runner's: that of ``randomness``, or a random one, which
+    mmengine keeps in checkpoints. mmkd's train tool adds this hook.
+    """
+
+    priority = "VERY_HIGH"  # other hooks draw from these numbers
+
+    def before_train(self, runner: Runner) -> None:
+        """Key the samples; the seed is known, also after a resumption."""
+        loop, loader = runner.train_loop, runner.train_dataloader
+        if isinstance(loader.dataset, IterableDataset):  # it has no indices to key
+            return
+        if isinstance(loop, EpochBasedTrainLoop):
+            for sampler in (loader.sampler, getattr(loader.batch_sampler, "sampler", None)):
+                if sampler is not None and hasattr(sampler, "seed"):
+                    sampler.seed = runner.seed  # it was built before the resumption told the seed
+            _key(runner, loader, lambda: int(runner.epoch))
+        elif isinstance(runner._train_dataloader, dict):
+            # This loop has begun to load already, from a sampler that cannot begin again.
+            dataset = loader.dataset
+            cfg = {**runner._train_dataloader, "dataset": {"type": lambda: dataset}}
+            loop.dataloader = Runner.build_dataloader(
+                cfg, runner.seed, runner._randomness_cfg.get("diff_rank_seed", False)
+            )
+            loop.dataloader.worker_init_fn = loader.worker_init_fn
+            _key(runner, loop.dataloader, None)
+            loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Seed what the model draws in this step."""
+        seed_everything(runner.seed, runner.iter, get_rank())
+
+
+def _key(runner: Runner, loader: Any, number: Callable[[], int] | None) -> None:
+    keyed = KeyedBatches(loader.batch_sampler, runner.seed, get_rank(), get_world_size(), number)
+    # A DataLoader lets nobody set these, and loads nothing that they do not name.
+    vars(loader).update(batch_sampler=keyed, dataset=SeededDataset(loader.dataset))

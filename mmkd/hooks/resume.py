@@ -1,0 +1,103 @@
+"""Going on from the newest checkpoint that can be read, with the validation that it still lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
+
+from mmkd.errors import user_error
+from mmkd.hooks.durable_checkpoint import DUE
+from mmkd.hooks.interrupted import CHECKPOINT
+from mmkd.registry import HOOKS
+
+
+@HOOKS.register_module()
+class ResumeHook(Hook):
+    """Make ``--resume`` find its way.
+
+    - Without a file named, it goes on from the newest checkpoint of the work dir
+      that is whole, with a warning for each newer one that is not.
+    - If the run ended between a checkpoint and the validation due after it, that
+      validation is done first.
+
+    mmkd's train tool adds this hook.
+
+    Raises:
+        UserError: there are checkpoints, and none of them can be read.
+    """
+
+    priority = "LOWEST"  # the validation needs what other hooks prepare
+
+    def __init__(self) -> None:
+        self.due = False
+
+    def before_run(self, runner: Runner) -> None:
+        """Choose the checkpoint, before the Runner does."""
+        if runner._resume and runner._load_from is None and not runner._has_loaded:
+            chosen = [newest_whole(Path(runner.work_dir), runner) if is_main_process() else None]
+            broadcast_object_list(chosen)
+            runner._load_from = chosen[0] and str(chosen[0])
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Learn whether its validation was done."""
+        meta = checkpoint.get("meta")
+        self.due = bool(runner._resume and isinstance(meta, dict) and meta.get(DUE))
+
+    def before_train(self, runner: Runner) -> None:
+        """Do the validation that is due."""
+        if self.due and runner.val_loop is not None:
+            runner.logger.info("the interrupted validation is done first")
+            runner.val_loop.run()
+
+
+def newest_whole(work_dir: Path, runner: Runner) -> Path | None:
+    """The newest checkpoint of a folder that can be read; None where there is none at all.
+
+    The one that ``last_checkpoint`` names is taken for the newest, then they go by age.
+
+    Raises:
+        UserError: none of them can be read.
+    """
+    broken = []
+    for path in candidates(work_dir):
+        try:
+            checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location="cpu", logger=None)
+            if not {"state_dict", "optimizer", "meta"} <= set(checkpoint):
+                raise ValueError("it holds no state of a training")
+        except Exception as error:
+            broken.append(path.name)
+            runner.logger.warning(
+                f"{path} cannot be resumed from: {error}\nThe one before it is tried, if there is one."
+            )
+        else:
+            runner.logger.info(f"training is resumed from {path}")
+            return path
+    if broken:
+        raise user_error(
+            f"No checkpoint in {work_dir} can be resumed from.",
+            expected="at least one that is whole",
+            found=f"{', '.join(broken)}, which cannot be read (see above)",
+            remedy="name another by --resume FILE, or begin anew in another --work-dir",
+        )
+    runner.logger.warning(f"there is no checkpoint in {work_dir} yet: training begins anew")
+    return None
+
+
+def candidates(work_dir: Path) -> Iterator[Path]:
+    """The checkpoints of a folder that hold a state of training, the newest first."""
+    named = find_latest_checkpoint(str(work_dir)) if (work_dir / "last_checkpoint").is_file() else None
+    first = Path(named) if named else None
+    if first is not None and not first.is_file() and (work_dir / first.name).is_file():
+        first = work_dir / first.name  # the folder was moved
+    if first is not None and first.is_file():
+        yield first
+    names = ("epoch_*.pth", "iter_*.pth", CHECKPOINT)
+    found = [path for name in names for path in work_dir.glob(name)]
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        if first is None or path.name != first.name:
+            yield path

@@ -1,0 +1,123 @@
+"""Training samples whose random numbers depend on nothing but their place in the training."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmkd.errors import UserError, user_error
+
+
+class SampleError(UserError):
+    """A training sample cannot be had."""
+
+
+class Keyed(int):
+    """The index of a sample, with the key of its random numbers."""
+
+    key: tuple[int, ...]
+
+    def __new__(cls, index: int, key: tuple[int, ...]) -> Keyed:  # noqa: D102
+        self = super().__new__(cls, index)
+        self.key = key
+        return self
+
+    def __getnewargs__(self) -> tuple[int, tuple[int, ...]]:  # type: ignore[override]
+        return int(self), self.key
+
+
+def seed_everything(*key: int) -> None:
+    """Seed Python, NumPy and torch (its device too, once in use) by a key of any length."""
+    words = np.random.SeedSequence(key).generate_state(4)
+    random.seed(int(words[0]))
+    np.random.seed(words[1])
+    seed = int(words[2]) << 32 | int(words[3])
+    # Not torch.manual_seed: before CUDA is in use it only piles up calls for later.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(seed)
+
+
+class KeyedBatches:
+    """A batch sampler that gives every index its key: seed, pass over the data, place in it.
+
+    The place counts the samples of all processes, so that the random numbers are
+    the same however many processes and workers share the work.
+
+    Args:
+        batches: the batch sampler.
+        seed: of the training.
+        rank: of this process.
+        world_size: how many processes there are.
+        number: gives the number of the pass that begins; without it they are counted.
+    """
+
+    def __init__(
+        self, batches: Any, seed: int, rank: int, world_size: int, number: Callable[[], int] | None
+    ) -> None:
+        self.batches, self.seed, self.rank, self.world_size = batches, seed, rank, world_size
+        self.number = number or count().__next__
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        number, places = self.number(), count(self.rank, self.world_size)
+        for batch in self.batches:
+            yield [Keyed(index, (self.seed, number, next(places))) for index in batch]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.batches, name)
+
+
+class SeededDataset:
+    """A dataset that seeds itself by the key of each index, and says which sample fails.
+
+    Everything else, setting attributes included, is the dataset's own affair.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        vars(self)["dataset"] = dataset
+
+    def __getitem__(self, index: int) -> Any:
+        if isinstance(index, Keyed):
+            seed_everything(*index.key)
+        try:
+            return self.dataset[int(index)]
+        except Exception as error:
+            raise _explained(self.dataset, int(index), error) from error
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset" or name.startswith("__"):  # not there yet while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.dataset, name, value)
+
+
+def _explained(dataset: Any, index: int, error: Exception) -> UserError:
+    try:
+        name = dataset.get_data_info(index)["img_path"]
+    except Exception:  # another kind of dataset, or the reason for the error
+        name = f"number {index}"
+    told = user_error(
+        f"A sample of the training data cannot be had: {name}.",
+        expected="a sample that the pipeline can read and transform",
+        found=f"{type(error).__name__}: {error}",
+        remedy="bring the file back or correct the annotation, then --resume",
+    )
+    return SampleError(*told.args)
+
+
+def plain_reason(error: BaseException) -> str:
+    """The message of an error, without the traceback that a worker process puts around it."""
+    return str(error).rpartition(f"{SampleError.__name__}: ")[2]

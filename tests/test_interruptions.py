@@ -1,0 +1,181 @@
+"""Training that is killed again and again, at any moment, ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.hooks import EMAHook, Hook
+
+from mmkd.hooks import (
+    DistillScheduleHook,
+    DistillStateHook,
+    ReproducibleHook,
+    ResumeHook,
+    StopHook,
+)
+
+from .conftest import repeats, save_teacher, tiny_teacher
+from .hooks.kd_runner import kd_model, kd_runner
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the killed process is a fork")
+
+EPOCHS = 4
+DISTILL = {
+    "cls": {"type": "DistillationLoss"},
+    "neck": {"type": "FitNetsLoss", "loss_weight": 0.1},  # has layers of its own
+    "masks": {"type": "MGDLoss", "loss_weight": 1e-4},  # draws random numbers
+}
+
+
+class Slow(Hook):
+    """Gives the parent time to kill in the midst of a step, and tells what is safe."""
+
+    priority = "LOWEST"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def after_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
+        (self.folder / "step").write_text(str(runner.iter + 1))
+
+    def after_train_epoch(self, runner: Any) -> None:
+        with (self.folder / "saved").open("a") as file:
+            file.write(f"{runner.epoch + 1}\n")
+
+
+def train(folder: Path, teacher: str, resume: bool) -> Any:
+    hooks = [
+        EMAHook(),
+        DistillScheduleHook("cls", kind="linear", end=0.1),
+        DistillStateHook(),
+        ReproducibleHook(),
+        StopHook(),
+        ResumeHook(),
+        Slow(folder),
+    ]
+    saving = {"type": "mmdet.DurableCheckpointHook", "interval": 1, "max_keep_ckpts": 1}
+    runner = kd_runner(
+        folder,
+        kd_model(teacher, distill=DISTILL),
+        *hooks,
+        epochs=EPOCHS,
+        resume=resume,
+        default_hooks={"checkpoint": saving, "logger": {"type": "LoggerHook", "interval": 1}},
+        param_scheduler={"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "end": 9},
+    )
+    runner.train()
+    return runner
+
+
+def in_a_fork(folder: Path, teacher: str, slow_disk: bool) -> int:
+    """Begin or go on in a child; returns its number."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        if slow_disk:  # most of the time is spent between the first byte of a file and its name
+            fsync = os.fsync
+            os.fsync = lambda number: (time.sleep(0.15), fsync(number))[1]  # type: ignore[assignment]
+        with (folder / "log").open("a") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            train(folder, teacher, resume=True)
+        os._exit(0)
+    except BaseException:
+        import traceback
+
+        with (folder / "log").open("a") as log:
+            traceback.print_exc(file=log)
+        os._exit(1)
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Iterator[str]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a pool of threads does not outlive a fork
+    yield save_teacher(tmp_path / "teacher.pth", tiny_teacher())
+    torch.set_num_threads(threads)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(path)
+    return {
+        **checkpoint["state_dict"],
+        **{f"ema {key}": value for key, value in checkpoint["ema_state_dict"].items()},
+        **{f"distill {key}": value for key, value in checkpoint["distill_state"].items()},
+    }
+
+
+@pytest.mark.soak
+@pytest.mark.slow
+def test_killed_at_random_moments(teacher: str, tmp_path: Path) -> None:
+    """Weights, EMA and the losses' own layers: bit for bit those of the uninterrupted run."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    started = time.monotonic()
+    assert os.waitpid(in_a_fork(whole, teacher, slow_disk=False), 0)[1] == 0, (whole / "log").read_text()
+    length = time.monotonic() - started
+
+    generator = random.Random(0)
+    kills, in_writing, rounds = 0, 0, 1
+    while kills < repeats(6, 50):
+        writing = kills % 2 == 1
+        child = in_a_fork(killed, teacher, slow_disk=writing)
+        wait = generator.uniform(0.05, 0.9) * length
+        ended = until_written(child, killed, wait) if writing else until(child, time.monotonic() + wait)
+        if ended:  # all over again, from the beginning
+            assert_equal(whole, killed)
+            for path in filter(Path.is_file, killed.glob("*")):
+                path.unlink()
+            rounds += 1
+            continue
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        kills += 1
+        in_writing += bool(list(killed.glob("*.tmp")))
+        saved = (killed / "saved").read_text().split() if (killed / "saved").exists() else []
+        if saved:
+            newest = torch.load((killed / "last_checkpoint").read_text())
+            assert newest["meta"]["epoch"] >= max(map(int, saved)), "what was saved is there"
+    assert in_writing, "some came in the midst of a writing"
+    child = in_a_fork(killed, teacher, slow_disk=False)
+    assert os.waitpid(child, 0)[1] == 0, (killed / "log").read_text()[-3000:]
+    assert_equal(whole, killed)
+    print(f"{kills} kills, {in_writing} of them while a file was written, {rounds} runs to the end")
+
+
+def until(child: int, deadline: float) -> bool:
+    """Wait; returns whether the child has ended first."""
+    while time.monotonic() < deadline:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def until_written(child: int, folder: Path, after: float) -> bool:
+    """Wait for a file that is half written, some time later; returns whether the child has ended first."""
+    if until(child, time.monotonic() + after / 2):
+        return True
+    while not list(folder.glob("*.tmp")):
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def assert_equal(whole: Path, other: Path) -> None:
+    expected, found = (weights(folder / f"epoch_{EPOCHS}.pth") for folder in (whole, other))
+    assert expected.keys() == found.keys()
+    assert any(key.startswith("distill ") for key in expected)
+    different = [key for key in expected if not torch.equal(expected[key], found[key])]
+    assert not different, f"{len(different)} of {len(expected)} differ: {different[:5]}\n"
