@@ -19,7 +19,16 @@ setup(
     # mmdet, mmengine and mmcv are checked on import and not required here: they
     # may come from OpenMMLab or from the maintained forks, which have other
     # names on the package index and would be overwritten.
-    install_requires=["torch>=2.1", "numpy>=1.26", "safetensors>=0.4", "tqdm", "matplotlib", "pyyaml"],
+    install_requires=[
+        "torch>=2.1",
+        "numpy>=1.26",
+        "safetensors>=0.4",
+        "requests>=2.28",
+        "filelock",
+        "tqdm",
+        "matplotlib",
+        "pyyaml",
+    ],
     extras_require={
         "openmmlab": ["mmdet>=3.2,<4", "mmengine>=0.10.4,<1", "mmcv>=2.0.1,<2.2", "setuptools<81"],
         "sweep": ["optuna>=4.4"],
@@ -43,6 +52,7 @@ setup(
             "mmkd-test=mmkd.cli.test:main",
             "mmkd-cache-teacher=mmkd.cli.cache_teacher:main",
             "mmkd-sweep=mmkd.cli.sweep:main",
+            "mmkd-doctor=mmkd.cli.doctor:main",
         ]
     },
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from mmkd.checkpoints.names import hash_in_name
 from mmkd.errors import user_error
 from mmkd.teachers.checkpoint import own_keys, read_checkpoint
 
@@ -23,8 +24,16 @@ def write_deployable(checkpoint: str, out: Path, half: bool) -> int:
         The number of tensors.
 
     Raises:
-        UserError: the checkpoint cannot be read, or holds no weights.
+        UserError: the checkpoint cannot be read, or holds no weights; or the name
+            promises a hash, see `mmkd.checkpoints.names`.
     """
+    if hash_in_name(out.name):
+        raise user_error(
+            f"The name {out.name} promises a SHA-256 that the file will not have.",
+            expected="a name that does not end in - and eight hexadecimal digits",
+            found=out.name,
+            remedy="name it otherwise; add the hash when the file is there",
+        )
     content = read_checkpoint(checkpoint)
     if "state_dict" not in content:
         raise user_error(
@@ -38,7 +47,10 @@ def write_deployable(checkpoint: str, out: Path, half: bool) -> int:
         weights = {
             key: value.half() if value.is_floating_point() else value for key, value in weights.items()
         }
-    meta = {key: value for key, value in content.get("meta", {}).items() if key == "dataset_meta"}
+    meta = content.get("meta")
+    meta = (
+        {key: value for key, value in meta.items() if key == "dataset_meta"} if isinstance(meta, dict) else {}
+    )
     temporary = out.with_suffix(".tmp")
     torch.save({"meta": meta, "state_dict": weights}, temporary)
     os.replace(temporary, out)

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-import torch
-from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch import Tensor
 
 from mmkd.errors import UserError
+from mmkd.hooks.balance import Call, measure_balance, recorded_calls, suggested_weight
 from mmkd.hooks.schedule import DistillScheduleHook, distill_terms, scalar_name, unwrapped
 from mmkd.registry import HOOKS
-from mmkd.structures import DenseOutputs, DistillContext
 
-# A prior counts for the agreement where the teacher's highest score is above it.
-_TEACHER_SURE = 0.3
 # So many measurements in a row are no accident.
 _IN_A_ROW = 3
-# A suggested weight is at most so many times the present one, or so small a part of it.
-_MOST_CHANGE = 1000.0
-
-Call = tuple[DenseOutputs, DenseOutputs, DistillContext]
 
 
 @HOOKS.register_module()
@@ -82,13 +73,7 @@ class DistillMonitorHook(Hook):
         if not self.every_n_train_iters(runner, self.interval):
             return
         model = unwrapped(runner.model)
-        calls: dict[str, Call] = {}
-        for name, term in distill_terms(model, "DistillMonitorHook").items():
-
-            def on_forward(_: Any, args: Call, name: str = name) -> None:
-                calls[name] = args
-
-            self._watch.callback(term.register_forward_pre_hook(on_forward).remove)
+        calls = self._watch.enter_context(recorded_calls(distill_terms(model, "DistillMonitorHook")))
         parse_losses: Callable[[dict[str, Any]], Any] = model.parse_losses
 
         def measure_and_parse(losses: dict[str, Any]) -> Any:
@@ -112,36 +97,18 @@ class DistillMonitorHook(Hook):
         self._watch.close()
 
     def _measure(self, runner: Runner, losses: Mapping[str, Any], calls: Mapping[str, Call]) -> None:
-        names = sorted(calls)
-        student, teacher, context = calls[names[0]]
-        scale = _loss_scale(runner)
-        own = {f"loss_kd_{name}" for name in unwrapped(runner.model).distill}
-        task = sum(_scalar(value) for key, value in losses.items() if "loss" in key and key not in own)
-        feats = [level for level in student.feats if level.requires_grad]
-        if not feats:
-            return  # backbone and neck are frozen
-        g_task = _gradient(task, feats, scale)
-        # Of the gradients that the processes have of their own images the squares add up.
-        sums = [_dot(g_task, g_task)]
-        for name in names:
-            g_kd = _gradient(_scalar(losses[f"loss_kd_{name}"]), feats, scale)
-            sums += [_dot(g_kd, g_kd), _dot(g_kd, g_task)]
-        sums += _agreement(student, teacher, context)
-        total = torch.stack(sums)
-        all_reduce(total, op="sum")
-        task_task, *rest, agreeing, sure = total.double().tolist()
+        terms = list(unwrapped(runner.model).distill)
+        balance = measure_balance(losses, calls, terms, _loss_scale(runner))
+        if balance is None:
+            return
         log: dict[str, float] = {}
-        for name, kd_kd, kd_task in zip(names, rest[::2], rest[1::2]):
-            if not (math.isfinite(kd_kd) and math.isfinite(task_task)) or task_task <= 0:
-                continue  # fp16's scale was too high, or the task has no gradient
-            ratio = math.sqrt(kd_kd / task_task)
+        for name, ratio in balance.ratios.items():
             log[f"kd_ratio_{scalar_name(name)}"] = ratio
-            if kd_kd > 0:
-                cosine = kd_task / math.sqrt(kd_kd) / math.sqrt(task_task)
-                log[f"kd_cosine_{scalar_name(name)}"] = max(-1.0, min(1.0, cosine))
+            if name in balance.cosines:
+                log[f"kd_cosine_{scalar_name(name)}"] = balance.cosines[name]
             self._judge(runner, name, ratio)
-        if sure > 0:
-            log["kd_agreement"] = agreeing / sure
+        if balance.agreement is not None:
+            log["kd_agreement"] = balance.agreement
         for key, value in log.items():
             runner.message_hub.update_scalar(f"train/{key}", value)
 
@@ -155,7 +122,7 @@ class DistillMonitorHook(Hook):
         if abs(self._in_a_row[name]) < _IN_A_ROW or name in self._reported:
             return
         self._reported.add(name)
-        change = min(_MOST_CHANGE, max(1 / _MOST_CHANGE, 1 / ratio)) if ratio > 0 else _MOST_CHANGE
+        suggested, enough = suggested_weight(configured, ratio)
         if side > 0:
             what = f"drowns the student's own losses: its gradient is {ratio:.3g} times theirs"
         elif ratio > 0:
@@ -168,8 +135,8 @@ class DistillMonitorHook(Hook):
             return
         runner.logger.warning(
             f"distill.{name} {what} ({_IN_A_ROW} measurements in a row); "
-            f"loss_weight={configured * change:.3g} instead of {configured:.3g} would bring the two "
-            + ("to the same size" if change == 1 / ratio else "nearer")
+            f"loss_weight={suggested:.3g} instead of {configured:.3g} would bring the two "
+            + ("to the same size" if enough else "nearer")
         )
 
 
@@ -184,31 +151,3 @@ def _loss_scale(runner: Runner) -> float:
     """The scale of mixed precision, without which half-precision gradients are zero; ratios have none."""
     scaler = getattr(runner.optim_wrapper, "loss_scaler", None)
     return 1.0 if scaler is None else float(scaler.get_scale())
-
-
-def _scalar(value: Any) -> Any:
-    """A loss as mmengine counts it."""
-    return value.mean() if isinstance(value, Tensor) else sum(part.mean() for part in value)
-
-
-def _gradient(loss: Any, feats: Sequence[Tensor], scale: float) -> Sequence[Tensor]:
-    if not (isinstance(loss, Tensor) and loss.requires_grad):
-        return [torch.zeros_like(level) for level in feats]
-    scaled = torch.full_like(loss, scale)
-    return torch.autograd.grad(loss, feats, scaled, retain_graph=True, materialize_grads=True)
-
-
-def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(x.float() * y.float()).sum() for x, y in zip(a, b)]).sum()
-
-
-def _agreement(student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> list[Tensor]:
-    """How many priors agree, of how many."""
-    nothing = student.feats[0].new_zeros((), dtype=torch.float32)
-    if student.cls_logits is None or teacher.cls_logits is None:
-        return [nothing, nothing]
-    with torch.no_grad():
-        sure_N = context.valid_N & (teacher.top_scores() > _TEACHER_SURE)
-        # The background of a softmax is no class.
-        tops = [out.flat_cls_logits()[:, : out.spec.num_classes].argmax(dim=1) for out in (student, teacher)]
-        return [(sure_N & (tops[0] == tops[1])).sum().float(), sure_N.sum().float()]

@@ -7,12 +7,12 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import weights_to_cpu
 
 from mmkd.errors import user_error
 from mmkd.registry import HOOKS
+from mmkd.sharding import unwrapped
 
 KEY = "distill_state"
 
@@ -25,8 +25,13 @@ class DistillStateHook(Hook):
     the student's ``state_dict``; this hook keeps it, so that training can go on. mmkd's train tool adds it.
 
     Raises:
-        UserError: on ``--resume``, if what was saved is of other losses.
+        UserError: on ``--resume``, if what was saved is of other losses; before training, if the model is
+            kept in shards.
     """
+
+    def before_train(self, runner: Runner) -> None:
+        """Refuse a model in shards, whose checkpoints would fail."""
+        unwrapped(runner.model)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Put them beside the student."""
@@ -60,5 +65,4 @@ class DistillStateHook(Hook):
 
 
 def _losses(runner: Runner) -> Any:
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    return getattr(model, "distill", None)
+    return getattr(unwrapped(runner.model), "distill", None)

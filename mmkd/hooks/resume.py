@@ -44,9 +44,14 @@ class ResumeHook(Hook):
             runner._load_from = chosen[0] and str(chosen[0])
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Learn whether its validation was done."""
-        meta = checkpoint.get("meta")
-        self.due = bool(runner._resume and isinstance(meta, dict) and meta.get(DUE))
+        """Learn whether its validation was done.
+
+        Raises:
+            UserError: training is resumed from a file that holds no state of a training.
+        """
+        if runner._resume:
+            _check_state(checkpoint)
+            self.due = bool(checkpoint["meta"].get(DUE))
 
     def before_train(self, runner: Runner) -> None:
         """Do the validation that is due."""
@@ -67,8 +72,7 @@ def newest_whole(work_dir: Path, runner: Runner) -> Path | None:
     for path in candidates(work_dir):
         try:
             checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location="cpu", logger=None)
-            if not {"state_dict", "optimizer", "meta"} <= set(checkpoint):
-                raise ValueError("it holds no state of a training")
+            _check_state(checkpoint)
         except Exception as error:
             broken.append(path.name)
             runner.logger.warning(
@@ -101,3 +105,14 @@ def candidates(work_dir: Path) -> Iterator[Path]:
     for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         if first is None or path.name != first.name:
             yield path
+
+
+def _check_state(checkpoint: dict[str, Any]) -> None:
+    missing = {"state_dict", "optimizer", "meta"} - set(checkpoint)
+    if missing or not isinstance(checkpoint["meta"], dict):
+        raise user_error(
+            "This checkpoint holds no state of a training to go on from.",
+            expected="state_dict, optimizer and meta, as the train tool saves them",
+            found=", ".join(map(str, list(checkpoint)[:10])) or "nothing",
+            remedy="resume from epoch_N.pth, or begin anew with --cfg-options load_from=FILE",
+        )

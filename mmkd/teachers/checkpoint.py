@@ -9,6 +9,7 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from mmkd.checkpoints.local import checked
 from mmkd.errors import UserError, user_error
 
 # Written by DistributedDataParallel and by MMRazor around the model's own keys.
@@ -32,6 +33,7 @@ def load_strictly(model: nn.Module, filename: str) -> dict[str, Any]:
     """
     checkpoint = read_checkpoint(filename)
     weights = own_keys(checkpoint.get("state_dict", checkpoint), filename)
+    _check_kinds(model, weights, filename)
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
         misshapen: list[str] = []
@@ -60,7 +62,7 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
     """Read a checkpoint from wherever mmengine can, as a dict on the CPU.
 
     Raises:
-        UserError: it cannot be had, or is no dict.
+        UserError: it cannot be had, is no dict, or weights are not a number.
     """
     try:
         checkpoint = CheckpointLoader.load_checkpoint(filename, map_location="cpu", logger=None)
@@ -73,12 +75,15 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
             found=f"{filename} ({type(error).__name__}: {error})",
             remedy="download it by hand and name the file",
         ) from error
-    if not isinstance(checkpoint, dict):
+    checkpoint = checked(checkpoint, filename)
+    weights = checkpoint.get("state_dict", checkpoint)
+    broken = [key for key, value in weights.items() if _is_float(value) and value.isnan().any()]
+    if broken:
         raise user_error(
-            f"The checkpoint {filename} holds no weights by name.",
-            expected="a dict, as torch.save(model.state_dict()) or mmengine write it",
-            found=type(checkpoint).__name__,
-            remedy="save the state_dict of the model",
+            f"Weights of {filename} are not a number.",
+            expected="numbers",
+            found=f"NaN in {_listed('tensors', broken)}",
+            remedy="take an earlier checkpoint: the training diverged, or the file is damaged",
         )
     return checkpoint
 
@@ -97,6 +102,30 @@ def own_keys(weights: Mapping[str, Any], filename: str) -> dict[str, Tensor]:
             print_log(f"{filename}: took the keys below '{prefix}'{rest}", logger="current")
             return own_keys(inner, filename)
     return dict(weights)
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.element_size() > 1  # no float8
+
+
+def _check_kinds(model: nn.Module, weights: Mapping[str, Any], filename: str) -> None:
+    """Refuse what torch would round or drop without a word: integers for floats, and the reverse."""
+    own = model.state_dict()
+    other = [
+        f"{key} ({value.dtype})"
+        for key, value in weights.items()
+        if isinstance(value, Tensor)
+        and key in own
+        and (value.is_floating_point(), value.is_complex())
+        != (own[key].is_floating_point(), own[key].is_complex())
+    ]
+    if other:
+        raise user_error(
+            f"The checkpoint {filename} holds weights of another kind than {type(model).__name__}'s.",
+            expected="floating-point numbers where the model has them, whole ones where it has those",
+            found=_listed("differ", other),
+            remedy="convert them, or take the file as it was published",
+        )
 
 
 def _listed(name: str, keys: list[str]) -> str:

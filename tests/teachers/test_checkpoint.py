@@ -85,6 +85,30 @@ def test_not_a_dict(tmp_path: Path) -> None:
         read_checkpoint(save(tmp_path, [1, 2]))
 
 
+def test_not_a_number(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
+    weights["bbox_head.atss_cls.bias"][0] = float("nan")
+    with pytest.raises(UserError, match=r"are not a number.*\n.*\n.*1 tensors: bbox_head.atss_cls.bias"):
+        read_checkpoint(save(tmp_path, {"state_dict": weights}))
+
+
+@pytest.mark.parametrize(
+    ("key", "dtype"),
+    [("bbox_head.atss_cls.bias", torch.int64), ("backbone.bn1.num_batches_tracked", torch.half)],
+)
+def test_numbers_of_another_kind(
+    tmp_path: Path, weights: dict[str, torch.Tensor], key: str, dtype: torch.dtype
+) -> None:
+    weights[key] = weights[key].to(dtype)
+    with pytest.raises(UserError, match=rf"of another kind than ATSS's.*\n.*\n.*{key} \({dtype}\)"):
+        load_strictly(build(tiny_atss()), save(tmp_path, weights))
+
+
+def test_weights_that_are_no_tensors(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
+    content = {**weights, "bbox_head.atss_cls.bias": [1.0]}
+    with pytest.raises(UserError, match="does not fit the model"):
+        load_strictly(build(tiny_atss()), save(tmp_path, content))
+
+
 def test_unreachable_url(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError("no route to host")

@@ -1,0 +1,1 @@
+"""Checkpoints are data: read without running what they name, verified, and downloaded within bounds."""

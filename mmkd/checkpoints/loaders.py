@@ -1,0 +1,115 @@
+"""mmengine's loaders of checkpoints, by the beginning of their names."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.fileio import get_file_backend
+from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_checkpoint
+
+from mmkd.checkpoints.download import fetch
+from mmkd.checkpoints.local import read_bytes, read_file
+from mmkd.errors import user_error
+
+ACCEPTED = "a path, or http://, https://, torchvision://, open-mmlab://, mmcls://, s3://, petrel://"
+
+
+def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Read a checkpoint file, or refuse a scheme that there is no loader for.
+
+    Args:
+        filename: path of the file; ``~`` is the home folder.
+        map_location: as for `torch.load`, but ``None`` is the CPU.
+
+    Raises:
+        UserError: see `mmkd.checkpoints.local.read_file`.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", filename) or filename.startswith("file:"):
+        raise user_error(
+            "There is no loader for this kind of address.",
+            expected=ACCEPTED,
+            found=filename,
+            remedy="download the file by hand and name its path",
+        )
+    return read_file(Path(filename), map_location)
+
+
+def load_from_http(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Download a checkpoint, or take it from torch.hub's cache, and read it; errors as of both."""
+    return read_file(fetch(filename), map_location)
+
+
+def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Read a checkpoint by its name in a model zoo that mmengine knows.
+
+    Raises:
+        UserError: the zoo has no such name, or its file cannot be had.
+    """
+    scheme, _, name = filename.partition("://")
+    try:
+        addresses = _ZOOS[scheme]()
+    except ImportError as error:
+        raise user_error(
+            f"{filename} needs another package.",
+            expected="torchvision",
+            found=str(error),
+            remedy="install it, or name the file's URL",
+        ) from error
+    if "mmlab" in scheme:
+        name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
+    if name not in addresses:
+        near = difflib.get_close_matches(name, addresses, n=5)
+        raise user_error(
+            f"{scheme}:// has no model of this name.",
+            expected=", ".join(near) or f"one of its {len(addresses)} names",
+            found=name,
+            remedy="correct the name, or name the file's URL",
+        )
+    address = addresses[name]
+    if not address.startswith(("http://", "https://")):  # the user's own, below mmengine's folder
+        address = str(Path(mmengine_checkpoint._get_mmengine_home()) / address)
+        return load_from_local(address, map_location)
+    content = load_from_http(address, map_location)
+    return mmengine_checkpoint._process_mmcls_checkpoint(content) if scheme == "mmcls" else content
+
+
+def load_from_storage(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Read a checkpoint from an object store, through mmengine's own client.
+
+    Raises:
+        UserError: the store cannot be asked, or the file cannot be read.
+    """
+    try:
+        content = get_file_backend(filename, backend_args={"backend": "petrel"}).get(filename)
+    except Exception as error:
+        raise user_error(
+            f"{filename} cannot be had.",
+            expected="an object store that mmengine's client can reach",
+            found=f"{type(error).__name__}: {error}",
+            remedy="download it by hand and name the file",
+        ) from error
+    return read_bytes(bytes(content), filename, map_location)
+
+
+_ZOOS: dict[str, Callable[[], Mapping[str, str]]] = {
+    "modelzoo": mmengine_checkpoint.get_torchvision_models,
+    "torchvision": mmengine_checkpoint.get_torchvision_models,
+    "open-mmlab": mmengine_checkpoint.get_external_models,
+    "openmmlab": mmengine_checkpoint.get_external_models,
+    "mmcls": mmengine_checkpoint.get_mmcls_models,
+}
+
+
+def register_loaders() -> None:
+    """Have mmengine, and so `load_from`, `resume` and `init_cfg`, read checkpoints as data."""
+    register = CheckpointLoader.register_scheme
+    # The loader of pavi:// reads with torch.load.
+    register(["", "pavi://"], load_from_local, force=True)
+    register(["http://", "https://"], load_from_http, force=True)
+    register([f"{scheme}://" for scheme in _ZOOS], load_from_zoo, force=True)
+    register([r"(\S+\:)?s3://", r"(\S+\:)?petrel://"], load_from_storage, force=True)

@@ -1,0 +1,122 @@
+"""Checkpoints in files of this machine, each kind of failure with its error."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+
+from mmkd.checkpoints.allowed import DamagedError, RefusedError, RefusedNameError
+from mmkd.checkpoints.names import verify
+from mmkd.checkpoints.reader import read
+from mmkd.errors import UserError, user_error
+
+TRUST = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+
+def read_file(path: Path, map_location: Any = None) -> dict[str, Any]:
+    """Read a checkpoint, verified by the hash in its name.
+
+    Args:
+        path: the file.
+        map_location: as in `mmkd.checkpoints.reader.read`.
+
+    Raises:
+        UserError: the file is missing, truncated, another than its name says, no
+            checkpoint, or holds objects that are not data.
+    """
+    path = path.expanduser()
+    if not path.is_file():
+        raise _missing(path)
+    verify(path)
+    try:
+        if _trusted():
+            return checked(torch.load(path, map_location=map_location, weights_only=False), str(path))
+        with path.open("rb") as file:
+            return checked(read(file, map_location), str(path))
+    except UserError:
+        raise
+    except Exception as error:
+        raise unreadable(str(path), path.stat().st_size, error) from error
+
+
+def read_bytes(content: bytes, name: str, map_location: Any = None) -> dict[str, Any]:
+    """Read a checkpoint that another storage than this machine's disk holds; as `read_file`."""
+    try:
+        if _trusted():
+            loaded = torch.load(io.BytesIO(content), map_location=map_location, weights_only=False)
+            return checked(loaded, name)
+        return checked(read(io.BytesIO(content), map_location), name)
+    except UserError:
+        raise
+    except Exception as error:
+        raise unreadable(name, len(content), error) from error
+
+
+def checked(content: Any, name: str) -> dict[str, Any]:
+    """What a file holds, if that is a dict, with weights by name.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not isinstance(content, dict):
+        raise user_error(
+            f"The checkpoint {name} holds no weights by name.",
+            expected="a dict, as torch.save(model.state_dict()) or mmengine write it",
+            found=type(content).__name__,
+            remedy="save the state_dict of the model",
+        )
+    weights = content.get("state_dict", content)
+    if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
+        found = type(weights).__name__
+        raise user_error(
+            f"The checkpoint {name} holds no weights by name.",
+            expected="a `state_dict` with the names of parameters",
+            found=found if not isinstance(weights, Mapping) else f"a {found} with keys that are no text",
+            remedy="save the state_dict of the model",
+        )
+    return content
+
+
+def unreadable(name: str, size: int, error: Exception) -> UserError:
+    """What to say of a file that could not be read."""
+    if isinstance(error, RefusedError):
+        allow = ""
+        if isinstance(error, RefusedNameError) and hasattr(torch.serialization, "add_safe_globals"):
+            allow = "allow that name with `torch.serialization.add_safe_globals([…])` in a module listed in "
+            allow += "`custom_imports`, or "
+        return user_error(
+            f"The checkpoint {name} was refused: it holds more than data, and reading it could run code.",
+            expected="tensors, plain containers and what mmengine itself writes",
+            found=f"`{error}`",
+            remedy=f"if you trust where the file comes from, {allow}set {TRUST}=1 for this one command",
+        )
+    text = (str(error).strip() or "no more said").splitlines()[0][:300]
+    if not isinstance(error, (DamagedError, BadZipFile)):
+        text = f"a broken list of contents, {type(error).__name__}: {text}"
+    return user_error(
+        f"The checkpoint {name} cannot be read.",
+        expected="a file written by torch.save",
+        found=f"{size} bytes that end early or are something else ({text})",
+        remedy="download or copy it again and compare its size or hash with the source",
+    )
+
+
+def _missing(path: Path) -> UserError:
+    nearby = sorted(p.name for p in path.parent.glob("*.pth"))[:10] if path.parent.is_dir() else []
+    return user_error(
+        "The checkpoint file does not exist.",
+        expected=f"a file at {path}",
+        found=f"in its folder: {', '.join(nearby)}" if nearby else f"no checkpoint in {path.parent}",
+        remedy="correct the path",
+    )
+
+
+def _trusted() -> bool:
+    """Whether the user told torch to read any pickle; before torch 2.6 too."""
+    return os.environ.get(TRUST, "0").lower() in ("1", "y", "yes", "true")

@@ -1,0 +1,55 @@
+"""Hashes in the names of files, as OpenMMLab and torchvision publish theirs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from mmkd.errors import user_error
+
+_HASH = re.compile(r"-([0-9a-f]{8})(?:\.[A-Za-z]\w*)+$")
+
+
+def hash_in_name(name: str) -> str | None:
+    """The first eight digits of a file's SHA-256 that its name promises.
+
+    They stand between the last ``-`` and the suffix: ``atss_r50_fpn_1x_coco_20200209-985f7bd0.pth``. Eight
+    lower-case hexadecimal digits, of which one at least is a letter: decimal digits alone may be a date or
+    a count of steps, and are not taken for a hash.
+    """
+    found = _HASH.search(name)
+    return found[1] if found and not found[1].isdecimal() else None
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def verify(path: Path, name: str | None = None) -> None:
+    """Compare a file with the hash in its name, if there is one.
+
+    Args:
+        path: the file.
+        name: the name that it is to have, if that is another.
+
+    Raises:
+        UserError: it is another file than its name says.
+    """
+    expected = hash_in_name(name or path.name)
+    if expected is None:
+        return
+    found = sha256(path)
+    if not found.startswith(expected):
+        raise user_error(
+            f"{path if name is None else name} is not the file that its name says.",
+            expected=f"a SHA-256 that begins with {expected}",
+            found=f"{found[:8]}…, {path.stat().st_size} bytes",
+            remedy="it is truncated, damaged or another file: download or copy it again. "
+            "If these eight characters are no hash, rename the file",
+        )

@@ -1,0 +1,138 @@
+"""How strongly each distillation loss pulls the student, beside its own losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from torch import Tensor
+
+from mmkd.losses import DistillLoss
+from mmkd.structures import DenseOutputs, DistillContext
+
+# A prior counts for the agreement where the teacher's highest score is above it.
+_TEACHER_SURE = 0.3
+# A suggested weight is at most so many times the present one, or so small a part of it.
+_MOST_CHANGE = 1000.0
+
+Call = tuple[DenseOutputs, DenseOutputs, DistillContext]
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Gradients on the neck's output, of the whole batch of all processes.
+
+    Attributes:
+        ratios: by term, the norm of its gradient over that of the task's; without those that are not finite.
+        cosines: by term, between the two, in [−1, 1]; without those that have no gradient.
+        agreement: among the priors where the teacher is sure, the share of which both name one class, in
+            [0, 1]; ``None`` if there is none, or no class logits are read.
+    """
+
+    ratios: Mapping[str, float]
+    cosines: Mapping[str, float]
+    agreement: float | None
+
+
+@contextmanager
+def recorded_calls(terms: Mapping[str, DistillLoss]) -> Iterator[dict[str, Call]]:
+    """While open, what each term is called with, by its name."""
+    calls: dict[str, Call] = {}
+    with ExitStack() as watching:
+        for name, term in terms.items():
+
+            def on_forward(_: Any, args: Call, name: str = name) -> None:
+                calls[name] = args
+
+            watching.callback(term.register_forward_pre_hook(on_forward).remove)
+        yield calls
+
+
+def measure_balance(
+    losses: Mapping[str, Any], calls: Mapping[str, Call], terms: Sequence[str], scale: float = 1.0
+) -> Balance | None:
+    """Compare the gradients of the terms with that of the task; their graph is kept.
+
+    Args:
+        losses: of the forward pass, as the detector gives them.
+        calls: what `recorded_calls` saw in it, at least one.
+        terms: the names of all terms, called or not.
+        scale: of the losses, so that half-precision gradients are not zero; ratios have none.
+
+    Returns:
+        The balance; ``None`` if nothing before the head is trained.
+    """
+    names = sorted(calls)
+    student, teacher, context = calls[names[0]]
+    own = {f"loss_kd_{name}" for name in terms}
+    task = sum(_scalar(value) for key, value in losses.items() if "loss" in key and key not in own)
+    feats = [level for level in student.feats if level.requires_grad]
+    if not feats:
+        return None  # backbone and neck are frozen
+    g_task = _gradient(task, feats, scale)
+    # Of the gradients that the processes have of their own images the squares add up.
+    sums = [_dot(g_task, g_task)]
+    for name in names:
+        g_kd = _gradient(_scalar(losses[f"loss_kd_{name}"]), feats, scale)
+        sums += [_dot(g_kd, g_kd), _dot(g_kd, g_task)]
+    sums += _agreement(student, teacher, context)
+    total = torch.stack(sums)
+    all_reduce(total, op="sum")
+    task_task, *rest, agreeing, sure = total.double().tolist()
+    ratios: dict[str, float] = {}
+    cosines: dict[str, float] = {}
+    for name, kd_kd, kd_task in zip(names, rest[::2], rest[1::2]):
+        if not (math.isfinite(kd_kd) and math.isfinite(task_task)) or task_task <= 0:
+            continue  # fp16's scale was too high, or the task has no gradient
+        ratios[name] = math.sqrt(kd_kd / task_task)
+        if kd_kd > 0:
+            cosine = kd_task / math.sqrt(kd_kd) / math.sqrt(task_task)
+            cosines[name] = max(-1.0, min(1.0, cosine))
+    return Balance(ratios, cosines, agreeing / sure if sure > 0 else None)
+
+
+def suggested_weight(weight: float, ratio: float) -> tuple[float, bool]:
+    """The weight at which a term's gradient is as large as the task's.
+
+    Args:
+        weight: the present one.
+        ratio: the gradient's at it, ≥ 0.
+
+    Returns:
+        The weight, at most a thousand times more or less; and whether that is enough.
+    """
+    change = min(_MOST_CHANGE, max(1 / _MOST_CHANGE, 1 / ratio)) if ratio > 0 else _MOST_CHANGE
+    return weight * change, ratio > 0 and change == 1 / ratio
+
+
+def _scalar(value: Any) -> Any:
+    """A loss as mmengine counts it."""
+    return value.mean() if isinstance(value, Tensor) else sum(part.mean() for part in value)
+
+
+def _gradient(loss: Any, feats: Sequence[Tensor], scale: float) -> Sequence[Tensor]:
+    if not (isinstance(loss, Tensor) and loss.requires_grad):
+        return [torch.zeros_like(level) for level in feats]
+    scaled = torch.full_like(loss, scale)
+    return torch.autograd.grad(loss, feats, scaled, retain_graph=True, materialize_grads=True)
+
+
+def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(x.float() * y.float()).sum() for x, y in zip(a, b)]).sum()
+
+
+def _agreement(student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> list[Tensor]:
+    """How many priors agree, of how many."""
+    nothing = student.feats[0].new_zeros((), dtype=torch.float32)
+    if student.cls_logits is None or teacher.cls_logits is None:
+        return [nothing, nothing]
+    with torch.no_grad():
+        sure_N = context.valid_N & (teacher.top_scores() > _TEACHER_SURE)
+        # The background of a softmax is no class.
+        tops = [out.flat_cls_logits()[:, : out.spec.num_classes].argmax(dim=1) for out in (student, teacher)]
+        return [(sure_N & (tops[0] == tops[1])).sum().float(), sure_N.sum().float()]

@@ -1,0 +1,44 @@
+"""The options of mmkd's own hooks, before mmengine builds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.hooks import Hook
+
+from mmkd.errors import UserError, check_arguments, user_error
+from mmkd.registry import HOOKS
+
+
+def check_hooks(hooks: Any) -> None:
+    """Check ``custom_hooks`` as far as mmkd can: its form, and the names of the options of mmkd's hooks.
+
+    Args:
+        hooks: the ``custom_hooks`` of a config; ``None`` has none.
+
+    Raises:
+        UserError: it is no list of hooks, or a hook of mmkd's has no such option, or lacks one.
+    """
+    if hooks is None:
+        return
+    if not isinstance(hooks, (list, tuple)):
+        raise UserError(f"custom_hooks must be a list like [dict(type='MetricsFileHook')], found {hooks!r}")
+    for place, hook in enumerate(hooks):
+        if isinstance(hook, Hook):
+            continue
+        if not isinstance(hook, Mapping) or not isinstance(hook.get("type"), (str, type)):
+            raise user_error(
+                f"custom_hooks[{place}] is no hook.",
+                expected="a dict with the name of a hook, like dict(type='MetricsFileHook')",
+                found=repr(hook),
+                remedy="correct or remove it",
+            )
+        _check_own(f"custom_hooks[{place}] ({hook['type']})", hook)
+
+
+def _check_own(what: str, hook: Mapping[str, Any]) -> None:
+    kind = HOOKS.get(hook["type"]) if isinstance(hook["type"], str) else hook["type"]
+    if kind is None or not kind.__module__.startswith("mmkd."):
+        return  # mmengine says if there is none
+    check_arguments(what, set(hook) - {"type", "priority", "_scope_"}, kind)
