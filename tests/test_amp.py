@@ -1,15 +1,25 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from typing import Any
 
+import mmengine.optim.optimizer.amp_optimizer_wrapper as amp_wrapper
 import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
+from mmengine.utils import digit_version
 
 from mmkd.amp import use_amp
 
-from .conftest import batch, build, tiny_atss
+from .conftest import batch, build, distilled, losses_of, repeats, save_teacher, tiny_atss, tiny_teacher
+from .distributed import LD, TERMS, losses_and_gradients
+
+# Value and direction of the gradient, against float32: measured 0.0032 and 0.012, the worst of all terms.
+VALUE, DIRECTION = 0.01, 0.05
+# Float16 is slow on processors.
+HALVES = [torch.bfloat16, torch.float16][: repeats(1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -41,3 +51,103 @@ def test_forward_in_bfloat16_and_the_rest_in_float32() -> None:
     assert seen == [torch.bfloat16] * 2
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from mmengine.registry import init_default_scope
+
+    init_default_scope("mmdet")
+    return save_teacher(tmp_path_factory.mktemp("teacher") / "teacher.pth", tiny_teacher())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("dtype", HALVES)
+def test_every_loss_in_half_precision(checkpoint: str, dtype: torch.dtype) -> None:
+    """The student's outputs are halves; losses and gradients are float32, and near those of float32."""
+    exact, exact_gradients = losses_and_gradients(checkpoint, range(4))
+    with torch.autocast("cpu", dtype=dtype):
+        mixed, gradients = losses_and_gradients(checkpoint, range(4))
+    for name in (*TERMS, *LD):
+        assert mixed[name].dtype == torch.float32, name
+        assert float(mixed[name]) == pytest.approx(float(exact[name]), rel=VALUE), name
+        assert {part.dtype for part in gradients[name].values()} == {torch.float32}, name
+        found, wanted = (
+            torch.cat([parts[key].flatten().double() for key in exact_gradients[name]])
+            for parts in (gradients[name], exact_gradients[name])
+        )
+        assert torch.isfinite(found).all(), name
+        assert torch.cosine_similarity(found, wanted, dim=0) > 1 - DIRECTION, name
+
+
+@pytest.fixture
+def float16_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mmengine's `AmpOptimWrapper` as it is on a GPU, with torch's scaler and autocast for processors."""
+    if digit_version(torch.__version__) < digit_version("2.3"):
+        pytest.skip("torch has no GradScaler for processors")
+    monkeypatch.setattr(amp_wrapper, "is_cuda_available", lambda: True)
+    monkeypatch.setattr(amp_wrapper, "GradScaler", partial(torch.amp.GradScaler, "cpu"))
+    monkeypatch.setattr(
+        "mmengine.runner.amp.autocast", lambda dtype: torch.autocast("cpu", dtype=dtype or torch.float16)
+    )
+
+
+@pytest.mark.usefixtures("float16_on_cpu")
+def test_every_loss_in_float16(checkpoint: str) -> None:
+    """The values, and one gradient of their sum."""
+    model = build(distilled(tiny_atss(), tiny_teacher(), checkpoint, distill=TERMS)).eval()
+    exact = losses_of(model, batch((64, 64)))
+    with torch.autocast("cpu", dtype=torch.float16):
+        mixed = losses_of(model, batch((64, 64)))
+    for name in TERMS:
+        value, wanted = mixed[f"loss_kd_{name}"], float(exact[f"loss_kd_{name}"])
+        assert value.dtype == torch.float32, name
+        assert float(value) == pytest.approx(wanted, rel=VALUE), name
+    model.parse_losses(mixed)[0].backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in model.parameters())
+
+
+def scaled(model: Any, scale: float) -> Any:
+    cfg = {
+        "type": "AmpOptimWrapper",
+        "loss_scale": {"init_scale": scale, "growth_interval": 1},
+        "optimizer": {"type": "SGD", "lr": 1e-3},
+    }
+    return build_optim_wrapper(model, cfg)
+
+
+@pytest.mark.usefixtures("float16_on_cpu")
+def test_float16_with_a_scaled_loss(checkpoint: str) -> None:
+    """`--amp` on a GPU: the update is that of float32, up to the halves."""
+    terms = {"cls": {"type": "DistillationLoss"}, "neck": {"type": "FitNetsLoss", "align": "conv"}}
+    cfg = distilled(tiny_atss(), tiny_teacher(), checkpoint, distill=terms)
+    updates = []
+    for half in (False, True):
+        model = build(cfg)
+        plain = build_optim_wrapper(model, {"optimizer": {"type": "SGD", "lr": 1e-3}})
+        optim_wrapper = scaled(model, 256.0) if half else plain
+        before = [weight.detach().clone() for weight in model.parameters()]
+        seen: list[torch.dtype] = []
+        model.neck.register_forward_hook(partial(lambda seen, *call: seen.append(call[-1][0].dtype), seen))
+        logs = model.train_step(batch((64, 64)), optim_wrapper)
+        assert seen == [torch.float16 if half else torch.float32]
+        assert all(torch.isfinite(value) and value.dtype == torch.float32 for value in logs.values())
+        updates.append(
+            torch.cat([(new - old).flatten().double() for new, old in zip(model.parameters(), before)])
+        )
+    assert optim_wrapper.loss_scaler.get_scale() == 512
+    assert torch.cosine_similarity(*updates, dim=0) > 0.99
+    assert float(updates[1].norm()) == pytest.approx(float(updates[0].norm()), rel=0.05)
+
+
+@pytest.mark.usefixtures("float16_on_cpu")
+def test_a_step_whose_gradient_overflows_is_left_out(checkpoint: str) -> None:
+    """The scale is halved, the weights stay, and nothing is reported as a broken loss."""
+    model = build(distilled(tiny_atss(), tiny_teacher(), checkpoint))
+    optim_wrapper = scaled(model, 2.0**120)
+    before = copy.deepcopy(model.state_dict())
+    logs = model.train_step(batch((64, 64)), optim_wrapper)
+    assert all(torch.isfinite(value) for value in logs.values())
+    assert optim_wrapper.loss_scaler.get_scale() == 2.0**119
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, before[name]), name

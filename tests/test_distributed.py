@@ -5,140 +5,41 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
-from torch import Tensor
+from mmengine.model import convert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
 
 from mmkd.losses import registered_losses
 
-from .conftest import ROOT, batch, build, distilled, losses_of, save_teacher, tiny_atss, tiny_teacher
+from . import distributed
+from .conftest import ROOT, build, distilled, losses_of, save_teacher, tiny_atss, tiny_teacher
+from .distributed import BY_IMAGE, LD, LOCAL, SUMS, TERMS, Results
 
-SHAPES = [(64, 96), (96, 64), (96, 96), (64, 64)]  # either half of them is padded to 96×96
-BOXES = (3, 1, 0, 4)  # on each: the halves count differently
-REGIONS_AND_NORMALIZERS: dict[str, Any] = {
-    f"{region}_{normalizer}": {"type": "DistillationLoss", "region": region, "normalizer": normalizer}
-    for region in ("all", "foreground", "teacher")
-    for normalizer in ("region", "priors", "batch")
-}
-CROSSED = {
-    "cls": {"type": "BCKDLoss"},
-    "box": {"type": "BoxIoULoss"},
-    "centerness": {"type": "QualityLoss"},
-}
-# Both heads are ATSS's.
-TERMS: dict[str, Any] = {
-    **REGIONS_AND_NORMALIZERS,
-    "bckd": {"type": "BCKDLoss"},
-    "dist": {"type": "DISTLoss"},
-    "dist_all": {"type": "DISTLoss", "region": "all"},
-    "dkd": {"type": "DKDLoss"},
-    "box": {"type": "BoxIoULoss"},
-    "box_foreground": {"type": "BoxIoULoss", "region": "foreground"},
-    "box_both": {"type": "BoxIoULoss", "region": "teacher_foreground", "min_score": 0.05},
-    "quality": {"type": "QualityLoss"},
-    "quality_teacher": {"type": "QualityLoss", "region": "teacher"},
-    "quality_all": {"type": "QualityLoss", "region": "all"},
-    "crossed": {"type": "CrossKDLoss", "layer": 1, "align": False, "losses": CROSSED},
-    "cosine": {"type": "CosineLoss"},
-    "cosine_conv": {"type": "CosineLoss", "align": "conv", "vector": "mean"},
-    "cwd": {"type": "CWDLoss"},
-    "fgd": {"type": "FGDLoss"},
-    "fitnets": {"type": "FitNetsLoss"},
-    "mgd": {"type": "MGDLoss", "mask_ratio": 0},
-    "pgd": {"type": "PGDLoss"},
-    "pkd": {"type": "PKDLoss", "statistics": "image"},
-}
-# Both heads are GFL's.
-LD: dict[str, Any] = {
-    "ld": {"type": "LocalizationDistillationLoss"},
-    "ld_vlr": {"type": "LocalizationDistillationLoss", "region": "vlr"},
-}
+TOLERANCE = 1e-5
 
 
-def gfl(cfg: ConfigDict) -> ConfigDict:
-    """The same with distributions for boxes."""
-    head = cfg.bbox_head
-    for key in ("bbox_coder", "loss_centerness"):
-        head.pop(key)
-    head.update(type="GFLHead", reg_max=7)
-    head.loss_cls = {"type": "QualityFocalLoss", "use_sigmoid": True, "beta": 2.0, "loss_weight": 1.0}
-    head.loss_dfl = {"type": "DistributionFocalLoss", "loss_weight": 0.25}
-    return cfg
-
-
-def losses_and_gradients(
-    checkpoint: str, images: slice
-) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """The distillation losses of some of the images, and of each the gradient by parameter.
-
-    The parameters are those of the neck, and of the loss itself.
-    """
-    data = batch(*SHAPES, boxes=max(BOXES))
-    for sample, count in zip(data["data_samples"], BOXES):
-        sample.gt_instances = sample.gt_instances[:count]
-    data = {key: value[images] for key, value in data.items()}
-    values, gradients = {}, {}
-    for student, teacher, weights, terms in (
-        (tiny_atss(), tiny_teacher(), checkpoint, TERMS),
-        (gfl(tiny_atss()), gfl(tiny_teacher()), None, LD),
-    ):
-        model = build(distilled(student, teacher, weights, distill=terms)).eval()
-        losses = losses_of(model, data)
-        for name in terms:
-            watched = dict(model.neck.named_parameters(prefix="neck"))
-            watched |= dict(model.terms[name].named_parameters(prefix="own"))
-            values[name] = losses[f"loss_kd_{name}"].detach()
-            found = torch.autograd.grad(
-                losses[f"loss_kd_{name}"], list(watched.values()), retain_graph=True, allow_unused=True
-            )
-            gradients[name] = {key: grad for key, grad in zip(watched, found) if grad is not None}
-    return values, gradients
-
-
-def worker(checkpoint: str, out: str) -> None:
-    from mmengine.dist import all_reduce, get_rank
-    from mmengine.registry import init_default_scope
-
-    torch.distributed.init_process_group("gloo")
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     init_default_scope("mmdet")
-    half = slice(0, 2) if get_rank() == 0 else slice(2, 4)
-    losses, gradients = losses_and_gradients(checkpoint, half)
-    # What DistributedDataParallel does with gradients.
-    for value in [*losses.values(), *(part for parts in gradients.values() for part in parts.values())]:
-        all_reduce(value, op="mean")
-    if get_rank() == 0:
-        torch.save({"losses": losses, "gradients": gradients}, out)
-    torch.distributed.destroy_process_group()
+    return save_teacher(tmp_path_factory.mktemp("teacher") / "teacher.pth", tiny_teacher())
 
 
-def test_two_processes_equal_one(tmp_path: Path) -> None:
-    """The value of every registered loss, and its gradient on the neck and on layers of its own.
-
-    Left out is what is documented to depend on the images of one process: `PKDLoss` with its default
-    ``statistics='batch'`` and `CrossKDLoss` with its default ``align=True``, which take statistics over
-    them; and the random masks of `MGDLoss`, which are others in every process.
-    """
-    assert {term["type"] for term in (*TERMS.values(), *LD.values())} == set(registered_losses())
-    checkpoint = save_teacher(tmp_path / "teacher.pth", tiny_teacher())
-    out = tmp_path / "two.pth"
-    code = f"from tests.test_distributed import worker; worker({checkpoint!r}, {str(out)!r})"
-    script = tmp_path / "worker.py"
-    script.write_text(code)
-    port = 20000 + os.getpid() % 20000
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node=2",
-        f"--master_port={port}",
-        str(script),
-    ]
+@pytest.fixture(scope="module")
+def two(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What two processes compute, joined by gloo; one launch for all tests."""
+    folder = tmp_path_factory.mktemp("two")
+    script, out = folder / "worker.py", folder / "two.pth"
+    script.write_text(f"from tests.distributed import worker; worker({checkpoint!r}, {str(out)!r})")
     done = subprocess.run(
-        command,
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"),
+            f"--master_port={20000 + os.getpid() % 20000}",
+            str(script),
+        ],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -146,21 +47,121 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    two = torch.load(out)
-    losses, gradients = losses_and_gradients(checkpoint, slice(0, 4))
-    assert losses.keys() == two["losses"].keys()
-    for name, value in losses.items():
-        assert value > 0, name
-        assert float(two["losses"][name]) == pytest.approx(float(value), rel=1e-5), name
-        assert gradients[name].keys() == two["gradients"][name].keys(), name
-        assert any(key.startswith("neck") for key in gradients[name]), name
-        scale = max(float(gradient.abs().max()) for gradient in gradients[name].values())
-        assert scale > 0, name
-        for key, gradient in gradients[name].items():
-            torch.testing.assert_close(
-                two["gradients"][name][key],
-                gradient,
-                rtol=1e-4,
-                atol=1e-5 * scale,
-                msg=lambda text, of=f"{name}, {key}": f"{of}: {text}",
-            )
+    return torch.load(out)
+
+
+@pytest.fixture(scope="module")
+def whole(checkpoint: str) -> Results:
+    init_default_scope("mmdet")
+    return distributed.losses_and_gradients(checkpoint, range(4))
+
+
+@pytest.fixture(scope="module")
+def halves(checkpoint: str) -> Results:
+    """The mean of two batches in a row."""
+    init_default_scope("mmdet")
+    return distributed.mean_of(
+        [distributed.losses_and_gradients(checkpoint, half) for half in ([0, 1], [2, 3])]
+    )
+
+
+def distance(name: str, found: Results, wanted: Results) -> float:
+    """The larger of the relative difference in value and that in gradient, by the largest of a term's."""
+    (losses, gradients), (wanted_losses, wanted_gradients) = found, wanted
+    assert wanted_losses[name] > 0, name
+    return max(
+        float((losses[name] - wanted_losses[name]).abs() / wanted_losses[name]),
+        gradient_distance(gradients[name], wanted_gradients[name]),
+    )
+
+
+def gradient_distance(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
+    assert found.keys() == wanted.keys()
+    scale = max(float(gradient.abs().max()) for gradient in wanted.values())
+    assert scale > 0
+    return max(float((found[key] - wanted[key]).abs().max()) for key in wanted) / scale
+
+
+@pytest.mark.parametrize("name", [*TERMS, *LD])
+def test_two_processes_equal_one(two: dict[str, Any], whole: Results, name: str) -> None:
+    """Value of the loss, and its gradient on the neck and on layers of its own."""
+    assert any(key.startswith("neck") for key in whole[1][name])
+    assert distance(name, two["terms"], whole) < TOLERANCE
+
+
+def test_every_loss_is_among_them() -> None:
+    assert {term["type"] for term in (*TERMS.values(), *LD.values())} == set(registered_losses())
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_a_sum_is_that_of_a_process(two: dict[str, Any], whole: Results, name: str) -> None:
+    losses, gradients = whole
+    half = {name: losses[name] / 2}, {name: {key: part / 2 for key, part in gradients[name].items()}}
+    assert distance(name, two["terms"], half) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_statistics_of_a_process(two: dict[str, Any], halves: Results, name: str) -> None:
+    """Documented to be over the images of one process: two of them give the mean of what each gives alone."""
+    assert distance(name, two["terms"], halves) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", [*TERMS, *LD])
+def test_two_batches_in_a_row(halves: Results, whole: Results, name: str) -> None:
+    """Gradient accumulation: the same for means over images; others have a divisor in each batch."""
+    found = distance(name, halves, whole)
+    assert found < TOLERANCE if name in BY_IMAGE else found > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["steps", "accumulated"])
+def test_training_in_distributed_data_parallel(two: dict[str, Any], checkpoint: str, kind: str) -> None:
+    """Without ``find_unused_parameters``, while losses with layers of their own go to 0 and come back."""
+    batches, count = ([range(4)] * 3, 1) if kind == "steps" else ([[0, 2], [1, 3]] * 3, 2)
+    logs, gradients = distributed.trained(checkpoint, batches, accumulate=count)
+    two_logs, two_gradients = two[kind]
+    assert len(gradients) == len(two_gradients) == 3
+    for found, wanted in zip(two_logs, logs, strict=True):
+        assert {name: float(value) for name, value in found.items()} == pytest.approx(
+            {name: float(value) for name, value in wanted.items()}, rel=TOLERANCE, abs=0
+        )
+    for step, (found, wanted) in enumerate(zip(two_gradients, gradients)):
+        assert gradient_distance(found, wanted) < TOLERANCE
+        for name in (*distributed.FEATURES, "never"):
+            own = [part.abs().max() for key, part in wanted.items() if key.startswith(f"distill.{name}.")]
+            assert own
+            assert (max(own) > 0) == (step != 1 and name != "never"), name
+    assert all(logs[len(logs) // 2][f"loss_kd_{name}"] == 0 for name in distributed.TRAINED)
+
+
+def test_batch_statistics_of_all_processes(two: dict[str, Any], checkpoint: str) -> None:
+    """With the student's batch normalisation in step, as `nn.SyncBatchNorm` keeps it on GPUs."""
+    (logs,), (gradients,) = distributed.trained(checkpoint, [range(4)], sync=True)
+    (two_logs,), (two_gradients,) = two["synced"]
+    for name, value in logs.items():
+        assert float(two_logs[name]) == pytest.approx(float(value), rel=TOLERANCE), name
+    assert gradient_distance(two_gradients, gradients) < TOLERANCE
+
+
+def test_sync_batch_norm_is_the_students_alone(checkpoint: str) -> None:
+    """What mmengine's ``sync_bn='torch'`` does before it wraps the model."""
+    terms = {"cls": {"type": "DistillationLoss"}, "neck": {"type": "FGDLoss"}}
+    model = build(distilled(tiny_atss(), tiny_teacher(), checkpoint, distill=terms))
+    teacher = model.teacher.model
+    before = {name: (type(module), module) for name, module in teacher.named_modules()}
+    names = list(model.state_dict())
+    exact = losses_of(model.eval(), distributed.some_images(range(4)))
+    model = convert_sync_batchnorm(model, "torch")
+    kinds = {
+        type(module) for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    }
+    assert kinds == {nn.SyncBatchNorm}
+    assert {name: (type(module), module) for name, module in teacher.named_modules()} == before
+    assert nn.SyncBatchNorm not in {kind for kind, _ in before.values()}
+    assert list(model.state_dict()) == names
+    converted = losses_of(model.eval(), distributed.some_images(range(4)))
+    assert all(torch.equal(converted[key], exact[key]) for key in ("loss_kd_cls", "loss_kd_neck"))
+
+
+def test_sync_batch_norm_is_for_gpus(two: dict[str, Any]) -> None:
+    """With several processes on processors torch refuses it by itself, before the first step."""
+    assert "SyncBatchNorm expected input tensor to be on" in two["refusal"]

@@ -22,6 +22,7 @@ from mmkd.cli.failures import of_the_place
 from mmkd.compat import load_config
 from mmkd.errors import UserError, user_error
 from mmkd.hooks import TrainingStopped
+from mmkd.sharding import check_strategy
 from mmkd.sweeps.agent import in_sweep, parameters, run_id
 from mmkd.sweeps.overrides import KeepingDictAction, check_overrides, resolve_aliases
 from mmkd.visualization import finish_failed
@@ -171,14 +172,18 @@ def build_runner(cfg: Config) -> Any:
     mmengine's launcher selects a CUDA device whatever the backend; without any,
     the processes are joined here by gloo first.
     """
+    check_strategy(cfg)
     if cfg.launcher == "pytorch" and get_device() == "cpu":
         torch.distributed.init_process_group("gloo")
-        cfg.model_wrapper_cfg = {
+        wrapper = {
             "type": "MMDistributedDataParallel",
             "device_ids": None,
             "broadcast_buffers": False,
             "find_unused_parameters": cfg.get("find_unused_parameters", False),
         }
+        cfg.model_wrapper_cfg = wrapper
+        if "strategy" in cfg:  # that of mmengine's FlexibleRunner, which reads nothing else
+            cfg.strategy.setdefault("model_wrapper", wrapper)
     return Runner.from_cfg(cfg) if "runner_type" not in cfg else RUNNERS.build(cfg)
 
 

@@ -13,12 +13,14 @@ from mmdet.models.detectors import SingleStageDetector
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
+from mmkd.detectors.checkpointing import watch_checkpointed
 from mmkd.detectors.observe import Observation, observe
 from mmkd.errors import UserError, check_options, user_error
 from mmkd.heads import adapter_for, check_head_type
 from mmkd.heads.towers import Towers, check_towers, record_towers, with_towers
 from mmkd.losses import DistillLoss, build_losses
 from mmkd.registry import MODELS
+from mmkd.sharding import check_whole
 from mmkd.structures import DenseOutputs, DistillContext, Need
 from mmkd.teachers import (
     asked_by,
@@ -63,15 +65,15 @@ class KDSingleStageDetector(SingleStageDetector):
     def __init__(
         self,
         *,
-        teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-        distill: Mapping[str, Any],
+        teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        distill: Mapping[str, Any] | None = None,
         task_loss_weight: float = 1.0,
         inherit: Sequence[str] = (),
         **student: Any,
     ) -> None:
-        check_options(
-            "KDSingleStageDetector", student, set(inspect.signature(SingleStageDetector).parameters)
-        )
+        kinds = (KDSingleStageDetector, SingleStageDetector)
+        valid = {name for kind in kinds for name in inspect.signature(kind).parameters} - {"student"}
+        check_options("KDSingleStageDetector", student, valid)
         check_head_type(student, "student")
         super().__init__(**student)
         if not isinstance(task_loss_weight, (int, float)) or not 0 <= task_loss_weight < float("inf"):
@@ -81,7 +83,7 @@ class KDSingleStageDetector(SingleStageDetector):
         self.distill = build_losses(losses, "distill")
         needs = {name: term.needs for name, term in self.terms.items()}
         self.teacher = build_teachers(teacher, asks, needs, student=self)
-        self._classes_checked = False
+        self._classes_checked = self._layers_checked = False
         self._inherit = check_inherit(inherit, self)
         self._checkpoint = self.teacher.facts["checkpoint"]
         if self._inherit and self._checkpoint is None:
@@ -119,6 +121,7 @@ class KDSingleStageDetector(SingleStageDetector):
             batch_data_samples: mmdet's data samples.
         """
         if not self._classes_checked:  # the Runner has made the data set known by now
+            check_whole(self)
             self.check_class_names(MessageHub.get_current_instance().get_info("dataset_meta", None) or {})
             self._classes_checked = True
         terms = self.terms
@@ -130,9 +133,12 @@ class KDSingleStageDetector(SingleStageDetector):
         with ExitStack() as watching:
             labels = adapter_for(self.bbox_head).label_losses if "labels" in needs else ()
             seen = watching.enter_context(observe(self.bbox_head, labels=labels))
+            if not self._layers_checked:
+                watching.enter_context(watch_checkpointed(self))
             if "towers" in needs:
                 towers = watching.enter_context(record_towers(self.bbox_head))
             losses = super().loss(batch_inputs, batch_data_samples)
+        self._layers_checked = self._layers_checked or self.training
         if self.task_loss_weight != 1:
             losses = {key: self._weigh(key, value) for key, value in losses.items()}
         if asked:

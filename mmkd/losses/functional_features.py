@@ -37,7 +37,8 @@ def feature_mse(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
     """
     _check_shapes(student_BCHW, teacher_BCHW)
     with torch.autocast(student_BCHW.device.type, enabled=False):
-        return F.mse_loss(*_as_floats(student_BCHW, teacher_BCHW))
+        student, teacher = _as_floats(student_BCHW, teacher_BCHW)
+        return F.mse_loss(student, teacher, reduction="sum") / max(1, student.numel())
 
 
 def cosine_distance(student_BCHW: Tensor, teacher_BCHW: Tensor, *, vector: Vector = "map") -> Tensor:
@@ -75,16 +76,16 @@ def cosine_distance(student_BCHW: Tensor, teacher_BCHW: Tensor, *, vector: Vecto
         student_BV, teacher_BV = student.flatten(1), teacher.flatten(1)
         norms_B = student_BV.norm(dim=1) * teacher_BV.norm(dim=1)
         cosine_B = (student_BV * teacher_BV).sum(dim=1) / norms_B.masked_fill(norms_B == 0, torch.inf)
-        return (1 - cosine_B).mean()
+        return (1 - cosine_B).sum() / max(1, len(cosine_B))
 
 
 def pool_channels(map_BCHW: Tensor, width: int) -> Tensor:
     """Average neighbouring channels, so that ``width`` of them are left; (B, width, H, W)."""
     if map_BCHW.shape[1] == width:
         return map_BCHW
-    B, _, H, W = map_BCHW.shape
-    rows = map_BCHW.permute(0, 2, 3, 1).flatten(1, 2)
-    return F.adaptive_avg_pool1d(rows, width).reshape(B, H, W, width).permute(0, 3, 1, 2)
+    # As a product: torch has no deterministic gradient of adaptive pooling on GPUs.
+    share_CD = F.adaptive_avg_pool1d(torch.eye(map_BCHW.shape[1]).to(map_BCHW), width)
+    return torch.einsum("bchw,cd->bdhw", map_BCHW, share_CD)
 
 
 def pearson_distance(
@@ -118,6 +119,8 @@ def pearson_distance(
     check_choice("statistics", statistics, get_args(Statistics))
     _check_shapes(student_BCHW, teacher_BCHW)
     dims = (0, 2, 3) if statistics == "batch" else (2, 3)
+    if not len(student_BCHW):  # no image has no statistics
+        return _as_floats(student_BCHW, teacher_BCHW)[0].sum()
     with torch.autocast(student_BCHW.device.type, enabled=False):
         student, teacher = (_normalised(level, dims, eps) for level in _as_floats(student_BCHW, teacher_BCHW))
         return F.mse_loss(student, teacher) / 2

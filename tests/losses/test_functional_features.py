@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 
 import pytest
@@ -221,6 +222,14 @@ def test_cosine_averages_the_channels_of_the_wider(wide: int, narrow: int) -> No
         torch.testing.assert_close(cosine_distance(few, many, vector=vector), expected)
         # The same for a student that is the wider one.
         torch.testing.assert_close(cosine_distance(many, few, vector=vector), expected)
+
+
+@pytest.mark.parametrize("distance", [*DISTANCES, partial(pearson_distance, statistics="image")])
+def test_no_image_is_zero(distance: Distance) -> None:
+    student = torch.zeros(0, 3, 2, 4, requires_grad=True)
+    loss = distance(student, torch.zeros(0, 3, 2, 4))
+    assert loss == 0
+    loss.backward()
 
 
 @pytest.mark.parametrize("distance", DISTANCES)

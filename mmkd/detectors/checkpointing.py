@@ -1,0 +1,56 @@
+"""Layers that activation checkpointing cuts off from their gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmkd.errors import user_error
+
+
+@contextmanager
+def watch_checkpointed(model: nn.Module) -> Iterator[None]:
+    """Refuse layers whose forward was replaced by one that gives their weights no gradient.
+
+    mmengine's ``activation_checkpointing=[…]`` takes torch's reentrant form: a layer learns only if one of
+    its arguments is a tensor with a gradient. Images, the output of frozen stages and tuples of feature maps
+    are none, and torch does no more than warn. By forward hooks, which change nothing; one pass is enough.
+
+    Raises:
+        UserError: on leaving such a layer; names it.
+    """
+    handles = []
+    if model.training and torch.is_grad_enabled():
+        for name, module in model.named_modules():
+            if "forward" in vars(module) and any(p.requires_grad for p in module.parameters()):
+                handles.append(module.register_forward_hook(partial(_check, name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check(name: str, _: nn.Module, __: Any, output: Any) -> None:
+    if any(tensor.requires_grad for tensor in _tensors(output)):
+        return
+    raise user_error(
+        f"{name} would not be trained: its forward pass gives its weights no gradient.",
+        expected="activation checkpointing of layers whose input is a tensor with a gradient",
+        found=f"{name}, which is given images, a list of feature maps, or the output of frozen layers",
+        remedy="set backbone.with_cp=True in its place, or name layers further inside "
+        "(activation_checkpointing=['backbone.layer3', 'backbone.layer4'])",
+    )
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, (list, tuple)):
+        for part in output:
+            yield from _tensors(part)

@@ -1,0 +1,75 @@
+"""Ways of running that keep a model in shards; mmkd needs it whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from mmengine.model import is_model_wrapper
+from mmengine.registry import MODEL_WRAPPERS, STRATEGIES
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from mmkd.errors import user_error
+
+WHOLE = ("SingleDeviceStrategy", "DDPStrategy")
+
+
+def check_strategy(cfg: Mapping[str, Any]) -> None:
+    """Refuse a config that would run a distilled model in shards, before anything is built.
+
+    Reads ``strategy`` of a `FlexibleRunner` and ``model_wrapper_cfg`` of a `Runner`. Models without
+    ``distill`` may do as they like.
+
+    Raises:
+        UserError: it would.
+    """
+    if "distill" not in (cfg.get("model") or {}):
+        return
+    strategy, wrapper = cfg.get("strategy"), (cfg.get("model_wrapper_cfg") or {}).get("type")
+    kind = strategy.get("type") if isinstance(strategy, Mapping) else strategy
+    whole = [STRATEGIES.get(name) for name in WHOLE]
+    if kind is not None and kind not in WHOLE and not isinstance(kind, tuple(whole)) and kind not in whole:
+        _refuse(f"strategy={kind!r}")
+    found = MODEL_WRAPPERS.get(wrapper) if isinstance(wrapper, str) else wrapper
+    if isinstance(found, type) and not issubclass(found, (DistributedDataParallel, DataParallel)):
+        _refuse(f"model_wrapper_cfg.type={wrapper!r}")
+
+
+def unwrapped(model: Any) -> Any:
+    """The model itself, without what distributes it.
+
+    Raises:
+        UserError: that keeps it in shards: FSDP, DeepSpeed, ColossalAI.
+    """
+    if not is_model_wrapper(model):
+        return model
+    if not isinstance(model, (DistributedDataParallel, DataParallel)) and hasattr(model.module, "distill"):
+        _refuse(type(model).__name__)
+    return model.module
+
+
+def check_whole(model: nn.Module) -> None:
+    """Refuse a model of which somebody has made shards.
+
+    Raises:
+        UserError: its parameters are FSDP's, distributed tensors, or DeepSpeed's ZeRO-3.
+    """
+    for module in model.modules():
+        # FSDP marks what it has wrapped; in its forward pass the parameters are views of others.
+        if getattr(module, "_is_fsdp_managed_module", False):
+            _refuse("FullyShardedDataParallel")
+    for parameter in model.parameters():
+        if hasattr(parameter, "device_mesh") or hasattr(parameter, "ds_id"):
+            _refuse(f"parameters of type {type(parameter).__name__}")
+
+
+def _refuse(found: str) -> NoReturn:
+    raise user_error(
+        "A distilled model cannot be trained in shards.",
+        expected="the whole model in each process: mmengine's Runner, or FlexibleRunner with "
+        + " or ".join(WHOLE),
+        found=found,
+        remedy="take DistributedDataParallel (--launcher pytorch); to save memory, set "
+        "backbone.with_cp=True, train by --amp, or take fewer images and optim_wrapper.accumulative_counts",
+    )
