@@ -15,7 +15,11 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["mmkd", "mmkd.*"]),
     # The recipes, for `_base_ = ['mmkd::…']`; .mim/configs is a link to configs/.
-    package_data={"mmkd": ["py.typed"], "mmkd.recipes": [".mim/*.yml", ".mim/configs/**/*.py"]},
+    package_data={
+        "mmkd": ["py.typed"],
+        "mmkd.compare": ["*.j2"],
+        "mmkd.recipes": [".mim/*.yml", ".mim/configs/**/*.py"],
+    },
     # mmdet, mmengine and mmcv are checked on import and not required here: they
     # may come from OpenMMLab or from the maintained forks, which have other
     # names on the package index and would be overwritten.
@@ -33,9 +37,15 @@ setup(
         "openmmlab": ["mmdet>=3.2,<4", "mmengine>=0.10.4,<1", "mmcv>=2.0.1,<2.2", "setuptools<81"],
         "sweep": ["optuna>=4.4"],
         "wandb": ["wandb>=0.28"],
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
+        "compare": ["pandas>=2.1", "jinja2>=3.1", "scipy", "filelock"],
         "test": [
             "optuna>=4.4",
             "wandb>=0.28",
+            "pandas>=2.1",
+            "jinja2>=3.1",
+            "scipy",
+            "filelock",
             "pytest>=8",
             "pytest-cov",
             "pytest-xdist",
@@ -52,7 +62,10 @@ setup(
             "mmkd-test=mmkd.cli.test:main",
             "mmkd-cache-teacher=mmkd.cli.cache_teacher:main",
             "mmkd-sweep=mmkd.cli.sweep:main",
+            "mmkd-compare=mmkd.cli.compare:main",
             "mmkd-doctor=mmkd.cli.doctor:main",
+            "mmkd-publish=mmkd.cli.publish:main",
+            "mmkd-convert=mmkd.cli.convert:main",
         ]
     },
 )

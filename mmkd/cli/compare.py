@@ -1,0 +1,117 @@
+"""Teacher, student alone and distilled students with the same budget over several seeds, as one page."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmkd.cli.common import run
+from mmkd.compare.plan import SPLITS, Plan, plan_of_configs, read_plan
+from mmkd.errors import UserError, check_options
+from mmkd.sweeps.overrides import KeepingDictAction
+
+NEEDED = ("pandas", "jinja2", "scipy", "filelock")
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Options of the tool."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="What is finished is kept: after an interruption, call it again."
+    )
+    parser.add_argument(
+        "plan", nargs="+", help="a plan file (.yaml), or configs: the student's, then distilled ones"
+    )
+    parser.add_argument("--work-dir", type=Path, help="default: work_dirs/<name of the plan>")
+    parser.add_argument("--rerun", nargs="+", default=[], metavar="NAME", help="make these runs anew")
+    parser.add_argument("--report-only", action="store_true", help="train nothing, report what is finished")
+    configs = parser.add_argument_group("in place of a plan file")
+    configs.add_argument("--name", help="of the comparison (default: of its variants)")
+    configs.add_argument("--dataset", help="what the report calls the data")
+    configs.add_argument("--seeds", nargs="+", type=int, help="default: 0")
+    configs.add_argument("--teacher", metavar="CONFIG", help="default: that of the first distilled config")
+    configs.add_argument("--teacher-checkpoint", metavar="FILE", help="without it, --teacher is trained")
+    configs.add_argument("--evaluate", choices=SPLITS, help="what the figures come from (default: test)")
+    configs.add_argument("--cfg-options", nargs="+", action=KeepingDictAction, help="for every run")
+    args = parser.parse_args(argv)
+    own = ("name", "dataset", "seeds", "teacher", "teacher_checkpoint", "evaluate", "cfg_options")
+    given = [f"--{name.replace('_', '-')}" for name in own if getattr(args, name) is not None]
+    if _is_file(args.plan) and given:
+        parser.error(f"{', '.join(given)}: write it into the plan file")
+    if args.teacher_checkpoint and not args.teacher:
+        parser.error("--teacher-checkpoint goes with --teacher")
+    return args
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """The plan that the arguments name.
+
+    Raises:
+        UserError: it cannot be read, or says something that no plan says.
+    """
+    if _is_file(args.plan):
+        plan = read_plan(args.plan[0])
+    else:
+        teacher = {"config": args.teacher, "checkpoint": args.teacher_checkpoint} if args.teacher else None
+        settings: dict[str, Any] = {"name": args.name, "dataset": args.dataset, "teacher": teacher}
+        settings |= {"seeds": args.seeds, "evaluate": args.evaluate, "cfg-options": args.cfg_options}
+        plan = plan_of_configs(args.plan, **settings)
+    check_options("--rerun", args.rerun, [member.name for member in plan.members])
+    return plan
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Make the runs that are left, then the report.
+
+    Returns:
+        How many runs failed.
+
+    Raises:
+        UserError: the plan is wrong, a package is missing, or no run has figures.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"a comparison needs {', '.join(missing)}: pip install {' '.join(missing)} (or 'mmkd[compare]')"
+        )
+    from mmkd.compare.report import Report
+    from mmkd.compare.runs import Runs
+
+    plan = plan_of(args)
+    folder = args.work_dir or Path("work_dirs") / plan.name
+    runs = Runs(plan, folder)
+    records = runs.records() if args.report_only else runs.make(args.rerun)
+    failed = [record for record in records if record.error is not None]
+    if not any(record.finished for record in records):
+        raise UserError(
+            f"no run in {folder} has figures"
+            + (f"; the first failed by: {failed[0].error}" if failed else "")
+        )
+    print("measuring and drawing", flush=True)
+    page = Report(runs, folder / "report").write()
+    print(f"\n{page}: open it in a browser")
+    for record in failed:
+        print(f"failed: {record.member}, seed {record.seed}: {record.error}", file=sys.stderr)
+    return len(failed)
+
+
+def _is_file(words: Sequence[str]) -> bool:
+    return len(words) == 1 and words[0].endswith((".yaml", ".yml"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit code: 1 if a run failed."""
+    args = parse_args(argv)
+    codes: list[int] = []
+
+    def work() -> None:
+        try:
+            codes.append(1 if compare(args) else 0)
+        except KeyboardInterrupt:
+            print("\nmmkd: interrupted; the same command goes on where it was", file=sys.stderr)
+            codes.append(130)
+
+    return run(work) or codes[0]

@@ -1,0 +1,179 @@
+"""The pictures of the report, for a page that is read on a desk and on a phone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import mmcv
+import numpy as np
+import pandas as pd
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from PIL import Image
+
+from mmkd.compare.images import Boxes
+
+# Okabe and Ito's colours, told apart in all common kinds of colour blindness; yellow last, it is pale.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#F0E442")
+TEACHER_COLOR = "#555555"
+MARKERS = "osD^vPX*"
+HATCHES = ("", "//", "..", "xx", "\\\\", "++", "--", "oo")
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+DPI = 160
+BAR_CLASSES = 10
+PANEL_PIXELS = (480, 640)  # of the longer side: at least, at most
+
+
+def draw_curves(
+    curves: pd.DataFrame, teacher: float | None, members: Sequence[str], by: str, path: Path
+) -> None:
+    """Validation mAP over time: the mean of the seeds, and a band from the lowest to the highest.
+
+    Args:
+        curves: rows of ``member``, ``seed``, ``step``, ``mAP``.
+        teacher: its mAP, drawn as a line.
+        members: in the order of their colours.
+        by: what steps are.
+        path: of the picture.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6, 3.9), layout="constrained")
+        if teacher is not None:
+            axes.axhline(teacher, color=TEACHER_COLOR, linestyle="--", label="teacher")
+        for index, member in enumerate(members):
+            rows = curves[curves["member"] == member].groupby("step")["mAP"]
+            if not len(rows):
+                continue
+            mean, low, high = rows.mean(), rows.min(), rows.max()
+            color, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+            axes.fill_between(mean.index, low, high, color=color, alpha=0.15, linewidth=0)
+            axes.plot(mean.index, mean, color=color, marker=marker, markersize=4, label=member)
+        axes.set(xlabel=by, ylabel="mAP", ylim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.legend(loc="outside lower center", ncols=4)
+        _save(figure, path)
+
+
+def draw_losses(shares: pd.DataFrame, names: Sequence[str], path: Path) -> None:
+    """The share of each loss in the sum, over the iterations; the mean of the seeds.
+
+    Args:
+        shares: rows of ``seed``, ``step``, ``loss``, ``share``, of one member.
+        names: of all losses of the page, in the order of their colours.
+        path: of the picture.
+    """
+    table = shares.pivot_table(index="step", columns="loss", values="share", aggfunc="mean").fillna(0.0)
+    mine = [name for name in names if name in table.columns]
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        figure, axes = plt.subplots(figsize=(4.6, 3.6), layout="constrained")
+        areas = axes.stackplot(
+            table.index,
+            *(table[name] for name in mine),
+            labels=mine,
+            colors=[PALETTE[names.index(name) % len(PALETTE)] for name in mine],
+            edgecolor="white",
+            linewidth=0.6,
+        )
+        for area, name in zip(areas, mine):
+            if name.startswith("loss_kd_"):
+                area.set_hatch("//")
+        axes.set(xlabel="iteration", ylabel="share of the loss", ylim=(0, 1))
+        axes.set_xlim(table.index.min(), max(table.index.max(), table.index.min() + 1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        figure.legend(loc="outside lower center", ncols=2)
+        _save(figure, path)
+
+
+def draw_classes(table: pd.DataFrame, members: Sequence[str], colors: Mapping[str, str], path: Path) -> None:
+    """AP by class as groups of bars, with the standard deviation over the seeds.
+
+    Args:
+        table: rows of ``class``, ``member``, ``mean``, ``std``.
+        members: in the order of the bars.
+        colors: by member.
+        path: of the picture.
+    """
+    classes = list(dict.fromkeys(table["class"]))
+    height = 0.7 + len(classes) * (0.21 * len(members) + 0.22)
+    thick = 0.84 / len(members)
+    with plt.rc_context({**STYLE, "axes.grid.axis": "x"}):
+        figure, axes = plt.subplots(figsize=(6, height + 0.6), layout="constrained")
+        for index, member in enumerate(members):
+            rows = table[table["member"] == member].set_index("class").reindex(classes)
+            place = np.arange(len(classes)) + (index - (len(members) - 1) / 2) * thick
+            axes.barh(
+                place,
+                rows["mean"],
+                thick * 0.92,
+                xerr=rows["std"].fillna(0.0).to_numpy() if rows["std"].notna().any() else None,
+                color=colors[member],
+                edgecolor="white",
+                hatch=HATCHES[index % len(HATCHES)],
+                linewidth=0,
+                error_kw={"elinewidth": 1, "ecolor": "#222222", "capsize": 2},
+                label=member,
+            )
+        axes.set_yticks(np.arange(len(classes)), classes)
+        axes.set(xlabel="AP", xlim=(0, None))
+        axes.invert_yaxis()
+        figure.legend(loc="outside lower center", ncols=4)
+        _save(figure, path)
+
+
+def draw_boxes(image: str, boxes: Boxes, colors: Sequence[str], path: Path) -> None:
+    """An image with its boxes: right ones solid, wrong ones dashed.
+
+    Args:
+        image: its file.
+        boxes: in its pixels.
+        colors: by class.
+        path: of the picture.
+    """
+    pixels = mmcv.imread(image, channel_order="rgb")
+    height, width = pixels.shape[:2]
+    least, most = PANEL_PIXELS
+    shown = min(most, max(2 * max(height, width), least)) / max(height, width)
+    figure = plt.figure(figsize=(width * shown / 100, height * shown / 100), dpi=100)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.imshow(pixels, extent=(0, width, height, 0), interpolation="bilinear")
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
+    for (x1, y1, x2, y2), label, right in zip(boxes.corners, boxes.labels, boxes.right):
+        place, size = (float(x1), float(y1)), (float(x2 - x1), float(y2 - y1))
+        style = "-" if right else (0, (3, 2))
+        # A pale edge below, so that a box is seen on dark and on light.
+        for color, line in (("white", 4.2), (colors[label % len(colors)], 2.4)):
+            axes.add_patch(
+                Rectangle(place, *size, fill=False, edgecolor=color, linewidth=line, linestyle=style)
+            )
+    canvas = BytesIO()
+    figure.savefig(canvas, dpi=100)
+    plt.close(figure)
+    # 256 colours: a page holds two dozen of these.
+    Image.open(canvas).convert("RGB").quantize(method=Image.Quantize.FASTOCTREE).save(path)
+
+
+def class_colors(count: int) -> list[str]:
+    """A colour for each class; they come again after eight."""
+    return [PALETTE[index % len(PALETTE)] for index in range(count)]
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)

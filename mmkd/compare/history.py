@@ -1,0 +1,100 @@
+"""What a training logged: metrics and losses over time, seconds per iteration."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# The report's name → the evaluator's, without its prefix; the first that is there counts.
+METRICS = {
+    "mAP": ("bbox_mAP", "mAP"),
+    "AP50": ("bbox_mAP_50", "AP50"),
+    "AP75": ("bbox_mAP_75", "AP75"),
+    "AP small": ("bbox_mAP_s",),
+    "AP medium": ("bbox_mAP_m",),
+    "AP large": ("bbox_mAP_l",),
+}
+PRECISION = "_precision"  # what CocoMetric adds to the name of a class
+
+
+def metric(metrics: Mapping[str, float], name: str) -> float | None:
+    """One of `METRICS`, in [0, 1].
+
+    Args:
+        metrics: as an evaluator names them; empty where nothing was detected.
+        name: the report's.
+
+    Returns:
+        0 where nothing was detected; ``None`` where there is nothing to find (COCO's −1), or the evaluator
+        has no such metric.
+    """
+    if not metrics:
+        return 0.0
+    short = {key.rpartition("/")[2]: value for key, value in metrics.items()}
+    value = next((short[key] for key in METRICS[name] if key in short), None)
+    return None if value is None or value < 0 or not math.isfinite(value) else float(value)
+
+
+def class_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """AP by class, of the classes that have one."""
+    found = {}
+    for key, value in metrics.items():
+        name = key.partition("/")[2] or key
+        if name.endswith(PRECISION) and math.isfinite(value):
+            found[name.removesuffix(PRECISION)] = float(value)
+    return found
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The rows that a training logged, in the order of their steps.
+
+    What was logged before an interruption and again after it counts once, as it was the second time.
+
+    Args:
+        folder: the work dir.
+    """
+    rows: dict[tuple[bool, int], dict[str, Any]] = {}
+    for file in sorted(folder.glob("*/vis_data/scalars.json")):
+        for line in file.read_text(errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:  # cut off when the process was killed
+                continue
+            if isinstance(row, dict) and "step" in row:
+                rows[("loss" in row, int(row["step"]))] = row
+    return [rows[key] for key in sorted(rows)]
+
+
+def curve(rows: list[dict[str, Any]], name: str = "mAP") -> list[tuple[int, float]]:
+    """(epoch or iteration, value) of each validation."""
+    points = []
+    for row in rows:
+        if "loss" in row or "lr" in row:
+            continue
+        value = metric({key: value for key, value in row.items() if "/" in key}, name)
+        if value is not None:
+            points.append((int(row["step"]), value))
+    return points
+
+
+def loss_shares(rows: list[dict[str, Any]]) -> list[tuple[int, str, float]]:
+    """(iteration, loss, share of the sum) of each logged loss."""
+    points = []
+    for row in rows:
+        if "loss" not in row:
+            continue
+        parts = {key: float(value) for key, value in row.items() if "loss" in key and key != "loss"}
+        total = sum(abs(value) for value in parts.values())
+        if total > 0 and math.isfinite(total):
+            points += [(int(row["step"]), key, abs(value) / total) for key, value in parts.items()]
+    return points
+
+
+def seconds_per_iteration(rows: list[dict[str, Any]]) -> float | None:
+    """The median of what was logged; ``None`` if nothing was."""
+    times = [float(row["time"]) for row in rows if "loss" in row and "time" in row]
+    return statistics.median(times) if times else None

@@ -1,0 +1,99 @@
+"""What a detector costs: parameters, multiply-adds, and the time of one image on the processor."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.analysis import get_model_complexity_info
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
+from mmengine.utils import import_modules_from_strings
+
+from mmkd.registry import DATASETS, MODELS
+from mmkd.teachers.checkpoint import load_strictly
+
+ROUNDS, LEAST_ROUNDS, WARM_UP = 25, 5, 2
+SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a detector costs.
+
+    Attributes:
+        parameters: their number.
+        flops: multiply-adds of one image, as the field counts FLOPs; ``None`` where they cannot be counted.
+        size: (height, width) of that image as the detector gets it.
+        latency: median seconds of one image on the CPU, from preprocessed pixels to boxes.
+    """
+
+    parameters: int
+    flops: float | None
+    size: tuple[int, int]
+    latency: float
+
+
+def measure(members: Mapping[str, tuple[Config, str]]) -> dict[str, Cost]:
+    """Measure detectors in this process, in turn on the same image.
+
+    Args:
+        members: name → evaluation config and checkpoint.
+    """
+    models, batches, flops, sizes = {}, {}, {}, {}
+    for name, (cfg, checkpoint) in members.items():
+        init_default_scope(cfg.get("default_scope", "mmdet"))
+        if cfg.get("custom_imports"):
+            import_modules_from_strings(**cfg.custom_imports)
+        model_cfg = copy.deepcopy(cfg.model)
+        if cfg.get("data_preprocessor") is not None:
+            model_cfg.setdefault("data_preprocessor", cfg.data_preprocessor)
+        model = MODELS.build(model_cfg)
+        load_strictly(model, checkpoint)
+        models[name] = model.eval()
+        batches[name] = pseudo_collate([DATASETS.build(cfg.test_dataloader.dataset)[0]])
+        inputs = model.data_preprocessor(copy.deepcopy(batches[name]))["inputs"]
+        sizes[name] = (int(inputs.shape[2]), int(inputs.shape[3]))
+        flops[name] = _flops(model, sizes[name])
+    times = _take_turns(models, batches)
+    return {
+        name: Cost(
+            sum(parameter.numel() for parameter in models[name].parameters()),
+            flops[name],
+            sizes[name],
+            statistics.median(times[name]),
+        )
+        for name in members
+    }
+
+
+def _flops(model: Any, size: tuple[int, int]) -> float | None:
+    try:
+        return float(get_model_complexity_info(model, (3, *size), show_table=False, show_arch=False)["flops"])
+    except Exception as error:  # an operator that cannot be traced is no reason to lose the report
+        print(f"the FLOPs of {type(model).__name__} cannot be counted: {type(error).__name__}: {error}")
+        return None
+
+
+@torch.no_grad()
+def _take_turns(models: Mapping[str, Any], batches: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Seconds of each; what else the machine does meets all of them, and none is always first."""
+    names = list(models)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    begin = time.perf_counter()
+    for turn in range(WARM_UP + ROUNDS):
+        if turn >= WARM_UP + LEAST_ROUNDS and time.perf_counter() - begin > SECONDS:
+            break
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            batch = copy.deepcopy(batches[name])
+            start = time.perf_counter()
+            models[name].test_step(batch)
+            if turn >= WARM_UP:
+                times[name].append(time.perf_counter() - start)
+    return times

@@ -1,0 +1,199 @@
+"""The report's page: what stands in it, in words, and its HTML."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from mmkd.compare.history import METRICS
+from mmkd.compare.images import IOU, SCORE
+from mmkd.compare.plan import STUDENT, TEACHER
+from mmkd.compare.statistics import SMALLEST_GAP
+from mmkd.teachers import teacher_entries
+
+if TYPE_CHECKING:
+    from mmkd.compare.report import Report
+
+NONE = "–"
+
+
+def render(report: Report, figures: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
+    """The page as one HTML text, with its pictures within.
+
+    Args:
+        report: whose page it is.
+        figures: what is written as JSON.
+        pictures: files, by part of the page.
+    """
+    folder = Path(__file__).parent
+    # Names of variants and classes come from users.
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_uri"] = data_uri
+    panels, classes, seed = pictures["images"]
+    rows = [_row(row) for row in figures["summary"]]
+    shown = report.shown(figures)
+    return environment.get_template("report.html.j2").render(
+        figures=figures,
+        budget=budget(report),
+        shown=shown,
+        tiles=tiles(figures, shown),
+        notes=notes(report, figures),
+        metrics=[name for name in METRICS if any(row["metrics"][name] != NONE for row in rows)],
+        rows=rows,
+        pictures=pictures,
+        more_classes=pictures["of_classes"],
+        panels=panels,
+        classes=classes,
+        seed=seed,
+        score=SCORE,
+        iou=IOU,
+        same_split=report.curves_show_the_evaluated_split,
+        hardware=_first(figures["runs"], "hardware"),
+        versions=_first(figures["runs"], "versions"),
+    )
+
+
+def data_uri(path: Path) -> str:
+    """A PNG as text for ``src``."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def budget(report: Report) -> str:
+    """The training of the student in a few words."""
+    cfg = report.runs.student
+    epochs, steps = cfg.train_cfg.get("max_epochs"), cfg.train_cfg.get("max_iters")
+    length = f"{epochs} epochs" if epochs else f"{steps} iterations"
+    if 1 in (epochs, steps):
+        length = length[:-1]
+    return f"{length}, batch size {cfg.train_dataloader.batch_size}"
+
+
+def tiles(figures: Mapping[str, Any], shown: str | None) -> list[tuple[str, str, str]]:
+    """What a person wants to see first: (label, figure, remark)."""
+    rows = {row["recipe"]: row for row in figures["summary"]}
+    if shown is None:
+        return []
+    row, student = rows[shown], rows[STUDENT]
+    alone = _mean(student["map_mean"], student["map_std"])
+    found = [(f"mAP of {shown}", _mean(row["map_mean"], row["map_std"]), f"the student alone: {alone}")]
+    if row["map_difference"] is not None:
+        better = f"better in {row['positive_seeds']} of {_seeds(row['seeds'])}"
+        interval = row["map_interval"]
+        if interval is not None:
+            zero = ", which holds 0" if interval[0] <= 0 <= interval[1] else ""
+            better += f"; 95 % interval {_interval(interval)}{zero}"
+        found.append(("difference to the student", _signed(row["map_difference"]), better))
+    if row["gap_recovered"] is not None:
+        teacher = next(each for each in figures["summary"] if each["role"] == TEACHER)
+        gap = f"the teacher: {teacher['map_mean']:.3f}"
+        found.append(("of the gap to the teacher", _percent(row["gap_recovered"]), gap))
+    if row["training_cost_ratio"] is not None:
+        found.append(
+            ("cost of a training step", f"{row['training_cost_ratio']:.2f} ×", "the student alone: 1")
+        )
+    return found
+
+
+def notes(report: Report, figures: Mapping[str, Any]) -> list[str]:
+    """What a reader has to know before believing the figures."""
+    plan, rows = report.plan, {row["role"]: row for row in figures["summary"]}
+    found = []
+    for record in report.records:
+        if not record.finished:
+            seed = "" if record.seed is None else f", seed {record.seed},"
+            found.append(f"{record.member}{seed} has no figures: {record.error or 'it has not ended'}")
+    missing = len(report.runs.all) - len(report.records)
+    if missing:
+        found.append(f"{missing} of {len(report.runs.all)} runs have not begun.")
+    if len(plan.seeds) == 1:
+        found.append("One seed: there is no spread and no interval, and the differences may be chance.")
+    teacher, student = rows.get(TEACHER), rows[STUDENT]
+    if teacher is None:
+        found.append("There is no teacher in this comparison, so no share of a gap.")
+    elif teacher["map_mean"] is not None and student["map_mean"] is not None:
+        gap = teacher["map_mean"] - student["map_mean"]
+        if gap < SMALLEST_GAP:
+            found.append(
+                f"The teacher is not better than the student alone by {SMALLEST_GAP} mAP "
+                f"({_signed(gap)}), so there is no gap of which to recover a share."
+            )
+    if all(row["map_mean"] is None for row in figures["summary"]) and report.finished:
+        found.append(f"No run has an mAP: the {plan.evaluate} split has no annotated objects.")
+    for name, lines in figures["budget_differences"].items():
+        found.append(f"{name} differs from the student in more than its teacher: {'; '.join(lines[:5])}")
+    return found + _other_teachers(report)
+
+
+def _other_teachers(report: Report) -> list[str]:
+    teacher = report.plan.teacher
+    if teacher is None or teacher.checkpoint is None:
+        return []
+    found = []
+    for variant in report.plan.variants:
+        entries = teacher_entries(report.runs.configs[variant.name].model.get("teacher"))
+        named = [str(entry.get("checkpoint")) for entry in entries if "checkpoint" in entry]
+        other = [name for name in named if Path(name).name != Path(teacher.checkpoint).name]
+        if other:
+            found.append(f"{variant.name} learns from {', '.join(other)}, not from the teacher of the table.")
+    return found
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    interval, size = row["map_interval"], row["image_size"]
+    return {
+        "name": row["recipe"],
+        "role": row["role"],
+        "config": row["config"],
+        "recommended": row["recommended"],
+        "metrics": {name: _mean(value["mean"], None) for name, value in row["metrics"].items()},
+        "spreads": {
+            name: "" if value["std"] is None else f"± {value['std']:.3f}"
+            for name, value in row["metrics"].items()
+        },
+        "difference": NONE if row["map_difference"] is None else _signed(row["map_difference"]),
+        "interval": "" if interval is None else _interval(interval),
+        "better": NONE if row["positive_seeds"] is None else f"{row['positive_seeds']} of {row['seeds']}",
+        "gap": NONE if row["gap_recovered"] is None else _percent(row["gap_recovered"]),
+        "parameters": NONE if row["parameters"] is None else f"{row['parameters'] / 1e6:.2f} M",
+        "gflops": NONE if row["gflops"] is None else f"{row['gflops']:.2f}",
+        "size": NONE if size is None else f"{size[1]}×{size[0]}",
+        "latency": NONE if row["cpu_latency_ms"] is None else f"{row['cpu_latency_ms']:.1f} ms",
+        "latency_ratio": "" if row["cpu_latency_ratio"] is None else f"{row['cpu_latency_ratio']:.2f} ×",
+        "cost": NONE if row["training_cost_ratio"] is None else f"{row['training_cost_ratio']:.2f} ×",
+    }
+
+
+def _mean(mean: float | None, std: float | None) -> str:
+    if mean is None:
+        return NONE
+    return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return f"{_signed(ends[0])} to {_signed(ends[1])}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %".replace("-", "−")
+
+
+def _seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds"
+
+
+def _first(runs: Sequence[Mapping[str, Any]], key: str) -> Mapping[str, Any]:
+    return next((run[key] for run in runs if run[key]), {})

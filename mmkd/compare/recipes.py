@@ -1,0 +1,203 @@
+"""The config of each run, how the same it must be as another, and its fingerprint."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from mmkd.compare.plan import STUDENT, TEACHER, Member, Plan
+from mmkd.compat import load_config
+from mmkd.errors import UserError, user_error
+from mmkd.sweeps.overrides import KeepingDictAction, check_overrides, resolve_aliases
+from mmkd.teachers import plain_detector, teacher_entries, teacher_model_and_checkpoint
+
+BUDGET = (
+    "train_cfg",
+    "optim_wrapper",
+    "param_scheduler",
+    "train_dataloader",
+    "auto_scale_lr",
+    "val_dataloader",
+    "val_evaluator",
+    "test_dataloader",
+    "test_evaluator",
+    "model",
+)
+SHOWN = 8
+
+
+def options_of(
+    plan: Plan, member: Member, seed: int, teacher_checkpoint: str | None = None
+) -> dict[str, Any]:
+    """What a run sets over its member's config.
+
+    Args:
+        plan: the comparison.
+        member: one of its detectors.
+        seed: of the run.
+        teacher_checkpoint: of the teacher that this comparison has trained.
+    """
+    options = {**plan.options, **member.options}
+    if teacher_checkpoint is not None and member.role not in (TEACHER, STUDENT):
+        options.setdefault("model.teacher.checkpoint", teacher_checkpoint)
+    return {**options, "randomness.seed": seed}
+
+
+def training_config(member: Member, options: Mapping[str, Any]) -> Config:
+    """The config that ``tools/train.py`` makes of a member's config and options.
+
+    Raises:
+        UserError: the config cannot be read, or an option replaces a part of it.
+    """
+    try:
+        cfg = load_config(member.config)
+        resolved = resolve_aliases(cfg, options)
+        check_overrides(cfg, resolved, strict=False)
+        cfg.merge_from_dict(resolved)
+    except UserError as error:
+        raise UserError(f"{member.name}: {error}") from error
+    except Exception as error:
+        raise user_error(
+            f"The config of {member.name} cannot be read.",
+            expected="a config file of mmengine",
+            found=f"{member.config} ({type(error).__name__}: {error})",
+            remedy="correct the path (it starts at the working directory), the file, or cfg-options",
+        ) from error
+    return cfg
+
+
+def evaluation_config(cfg: Config, data: Config, split: str) -> Config:
+    """The config that evaluates a detector: its plain model, with the data of the student.
+
+    Args:
+        cfg: of the detector.
+        data: of the student, whose images and evaluator serve all.
+        split: ``test`` or ``val``.
+
+    Raises:
+        UserError: there is no such split, or its evaluator gives no figures.
+    """
+    for part in ("dataloader", "evaluator"):
+        if data.get(f"{split}_{part}") is None:
+            raise user_error(
+                f"The student's config has no {split}_{part}.",
+                expected=f"{split}_dataloader and {split}_evaluator, which the figures are to come from",
+                found=", ".join(key for key in data if key.endswith(part)) or "none",
+                remedy="add it, or choose the other split by `evaluate` in the plan",
+            )
+    out = copy.deepcopy(data)
+    evaluator = copy.deepcopy(data[f"{split}_evaluator"])
+    for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
+        if metric.get("format_only"):
+            raise user_error(
+                f"{split}_evaluator writes files and no figures.",
+                expected="a split with annotations",
+                found="format_only=True",
+                remedy="choose the other split by `evaluate` in the plan",
+            )
+        if str(metric.get("type")).rpartition(".")[2] == "CocoMetric":
+            metric.classwise = True
+    out.model = plain_detector(copy.deepcopy(cfg.model))
+    for key in ("data_preprocessor", "custom_imports"):  # of the detector, not of the data
+        out.pop(key, None)
+        if cfg.get(key) is not None:
+            out[key] = cfg[key]
+    out.test_evaluator, out.test_dataloader = evaluator, copy.deepcopy(data[f"{split}_dataloader"])
+    out.test_cfg = data.get("test_cfg") or ConfigDict(type="TestLoop")
+    out.custom_hooks, out.load_from, out.resume = [], None, False
+    out.visualizer = ConfigDict(
+        type="DetLocalVisualizer", name="visualizer", vis_backends=[ConfigDict(type="LocalVisBackend")]
+    )
+    for key in list(out):  # what is left is what testing reads
+        if key.startswith(("train_", "val_", "optim_", "param_")) or key == "tta_model":
+            out.pop(key)
+    return out
+
+
+def fingerprint(cfg: Config, *files: str | None) -> str:
+    """What makes two runs the same: the merged config, its teachers and their weights.
+
+    Args:
+        cfg: the merged config.
+        files: further checkpoints; URLs and missing files count by their name.
+    """
+    content: list[Any] = [cfg.to_dict()]
+    for entry in teacher_entries(cfg.model.get("teacher")):
+        if "config" in entry or "type" in entry:
+            model, checkpoint = teacher_model_and_checkpoint(entry)
+            content.append(model.to_dict())
+            files = (*files, checkpoint)
+    for file in files:
+        path = Path(str(file)).expanduser()
+        content.append(hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(file))
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def budget_differences(student: Config, variant: Config) -> list[str]:
+    """Where a variant's training, data or model is not the student's; one line each."""
+    lines = []
+    for part in BUDGET:
+        pair = [_plain(part, cfg.get(part)) for cfg in (student, variant)]
+        lines += [f"{part}{path}: {a!r} → {b!r}" for path, a, b in _differences(*pair)]
+    return lines
+
+
+def check_budget(plan: Plan, configs: Mapping[str, Config]) -> dict[str, list[str]]:
+    """Compare each variant's budget with the student's.
+
+    Args:
+        plan: the comparison.
+        configs: by member's name.
+
+    Returns:
+        The differences of the variants that have any.
+
+    Raises:
+        UserError: there are some, and the plan does not say that there are.
+    """
+    student = configs[plan.student.name]
+    found = {v.name: budget_differences(student, configs[v.name]) for v in plan.variants}
+    found = {name: lines for name, lines in found.items() if lines}
+    if found and plan.same_budget:
+        name, lines = next(iter(found.items()))
+        more = f"\n            and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+        raise user_error(
+            f"{', '.join(found)}: not the same model, data or budget as the student alone.",
+            expected=f"the same {', '.join(BUDGET)}",
+            found=f"{name}, against the student:\n            " + "\n            ".join(lines[:SHOWN]) + more,
+            remedy="make them the same; if the difference is what you compare, `budget: differs` in the plan",
+        )
+    return found
+
+
+def option_text(key: str, value: Any) -> str:
+    """An option as it is written after ``--cfg-options``."""
+    plain = isinstance(value, str) and KeepingDictAction._parse_iterable(value) == value
+    return f"{key}={value if plain else repr(value)}"
+
+
+def _plain(part: str, value: Any) -> Any:
+    """A part of a config as plain containers; of a model, what is neither mmkd's nor its class."""
+    if part == "model":
+        value = plain_detector(value)
+        return {key: inner for key, inner in value.to_dict().items() if key != "type"}
+    return value.to_dict() if isinstance(value, ConfigDict) else value
+
+
+def _differences(a: Any, b: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in dict.fromkeys([*a, *b]):
+            if str(key) != "_scope_":
+                yield from _differences(a.get(key), b.get(key), f"{path}.{key}")
+    elif isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
+        for index, (left, right) in enumerate(zip(a, b)):
+            yield from _differences(left, right, f"{path}.{index}")
+    elif a != b:
+        yield path, a, b

@@ -1,0 +1,136 @@
+"""What is known of each run: its folder, and the JSON file in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mmkd
+from mmkd.errors import UserError
+
+RECORD = "run.json"
+EVALUATION = "evaluation"
+PREDICTIONS = "predictions.pkl"
+PACKAGES = ("torch", "mmdet", "mmengine", "mmcv", "numpy")
+
+
+@dataclass
+class Record:
+    """A run, as far as it came.
+
+    Attributes:
+        member: the detector.
+        seed: of its training; ``None`` for a teacher that is evaluated only.
+        config: of the member.
+        command: what trains it, for a shell; ``None`` for a teacher that is evaluated only.
+        fingerprint: of the merged config.
+        trained: whether training came to its end.
+        checkpoint: the weights of the last epoch.
+        evaluated: the fingerprint of the evaluation that ``metrics`` come from.
+        metrics: as the evaluator names them; empty where nothing was detected.
+        error: why it failed, if it did.
+        commit: of the clone, ``+`` where files were changed since.
+        versions: of the packages.
+        hardware: of the machine.
+    """
+
+    member: str
+    seed: int | None
+    config: str
+    fingerprint: str
+    command: str | None = None
+    trained: bool = False
+    checkpoint: str | None = None
+    evaluated: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+    commit: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    hardware: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there are figures."""
+        return self.trained and self.evaluated is not None and self.error is None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write a run's record into its folder."""
+    write_json(folder / RECORD, asdict(record))
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record in a run's folder, if there is one.
+
+    Raises:
+        UserError: the file is something else.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        return Record(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is not the record of a run ({error}); remove {folder}") from error
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, versions and hardware, for a record."""
+    versions = {"python": platform.python_version(), "mmkd": mmkd.__version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # one of the forks, under another name
+            versions[package] = str(getattr(__import__(package), "__version__", "unknown"))
+    hardware: Mapping[str, Any] = {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+    return {"commit": _commit(), "versions": versions, "hardware": dict(hardware)}
+
+
+@lru_cache
+def _commit() -> str | None:
+    root = str(Path(mmkd.__file__).resolve().parents[1])
+    try:
+        # Only of a clone of mmkd: an installation may lie within another repository.
+        top = _git(root, "rev-parse", "--show-toplevel").strip()
+        if Path(top).resolve() != Path(root):
+            return None
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+        return _git(root, "rev-parse", "HEAD").strip() + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: str, *arguments: str) -> str:
+    command = ["git", "-C", root, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,236 @@
+"""The report of a comparison: figures as JSON and CSV, pictures, and one page that holds all of it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mmkd.compare.figures import (
+    PALETTE,
+    TEACHER_COLOR,
+    class_colors,
+    draw_boxes,
+    draw_classes,
+    draw_curves,
+    draw_losses,
+)
+from mmkd.compare.history import curve, loss_shares, read_history, seconds_per_iteration
+from mmkd.compare.images import Boxes, Image, most_different, read_images
+from mmkd.compare.measure import measure
+from mmkd.compare.page import render
+from mmkd.compare.plan import STUDENT, TEACHER
+from mmkd.compare.records import EVALUATION, PREDICTIONS, Record, write_json
+from mmkd.compare.results import class_values, results
+from mmkd.compare.runs import Run, Runs
+
+CLASSES_SHOWN, IMAGES_SHOWN = 10, 3
+GAIN, LOSS = "gain", "loss"
+
+
+@dataclass(frozen=True)
+class Panels:
+    """One image as each member sees it.
+
+    Attributes:
+        kind: `GAIN` or `LOSS` of the shown variant over the student alone.
+        image: with its boxes.
+        files: title → picture.
+    """
+
+    kind: str
+    image: Image
+    files: Mapping[str, Path]
+
+
+@dataclass
+class Report:
+    """Writes the report of what is finished.
+
+    Args:
+        runs: of a plan.
+        folder: for the report.
+    """
+
+    runs: Runs
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.plan = self.runs.plan
+        self.records = self.runs.records()
+        done = [record for record in self.records if record.finished]
+        self.finished = {(record.member, record.seed): record for record in done}
+        self.names = [m.name for m in self.plan.members if any(r.member == m.name for r in done)]
+        # Colours go by the place in the plan, so that a failed run changes no other's.
+        trained = [member.name for member in self.plan.members if member.name != TEACHER]
+        self.colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(trained)}
+        self.colors[TEACHER] = TEACHER_COLOR
+        self.trained = trained
+
+    def write(self) -> Path:
+        """Measure, draw and write.
+
+        Returns:
+            The page.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for old in self.folder.glob("*.png"):
+            old.unlink()
+        histories = {
+            run.member.name + f"/{run.seed}": (run, read_history(run.folder))
+            for run in self.runs.all
+            if run.seed is not None
+        }
+        rows = list(histories.values())
+        figures = results(self.plan, self.records, self._costs(), self._step_seconds(rows))
+        figures["budget_differences"] = self.runs.differences
+        write_json(self.folder / "results.json", figures)
+        self._write_tables(figures)
+        pictures = {
+            "curves": self._curves(rows, figures),
+            "losses": self._losses(rows),
+            "classes": self._classes(figures),
+            "of_classes": _more_than(CLASSES_SHOWN, len(class_values(self.records))),
+            "images": self._images(self.shown(figures)),
+        }
+        page = self.folder / "index.html"
+        page.write_text(render(self, figures, pictures), encoding="utf-8")
+        return page
+
+    def shown(self, figures: Mapping[str, Any]) -> str | None:
+        """The variant that the page is about: the recommended one, else that of the best mean mAP."""
+        variants = {variant.name for variant in self.plan.variants}
+        found = [s for s in figures["summary"] if s["recipe"] in variants and s["map_mean"] is not None]
+        best = max(found, key=lambda row: (row["recommended"], row["map_mean"]), default=None)
+        return None if best is None else str(best["recipe"])
+
+    @property
+    def curves_show_the_evaluated_split(self) -> bool:
+        """Whether validation during training and the table are of the same images."""
+        cfg = self.runs.student
+        if self.plan.evaluate == "val":
+            return True
+        return bool(cfg.get("val_dataloader")) and cfg.val_dataloader.dataset == cfg.test_dataloader.dataset
+
+    def _costs(self) -> dict[str, Any]:
+        first: dict[str, Record] = {}
+        for record in self.finished.values():
+            first.setdefault(record.member, record)
+        members = {member.name: member for member in self.plan.members}
+        return measure(
+            {name: (self.runs.evaluation(members[name]), str(first[name].checkpoint)) for name in self.names}
+        )
+
+    def _step_seconds(self, histories: list[tuple[Run, Any]]) -> dict[str, dict[int, float]]:
+        found: dict[str, dict[int, float]] = {}
+        for run, rows in histories:
+            seconds = seconds_per_iteration(rows)
+            if seconds is not None and run.seed is not None and (run.member.name, run.seed) in self.finished:
+                found.setdefault(run.member.name, {})[run.seed] = seconds
+        return found
+
+    def _write_tables(self, figures: Mapping[str, Any]) -> None:
+        summary = pd.json_normalize(figures["summary"], sep=" ").drop(columns=["image_size"])
+        summary.to_csv(self.folder / "summary.csv", index=False)
+        runs = pd.json_normalize(figures["runs"], sep=" ")
+        kept = [column for column in runs if not str(column).startswith(("versions", "hardware"))]
+        runs[kept].to_csv(self.folder / "runs.csv", index=False)
+
+    def _curves(self, histories: list[tuple[Run, Any]], figures: Mapping[str, Any]) -> Path | None:
+        points = [
+            {"member": run.member.name, "seed": run.seed, "step": step, "mAP": value}
+            for run, rows in histories
+            if run.member.name != TEACHER
+            for step, value in curve(rows)
+        ]
+        if not points:
+            return None
+        frame = pd.DataFrame(points)
+        frame.to_csv(self.folder / "curves.csv", index=False)
+        teacher = next((s["map_mean"] for s in figures["summary"] if s["role"] == TEACHER), None)
+        line = teacher if self.curves_show_the_evaluated_split else None
+        by = "epoch" if self.runs.student.train_cfg.get("max_epochs") else "iteration"
+        path = self.folder / "curves.png"
+        draw_curves(frame, line, self.trained, by, path)
+        return path
+
+    def _losses(self, histories: list[tuple[Run, Any]]) -> dict[str, Path]:
+        points = [
+            {"member": run.member.name, "seed": run.seed, "step": step, "loss": loss, "share": share}
+            for run, rows in histories
+            if run.member.name != TEACHER
+            for step, loss, share in loss_shares(rows)
+        ]
+        if not points:
+            return {}
+        frame = pd.DataFrame(points)
+        frame.to_csv(self.folder / "losses.csv", index=False)
+        names = sorted(frame["loss"].unique(), key=lambda name: name.startswith("loss_kd_"))
+        pictures = {}
+        for member in self.trained:
+            shares = frame[frame["member"] == member]
+            if len(shares):
+                pictures[member] = self.folder / f"losses_{member}.png"
+                draw_losses(shares, names, pictures[member])
+        return pictures
+
+    def _classes(self, figures: Mapping[str, Any]) -> Path | None:
+        rows = [
+            {
+                "class": name,
+                "member": member,
+                "mean": statistics.fmean(values),
+                "std": statistics.stdev(values) if len(values) > 1 else None,
+            }
+            for name, members in class_values(self.records).items()
+            for member, values in members.items()
+        ]
+        if not rows:
+            return None
+        frame = pd.DataFrame(rows).astype({"std": float})
+        frame.to_csv(self.folder / "classes.csv", index=False)
+        means = frame.pivot(index="class", columns="member", values="mean")
+        variant = self.shown(figures)
+        if variant in means and STUDENT in means:
+            order = (means[variant] - means[STUDENT]).abs().sort_values(ascending=False, kind="stable").index
+            chosen = set(order[:CLASSES_SHOWN])
+        else:
+            chosen = set(means.index[:CLASSES_SHOWN])
+        path = self.folder / "classes.png"
+        draw_classes(frame[frame["class"].isin(chosen)], self.names, self.colors, path)
+        return path
+
+    def _images(self, variant: str | None) -> tuple[list[Panels], list[tuple[str, str]], int | None]:
+        """Where variant and student differ most, the classes' colours, and the seed."""
+        seeds = [s for s in self.plan.seeds if {(STUDENT, s), (variant, s)} <= set(self.finished)]
+        if variant is None or not seeds:
+            return [], [], None
+        teacher = [member for member, _ in self.finished if member == TEACHER]
+        folders = {run.member.name: run.folder for run in self.runs.all if run.seed == seeds[0]}
+        folders |= {run.member.name: run.folder for run in self.runs.all if run.member.name == TEACHER}
+        members = [*teacher[:1], STUDENT, variant]
+        cfg = self.runs.evaluation(self.plan.student)
+        predictions = {name: folders[name] / EVALUATION / PREDICTIONS for name in members}
+        images, classes = read_images(cfg, predictions)
+        colors = class_colors(len(classes))
+        panels = []
+        for kind, found in zip((GAIN, LOSS), most_different(images, variant, STUDENT, IMAGES_SHOWN)):
+            for number, image in enumerate(found, 1):
+                seen: dict[str, Boxes] = {"ground truth": image.truth, **image.found}
+                files = {title: self.folder / f"{kind}_{number}_{_file(title)}.png" for title in seen}
+                for title, boxes in seen.items():
+                    draw_boxes(image.path, boxes, colors, files[title])
+                panels.append(Panels(kind, image, files))
+        return panels, list(zip(classes, colors)), seeds[0]
+
+
+def _more_than(limit: int, count: int) -> int | None:
+    return count if count > limit else None
+
+
+def _file(title: str) -> str:
+    return title.replace(" ", "_")

@@ -1,0 +1,280 @@
+"""The runs of a comparison: which there are, what is left to do, and doing it, one process at a time."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from mmengine.config import Config
+from tqdm import tqdm
+
+from mmkd.compare.history import metric
+from mmkd.compare.plan import TEACHER, Member, Plan
+from mmkd.compare.processes import ToolError, call
+from mmkd.compare.recipes import (
+    check_budget,
+    evaluation_config,
+    fingerprint,
+    option_text,
+    options_of,
+    training_config,
+)
+from mmkd.compare.records import (
+    EVALUATION,
+    PREDICTIONS,
+    Record,
+    provenance,
+    read_record,
+    write_record,
+)
+from mmkd.errors import UserError, user_error
+from mmkd.hooks.interrupted import CHECKPOINT as INTERRUPTED
+from mmkd.teachers import teacher_entries
+
+TRAIN_LOG, TEST_LOG = "train.log", "test.log"
+EVALUATED_ONLY = "evaluated only"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One member with one seed; its folder is the work dir of its training."""
+
+    member: Member
+    seed: int | None
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.member.name if self.seed is None else f"{self.member.name}, seed {self.seed}"
+
+
+@dataclass
+class Runs:
+    """Trains and evaluates what a plan asks for.
+
+    Args:
+        plan: the comparison.
+        folder: for the runs.
+
+    Raises:
+        UserError: a config cannot be read, the budgets differ, or the split cannot be evaluated.
+    """
+
+    plan: Plan
+    folder: Path
+
+    def __post_init__(self) -> None:
+        seed = self.plan.seeds[0]
+        configs = {m.name: training_config(m, options_of(self.plan, m, seed)) for m in self.plan.members}
+        self.differences = check_budget(self.plan, configs)
+        self.student = configs[self.plan.student.name]
+        self.configs = configs
+        evaluation_config(self.student, self.student, self.plan.evaluate)
+
+    @property
+    def all(self) -> list[Run]:
+        """Every run, in the order in which they are made: the teacher, then seed by seed."""
+        first = self.plan.seeds[0]
+        teacher = self.plan.teacher
+        runs = []
+        if teacher is not None:
+            seed = None if teacher.checkpoint is not None else first
+            runs.append(Run(teacher, seed, self.folder / TEACHER))
+        others = [member for member in self.plan.members if member.role != TEACHER]
+        for seed in self.plan.seeds:
+            runs += [Run(m, seed, self.folder / m.name / f"seed_{seed}") for m in others]
+        return runs
+
+    def make(self, rerun: Sequence[str] = ()) -> list[Record]:
+        """Make the runs that are not finished.
+
+        Args:
+            rerun: names of members whose runs are made anew.
+
+        Returns:
+            The record of each run.
+
+        Raises:
+            UserError: another comparison is at work in the folder, or a run there was made with another
+                config.
+            KeyboardInterrupt: on SIGINT and SIGTERM, after the run at work has ended.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(str(self.folder / ".lock"), timeout=0), _ended_by_signals():
+                for run in self.all:
+                    if run.member.name in rerun and read_record(run.folder) is not None:
+                        shutil.rmtree(run.folder)
+                self._refuse_changed()
+                return self._make()
+        except Timeout as error:
+            raise UserError(f"another comparison is at work in {self.folder}") from error
+
+    def records(self) -> list[Record]:
+        """The records that there are."""
+        return [record for run in self.all if (record := read_record(run.folder)) is not None]
+
+    def evaluation(self, member: Member) -> Config:
+        """The config by which a member is evaluated."""
+        return evaluation_config(self.configs[member.name], self.student, self.plan.evaluate)
+
+    def _make(self) -> list[Record]:
+        left = [run for run in self.all if not self._is_finished(run)]
+        done = len(self.all) - len(left)
+        if done:
+            print(f"{done} of {len(self.all)} runs are finished already", flush=True)
+        with tqdm(
+            total=len(left), disable=None, smoothing=0, dynamic_ncols=True, bar_format=_bar(len(left))
+        ) as bar:
+            for number, run in enumerate(left):
+                bar.write(f"[{number + 1}/{len(left)}] {run.name}")
+                record = self._make_one(run, bar, number)
+                bar.update(number + 1 - bar.n)
+                if record.error is None:
+                    bar.write(f"    {_told(record)}")
+                else:
+                    bar.write(f"    failed: {record.error}\n    its log: {run.folder / TRAIN_LOG}")
+        return self.records()
+
+    def _make_one(self, run: Run, bar: Any, number: int) -> Record:
+        def progress(note: str, share: float) -> None:
+            bar.set_description_str(f"{run.name} {note}", refresh=False)
+            bar.n = number + 0.97 * share
+            bar.refresh()
+
+        record = None
+        try:
+            options = self._options(run)
+            cfg = training_config(run.member, options)
+            mark = _mark(run, cfg)
+            record = read_record(run.folder)
+            if record is not None and record.fingerprint not in ("", mark):
+                raise UserError(f"its config has changed since; --rerun {run.member.name} makes it anew")
+            if record is None or not record.trained:
+                record = Record(run.member.name, run.seed, run.member.config, mark, **provenance())
+            record.error = None
+            if not record.trained:
+                self._train(run, record, cfg, options, progress)
+            self._evaluate(run, record, self.evaluation(run.member), progress)
+        except (ToolError, UserError) as error:
+            if record is None:
+                record = Record(run.member.name, run.seed, run.member.config, "")
+            record.error = str(error)
+        write_record(run.folder, record)
+        return record
+
+    def _train(self, run: Run, record: Record, cfg: Config, options: dict[str, Any], progress: Any) -> None:
+        if run.member.checkpoint is not None:
+            record.trained, record.checkpoint = True, run.member.checkpoint
+            return
+        arguments = [run.member.config, "--work-dir", str(run.folder)]
+        words = ["--cfg-options", *(option_text(key, value) for key, value in options.items())]
+        record.command = shlex.join(["python", "tools/train.py", *arguments, *words])
+        write_record(run.folder, record)
+        epochs = cfg.get("train_cfg", {}).get("max_epochs")
+        call("train", [*arguments, "--resume", *words], run.folder / TRAIN_LOG, progress, epochs)
+        last = run.folder / "last_checkpoint"
+        if not last.is_file():
+            raise UserError("it wrote no checkpoint; the config needs a CheckpointHook")
+        record.checkpoint = str(run.folder / Path(last.read_text().strip()).name)
+        if Path(record.checkpoint).name == INTERRUPTED:  # it was stopped in a way that is no error
+            raise UserError("it was stopped before its end; the same command goes on with it")
+        record.trained = True
+        write_record(run.folder, record)
+
+    def _evaluate(self, run: Run, record: Record, cfg: Config, progress: Any) -> None:
+        mark = fingerprint(cfg, record.checkpoint)
+        folder = run.folder / EVALUATION
+        if record.evaluated == mark and (folder / PREDICTIONS).is_file():
+            return
+        record.evaluated = None
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        progress("evaluation", 1.0)
+        config = run.folder / "evaluation_config.py"
+        cfg.dump(config)
+        out = folder / PREDICTIONS
+        arguments = [str(config), str(record.checkpoint), "--work-dir", str(folder), "--out", str(out)]
+        call("test", arguments, run.folder / TEST_LOG)
+        written = json.loads(max(folder.glob("*/*.json")).read_text())
+        record.metrics = {k: float(v) for k, v in written.items() if k not in ("time", "data_time")}
+        record.evaluated = mark
+
+    def _options(self, run: Run) -> dict[str, Any]:
+        """What the run sets; a variant of a teacher that is trained here learns from that one.
+
+        Raises:
+            UserError: that teacher was not trained.
+        """
+        teacher = self.plan.teacher
+        checkpoint = None
+        if teacher is not None and teacher.checkpoint is None and run.member.role != TEACHER:
+            named = teacher_entries(self.configs[run.member.name].model.get("teacher"))
+            if len(named) == 1 and "config" in named[0]:
+                record = read_record(self.folder / TEACHER)
+                if record is None or not record.trained:
+                    raise UserError("its teacher was not trained")
+                checkpoint = record.checkpoint
+        seed = self.plan.seeds[0] if run.seed is None else run.seed
+        return options_of(self.plan, run.member, seed, checkpoint)
+
+    def _is_finished(self, run: Run) -> bool:
+        record = read_record(run.folder)
+        if record is None or not record.finished:
+            return False
+        predictions = run.folder / EVALUATION / PREDICTIONS
+        mark = fingerprint(self.evaluation(run.member), record.checkpoint)
+        return predictions.is_file() and record.evaluated == mark
+
+    def _refuse_changed(self) -> None:
+        changed = []
+        for run in self.all:
+            record = read_record(run.folder)
+            if record is None or not record.fingerprint:
+                continue
+            try:
+                cfg = training_config(run.member, self._options(run))
+            except UserError:
+                continue  # its teacher is trained first
+            if record.fingerprint != _mark(run, cfg):
+                changed.append(run)
+        if changed:
+            names = " ".join(dict.fromkeys(run.member.name for run in changed))
+            raise user_error(
+                "Some runs were made with another config than they have now.",
+                expected=f"in {self.folder}, runs of this plan as it is",
+                found="; ".join(run.name for run in changed),
+                remedy=f"make them anew by --rerun {names}, or give the plan another name",
+            )
+
+
+def _mark(run: Run, cfg: Config) -> str:
+    """The fingerprint of a training; what is evaluated only can be evaluated again without loss."""
+    return fingerprint(cfg) if run.member.checkpoint is None else EVALUATED_ONLY
+
+
+def _told(record: Record) -> str:
+    values = {name: metric(record.metrics, name) for name in ("mAP", "AP50", "AP75")}
+    return ", ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _bar(total: int) -> str:
+    return f"{{desc}} |{{bar}}| {{n:.1f}}/{total} runs, {{elapsed}} so far, {{remaining}} left"

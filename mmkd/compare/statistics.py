@@ -1,0 +1,91 @@
+"""What a few seeds say: mean and spread, the paired difference, the share of the gap."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from scipy.stats import t as student_t
+
+CONFIDENCE = 0.95
+SMALLEST_GAP = 0.005  # of mAP; below it the share of the gap is noise divided by nothing
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation; the latter is ``None`` for one value."""
+
+    mean: float
+    std: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean difference over pairs, and its interval.
+
+    Attributes:
+        mean: of the differences.
+        low: lower end of the interval; ``None`` for one pair.
+        high: upper end.
+        pairs: how many.
+        positive: how many differences are above 0.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    pairs: int
+    positive: int
+
+
+def spread(values: list[float]) -> Spread | None:
+    """Mean and sample standard deviation; ``None`` without values."""
+    if not values:
+        return None
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return Spread(statistics.fmean(values), std, len(values))
+
+
+def paired_difference(values: Mapping[int, float], base: Mapping[int, float]) -> Difference | None:
+    """Student's t interval of the differences by seed.
+
+    Args:
+        values: by seed.
+        base: by seed.
+
+    Returns:
+        ``None`` if they have no seed in common.
+    """
+    differences = [values[seed] - base[seed] for seed in sorted(values.keys() & base.keys())]
+    if not differences:
+        return None
+    mean, count = statistics.fmean(differences), len(differences)
+    half = None
+    if count > 1:
+        quantile = float(student_t.ppf((1 + CONFIDENCE) / 2, count - 1))
+        half = quantile * statistics.stdev(differences) / math.sqrt(count)
+    return Difference(
+        mean,
+        None if half is None else mean - half,
+        None if half is None else mean + half,
+        count,
+        sum(difference > 0 for difference in differences),
+    )
+
+
+def gap_recovered(difference: float, student: float, teacher: float) -> float | None:
+    """The share of the way from the student alone to the teacher.
+
+    Args:
+        difference: to the student alone, over the seeds that ``student`` is the mean of.
+        student: mean mAP of the student alone.
+        teacher: mAP of the teacher.
+
+    Returns:
+        ``None`` if the teacher is not better than the student by `SMALLEST_GAP`.
+    """
+    gap = teacher - student
+    return difference / gap if gap >= SMALLEST_GAP else None

@@ -1,0 +1,137 @@
+"""Results as tables for documents: ``python -m mmkd.compare.tables RESULTS.json … [--into DOC.md]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmkd.errors import UserError, user_error
+
+RUN_KEYS = ("dataset", "recipe", "seed", "metrics", "commit", "command", "versions", "hardware")
+SUMMARY_KEYS = (
+    "dataset",
+    "recipe",
+    "recommended",
+    "seeds",
+    "positive_seeds",
+    "map_mean",
+    "map_std",
+    "gap_recovered",
+)
+BEGIN, END = "<!-- results: {} -->", "<!-- end of results -->"
+HEADER = "| | mAP | difference to the student alone | better seeds | share of the gap | config |"
+RULE = "|---|---|---|---|---|---|"
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read one file of results.
+
+    Raises:
+        UserError: it is missing, or has another form.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for key, needed in (("runs", RUN_KEYS), ("summary", SUMMARY_KEYS)):
+            for row in content[key]:
+                missing = [name for name in needed if name not in row]
+                if missing:
+                    raise KeyError(f"{key}: {', '.join(missing)}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise user_error(
+            "The results cannot be read.",
+            expected="results.json of a comparison, with `runs` and `summary`",
+            found=f"{path} ({type(error).__name__}: {error})",
+            remedy="correct the path, or make the report again",
+        ) from error
+    return dict(content)
+
+
+def format_tables(results: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table for each file of results."""
+    return "\n\n".join(_table(each["summary"]) for each in results)
+
+
+def _table(summary: Sequence[Mapping[str, Any]]) -> str:
+    lines = [HEADER, RULE]
+    for row in summary:
+        bold = "**" if row["recommended"] else ""
+        mean = "–" if row["map_mean"] is None else f"{bold}{row['map_mean']:.3f}{bold}"
+        std = "" if row["map_std"] is None else f" ± {row['map_std']:.3f}"
+        gap = "" if row["gap_recovered"] is None else f"{100 * row['gap_recovered']:.0f} %"
+        better = "" if row["positive_seeds"] is None else f"{row['positive_seeds']} of {row['seeds']}"
+        config = f"`{row['config']}`" if row.get("config") else ""
+        name = f"{row['recipe']}, {row['dataset']}"
+        lines.append(f"| {name} | {mean}{std} | {_difference(row)} | {better} | {gap} | {config} |")
+    return "\n".join(lines)
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    difference = row.get("map_difference")
+    if difference is None:
+        return ""
+    interval = row.get("map_interval")
+    text = f"{difference:+.3f}"
+    return text if interval is None else f"{text} ({interval[0]:+.3f} to {interval[1]:+.3f})"
+
+
+def renew(document: str, read: Any = read_results) -> str:
+    """Write the tables of a document anew.
+
+    Between ``<!-- results: a.json b.json -->`` and ``<!-- end of results -->`` stand the files' tables.
+
+    Args:
+        document: its text.
+        read: path → results.
+
+    Raises:
+        UserError: it has no such place, one without end, or a file cannot be read.
+    """
+    begin, rest = BEGIN.split("{}")[0], document
+    parts = []
+    while begin in rest:
+        before, _, rest = rest.partition(begin)
+        files, closed, rest = rest.partition(" -->")
+        _, ended, rest = rest.partition(END)
+        if not closed or not ended:
+            raise UserError(f"`{begin}{files[:60]}…` has no `{END}` after it")
+        tables = format_tables([read(Path(file)) for file in files.split()])
+        parts.append(f"{before}{BEGIN.format(files)}\n{tables}\n{END}")
+    if not parts:
+        raise UserError(f"the document has no place for tables: `{BEGIN.format('FILE.json …')}` and `{END}`")
+    return "".join(parts) + rest
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print tables, or write those of documents anew; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", nargs="*", type=Path, help="results.json of comparisons, to be printed")
+    parser.add_argument("--into", nargs="+", type=Path, default=[], help="documents whose tables to renew")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a document is not new")
+    args = parser.parse_args(argv)
+    if not args.results and not args.into:
+        parser.error("name files of results, or documents by --into")
+    stale = []
+    try:
+        if args.results:
+            print(format_tables([read_results(path) for path in args.results]))
+        for path in args.into:
+            old = path.read_text(encoding="utf-8")
+            new = renew(old)
+            if new != old and not args.check:
+                path.write_text(new, encoding="utf-8")
+            if new != old:
+                stale.append(str(path))
+    except (UserError, OSError) as error:
+        print(f"\nmmkd: error: {error}", file=sys.stderr)
+        return 2
+    if stale:
+        print(f"{'not new' if args.check else 'written anew'}: {', '.join(stale)}", file=sys.stderr)
+    return 1 if stale and args.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

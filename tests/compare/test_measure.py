@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmkd.compare import measure as module
+from mmkd.compare.measure import measure
+from mmkd.compare.recipes import evaluation_config
+from mmkd.registry import MODELS
+
+from ..conftest import save_teacher, tiny_atss, tiny_teacher
+
+
+def test_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROUNDS", 2)
+    data = Config.fromfile("configs/bccd/student.py")
+    members = {}
+    for name, model in (("small", tiny_atss()), ("large", tiny_teacher())):
+        checkpoint = save_teacher(tmp_path / f"{name}.pth", model)
+        members[name] = (evaluation_config(Config({"model": model}), data, "test"), checkpoint)
+    found = measure(members)
+    model = MODELS.build(tiny_atss())
+    assert found["small"].parameters == sum(p.numel() for p in model.parameters())
+    assert found["large"].parameters > found["small"].parameters
+    assert (found["large"].flops or 0) > (found["small"].flops or 0) > 0
+    assert found["small"].size == (256, 320), "240 rows, padded to the size divisor"
+    assert found["small"].latency > 0
+
+
+def test_flops_that_cannot_be_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert module._flops(torch.nn.Bilinear(1, 1, 1), (8, 8)) is None
+    assert "FLOPs of Bilinear cannot be counted" in capsys.readouterr().out

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmkd.compare.tables import RUN_KEYS, SUMMARY_KEYS, main
+
+
+def row(recipe: str, **values: Any) -> dict[str, Any]:
+    return {
+        **dict.fromkeys(SUMMARY_KEYS),
+        "dataset": "BCCD",
+        "recipe": recipe,
+        "recommended": False,
+        **values,
+    }
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    better = {
+        "map_difference": 0.05,
+        "map_interval": [-0.01, 0.11],
+        "gap_recovered": 0.5,
+        "positive_seeds": 3,
+    }
+    summary = [
+        row("student", seeds=3, map_mean=0.4, map_std=0.01),
+        row("boxes", seeds=3, map_mean=0.45, map_std=0.02, recommended=True, config="kd.py", **better),
+        row("failed", seeds=0),
+    ]
+    path = tmp_path / "bccd.json"
+    path.write_text(json.dumps({"runs": [dict.fromkeys(RUN_KEYS)], "summary": summary}))
+    return path
+
+
+def test_table(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(results)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "| student, BCCD | 0.400 ± 0.010 |  |  |  |  |"
+    assert lines[3] == (
+        "| boxes, BCCD | **0.450** ± 0.020 | +0.050 (-0.010 to +0.110) | 3 of 3 | 50 % | `kd.py` |"
+    )
+    assert lines[4] == "| failed, BCCD | – |  |  |  |  |"
+
+
+def test_documents_are_written_anew(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = tmp_path / "doc.md"
+    document.write_text(f"Before.\n<!-- results: {results} -->\nold\n<!-- end of results -->\nAfter.\n")
+    assert main(["--into", str(document), "--check"]) == 1
+    assert "\nold\n" in document.read_text()
+    assert main(["--into", str(document)]) == 0
+    text = document.read_text()
+    assert text.startswith("Before.\n<!-- results:")
+    assert text.endswith("|\n<!-- end of results -->\nAfter.\n")
+    assert "**0.450**" in text
+    assert main(["--into", str(document), "--check"]) == 0
+    assert main(["--into", str(document)]) == 0
+    assert document.read_text() == text
+    assert "written anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nothing", "no place for tables"),
+        ("<!-- results: a.json -->", "has no `<!-- end of results -->`"),
+        ("<!-- results: nowhere.json -->\n<!-- end of results -->", "results cannot be read"),
+    ],
+)
+def test_mistakes_in_documents(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = tmp_path / "doc.md"
+    document.write_text(text)
+    assert main(["--into", str(document)]) == 2
+    assert message in capsys.readouterr().err
+    assert document.read_text() == text
+
+
+def test_missing_keys_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"runs": [], "summary": [{"dataset": "BCCD"}]}))
+    assert main([str(path)]) == 2
+    assert "recipe, recommended" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([])
