@@ -1,6 +1,9 @@
 """The error that a user can mend."""
 
-from collections.abc import Iterable
+import inspect
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 
 class UserError(ValueError):
@@ -19,7 +22,7 @@ def check_options(what: str, given: Iterable[str], valid: Iterable[str]) -> None
         valid: the names that there are.
     """
     valid = sorted(valid)
-    unknown = sorted(set(given) - set(valid))
+    unknown = sorted(map(str, set(given) - set(valid)))
     if unknown:
         raise user_error(
             f"{what} has no option {', '.join(unknown)}.",
@@ -27,6 +30,66 @@ def check_options(what: str, given: Iterable[str], valid: Iterable[str]) -> None
             found=", ".join(unknown),
             remedy="correct or remove it",
         )
+
+
+def check_arguments(what: str, given: Iterable[str], function: Callable[..., Any]) -> None:
+    """Raise `UserError` unless the names are arguments of a function or class, with all that it needs.
+
+    Args:
+        what: what the names are options of.
+        given: the names in a config.
+        function: takes no ``**options``.
+    """
+    given, arguments = set(given), inspect.signature(function).parameters
+    check_options(what, given, arguments)
+    lacking = [name for name, one in arguments.items() if one.default is one.empty and name not in given]
+    if lacking:
+        raise user_error(
+            f"{what} lacks {', '.join(lacking)}.",
+            expected=", ".join(arguments),
+            found=", ".join(sorted(given)) or "no option",
+            remedy="add it",
+        )
+
+
+def place_of(error: BaseException) -> str:
+    """Where in a config an error of mmengine or mmdet comes from, as far as its traceback tells.
+
+    Args:
+        error: with its traceback.
+
+    Returns:
+        What was being built from the outside in, like ``while building KDSingleStageDetector → FPN``, else
+        the innermost function of theirs or mmkd's, like ``in ATSSHead.loss_by_feat``; and the line of code if
+        the error has no text. Empty if there is neither.
+    """
+    building: list[str] = []
+    function = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if package not in ("mmengine", "mmdet", "mmcv", "mmkd"):
+            continue
+        found = frame.f_locals
+        if frame.f_code.co_name == "build_from_cfg":
+            building.append(_type_of(found.get("cfg")))
+        else:
+            owner = type(found["self"]).__name__ if "self" in found else frame.f_globals["__name__"]
+            function = f"{owner}.{frame.f_code.co_name}"
+    places = [f"in {function}"] if function else []
+    if building:
+        places = [f"while building {' → '.join(building)}"]
+    if not str(error).strip():
+        places += [f"at: {frame.line}" for frame in traceback.extract_tb(error.__traceback__)[-1:]]
+    return ", ".join(places)
+
+
+def _type_of(cfg: Any) -> str:
+    if not isinstance(cfg, Mapping):
+        return repr(cfg)[:60]
+    if "type" not in cfg:
+        return f"a dict without type, of {', '.join(map(str, cfg))}"
+    found = cfg["type"]
+    return found.__name__ if isinstance(found, type) else str(found)
 
 
 def user_error(problem: str, *, expected: str, found: str, remedy: str) -> UserError:

@@ -1,6 +1,10 @@
 import pytest
+from mmcv.transforms import Compose, RandomFlip
 
-from mmkd.errors import UserError, check_options, user_error
+from mmkd.errors import UserError, check_options, place_of, user_error
+from mmkd.registry import MODELS
+
+from .conftest import tiny_atss
 
 
 def test_form() -> None:
@@ -13,3 +17,31 @@ def test_unknown_option_lists_the_valid_ones() -> None:
     check_options("it", ["a"], ["b", "a"])
     with pytest.raises(UserError, match="it has no option c.*\n.*a, b"):
         check_options("it", ["a", "c"], ["b", "a"])
+
+
+def test_place_of_what_was_built() -> None:
+    cfg = tiny_atss()
+    cfg.neck.in_channels = "8"
+    with pytest.raises(AssertionError) as caught:
+        MODELS.build(cfg)
+    assert str(caught.value) == ""
+    place = place_of(caught.value)
+    assert place == "while building ATSS → FPN, at: assert isinstance(in_channels, list)"
+
+    cfg = tiny_atss()
+    del cfg.bbox_head.loss_cls["type"]
+    with pytest.raises(KeyError) as without_type:
+        MODELS.build(cfg)
+    assert "ATSS → ATSSHead → a dict without type, of use_sigmoid" in place_of(without_type.value)
+
+
+def test_place_of_what_ran() -> None:
+    with pytest.raises(KeyError) as caught:
+        Compose([RandomFlip(prob=1.0)])({})
+    assert place_of(caught.value).startswith("in RandomFlip.")
+
+
+def test_no_place_for_what_is_elsewhere() -> None:
+    with pytest.raises(ValueError, match="invalid") as caught:
+        int("x")
+    assert place_of(caught.value) == ""

@@ -20,7 +20,7 @@ from mmengine.runner import Runner
 
 from mmkd.cli.failures import of_the_place
 from mmkd.compat import load_config
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError, place_of, user_error
 from mmkd.hooks import TrainingStopped
 from mmkd.sharding import check_strategy
 from mmkd.sweeps.agent import in_sweep, parameters, run_id
@@ -154,8 +154,8 @@ def _datasets(parent: Any, key: Any = "dataset") -> Iterator[tuple[Any, Any]]:
 
 def _check_annotations(loader: str, dataset: dict[str, Any]) -> None:
     root, file = dataset.get("data_root") or "", dataset.get("ann_file") or ""
-    if not file or "://" in root + file:
-        return
+    if not isinstance(file, str) or not file or "://" in f"{root}{file}":
+        return  # mmengine says what is wrong with another type
     path = Path(file) if os.path.isabs(file) else Path(root) / file
     if not path.exists():
         raise user_error(
@@ -216,7 +216,8 @@ def run(main: Callable[[], object]) -> int:
         told, code = of_the_place(error), 2
         if told is None:
             traceback.print_exc()
-            told, code = f"{type(error).__name__}: {error}\n  (the traceback is above)", 1
+            lines = [f"{type(error).__name__}: {error}", place_of(error), "(the traceback is above)"]
+            told, code = "\n  ".join(filter(None, lines)), 1
         print(f"\nmmkd: error: {told}", file=sys.stderr)
     finish_failed(code)
     return int(code)

@@ -21,6 +21,7 @@ from mmkd.cli.common import base_parser, build_runner, parse, prepare_data, read
 from mmkd.cli.failures import keep_state
 from mmkd.errors import user_error
 from mmkd.hooks import ProgressHook
+from mmkd.hooks.options import check_hooks
 from mmkd.registry import HOOKS, MODELS
 from mmkd.sweeps.agent import in_hosted_sweep, run_id
 from mmkd.teachers import teacher_entries
@@ -77,6 +78,7 @@ def config_of(args: argparse.Namespace) -> Config:
     imports = cfg.setdefault("custom_imports", ConfigDict(imports=[]))
     if "mmkd" not in imports.imports:  # so that the dumped config stands alone
         imports.imports = [*imports.imports, "mmkd"]
+    check_hooks(cfg.get("custom_hooks"))
     add_hooks(cfg, "ReproducibleHook", "ProgressHook", "FreshMetricsHook", "StopHook", "ResumeHook")
     checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
     if checkpoint.get("type") in ("CheckpointHook", CheckpointHook):

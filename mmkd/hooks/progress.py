@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from mmkd.errors import UserError
 from mmkd.registry import HOOKS
 
 
@@ -30,8 +31,8 @@ class ProgressHook(Hook):
     priority = "VERY_LOW"
 
     def __init__(self, momentum: float = 0.05) -> None:
-        if not 0 < momentum <= 1:
-            raise ValueError(f"momentum must be in (0, 1], found {momentum!r}")
+        if not (isinstance(momentum, (int, float)) and 0 < momentum <= 1):
+            raise UserError(f"ProgressHook's momentum must be a number in (0, 1], found {momentum!r}")
         self.momentum = momentum
         self._average: float | None = None
         self._stack = ExitStack()

@@ -13,7 +13,7 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import BaseLoop, Runner
 
-from mmkd.errors import check_options, user_error
+from mmkd.errors import UserError, check_options, user_error
 from mmkd.hooks.interrupted import remove_outdated, save_interrupted, skip_done_batches
 from mmkd.hooks.workers import ShieldedWorker
 from mmkd.registry import HOOKS
@@ -54,6 +54,9 @@ class StopHook(Hook):
         if preempt_signals is None:
             names = [name for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
             preempt_signals = [name for name in names if name not in stop_signals]
+        for signals in (stop_signals, preempt_signals):
+            if isinstance(signals, str) or not isinstance(signals, Sequence):
+                raise UserError(f"StopHook takes lists of signals like ['SIGTERM'], found {signals!r}")
         check_options("StopHook", [*stop_signals, *preempt_signals], [s.name for s in signal.Signals])
         both = set(stop_signals) & set(preempt_signals)
         if both:

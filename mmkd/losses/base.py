@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmkd.errors import UserError, check_options, user_error
+from mmkd.errors import UserError, check_arguments, user_error
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need
 
@@ -85,6 +84,13 @@ def build_losses(losses: Mapping[str, Any], path: str) -> nn.ModuleDict:
             remedy="add a loss, or train the student alone with its stock config",
         )
     for name, cfg in losses.items():
+        if not isinstance(name, str) or not name.isidentifier() or hasattr(nn.ModuleDict, name):
+            raise user_error(
+                f"{path} has a loss of which the name cannot be one.",
+                expected=f"letters, digits and _, as in {example}",
+                found=repr(name),
+                remedy="choose another",
+            )
         found = cfg.get("type") if isinstance(cfg, Mapping) else cfg
         loss = MODELS.get(found) if isinstance(found, str) else found
         if not (isinstance(cfg, Mapping) and isinstance(loss, type) and issubclass(loss, DistillLoss)):
@@ -94,7 +100,5 @@ def build_losses(losses: Mapping[str, Any], path: str) -> nn.ModuleDict:
                 found=repr(found),
                 remedy=f"correct the type, as in {example}",
             )
-        check_options(
-            f"{path}.{name}", set(cfg) - {"type", "_scope_"}, set(inspect.signature(loss).parameters)
-        )
+        check_arguments(f"{path}.{name}", set(cfg) - {"type", "_scope_"}, loss)
     return nn.ModuleDict({name: MODELS.build(cfg) for name, cfg in losses.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from mmkd.errors import UserError
@@ -74,6 +75,9 @@ class BCKDLoss(DistillLoss):
             teacher.flat_cls_logits(),
             beta=self.beta,
             weight_N=context.valid_N.float(),
-            avg_factor=context.mean_over_processes(objects.clamp(min=1).sum()),
+            # No image on any process: the sum above it is zero as well.
+            avg_factor=context.mean_over_processes(objects.clamp(min=1).sum()).clamp(
+                min=torch.finfo(torch.float32).eps
+            ),
         )
         return self.loss_weight * loss

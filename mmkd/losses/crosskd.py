@@ -54,6 +54,8 @@ class CrossKDLoss(DistillLoss):
         super().__init__(loss_weight)
         if not isinstance(layer, int) or layer < 1:
             raise UserError(f"CrossKDLoss: layer must be a whole number ≥ 1, found {layer!r}")
+        if not isinstance(align, bool):
+            raise UserError(f"CrossKDLoss: align must be True or False, found {align!r}")
         self.layer = self.tower_layers = layer
         self.align = align
         self.losses: nn.ModuleDict = build_losses(losses, "losses")

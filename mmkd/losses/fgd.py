@@ -121,7 +121,7 @@ class FGDLoss(FeatureLoss):
         sizes = [input_size(sample) for sample in context.data_samples]
         total = student.feats[0].new_zeros((), dtype=torch.float32)
         for index, (own, taught) in enumerate(self.pairs(student, teacher)):
-            masks = box_masks(boxes, sizes, (own.shape[2], own.shape[3]))
+            masks = [mask.to(device) for mask in box_masks(boxes, sizes, (own.shape[2], own.shape[3]))]
             terms = focal_terms(own, taught, *masks, temperature=self.temperature)
             for weight, term in zip((self.alpha, self.beta, self.gamma), terms):
                 total = total + weight * term
@@ -135,7 +135,7 @@ class FGDLoss(FeatureLoss):
         with torch.autocast(own.device.type, enabled=False):
             # Both sides train: the teacher's features are given, the block that reads them is not.
             difference = block_s(own.to(dtype)) - block_t(taught.to(dtype))
-            return difference.to(torch.promote_types(dtype, torch.float32)).square().sum() / len(own)
+            return difference.to(torch.promote_types(dtype, torch.float32)).square().sum() / max(1, len(own))
 
 
 def check_weights(loss: str, **weights: float) -> None:

@@ -94,7 +94,7 @@ def reduce_priors(
     total = value_N.sum()
     if reduction == "sum":
         return total
-    return total / ((len(value_N) if avg_factor is None else avg_factor) * classes)
+    return total / ((max(1, len(value_N)) if avg_factor is None else avg_factor) * classes)
 
 
 def check_pair(student_NK: Tensor, teacher_NK: Tensor, weight_N: Tensor | None) -> None:

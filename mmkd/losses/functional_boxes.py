@@ -19,6 +19,8 @@ Nearness = Literal["iof", "iou"]
 
 # The smallest divisor, in px²: a box without area gives a finite value and gradient.
 _EPS = 1e-7
+# The largest coordinate, in px: the areas of larger boxes overflow float32, and inf / inf is NaN.
+_FARTHEST = 1e18
 # Pairs of anchor and object at a time: what fits a core's cache; what bounds the memory of a GPU.
 _CHUNK_CPU, _CHUNK_GPU = 2**17, 2**24
 
@@ -33,8 +35,9 @@ def box_iou_loss(student_N4: Tensor, teacher_N4: Tensor, overlap: Overlap = "gio
 
     is in [0, 2) and has a gradient where boxes do not meet; ``'iou'`` is its first term, and ``'diou'`` that
     term :math:`+ \rho^2 / c^2`. All are 0 for equal boxes and do not change with the scale of the image. A
-    box with x2 < x1 or y2 < y1 has no area; the value is finite. Half-precision input is computed in
-    float32, also under autocast. The teacher gets no gradient.
+    box with x2 < x1 or y2 < y1 has no area, and a coordinate beyond ±1e18, infinite ones included, counts as
+    that and has no gradient; the value is finite. Half-precision input is computed in float32, also under
+    autocast. The teacher gets no gradient.
 
     Source: Rezatofighi et al., 2019 (https://arxiv.org/abs/1902.09630), section 3; DIoU: Zheng et al., 2020
     (https://arxiv.org/abs/1911.08287). Reference implementation: mmdet's ``GIoULoss`` and ``DIoULoss``, which
@@ -60,7 +63,8 @@ def box_iou_loss(student_N4: Tensor, teacher_N4: Tensor, overlap: Overlap = "gio
     dtype = torch.promote_types(student_N4.dtype, torch.float32)
     with torch.autocast(student_N4.device.type, enabled=False):
         student_4N, teacher_4N = (
-            boxes.to(dtype).t().contiguous() for boxes in (student_N4, teacher_N4.detach())
+            boxes.to(dtype).t().contiguous().clamp(-_FARTHEST, _FARTHEST)
+            for boxes in (student_N4, teacher_N4.detach())
         )
         return _one_minus_overlap(student_4N, teacher_4N, overlap)
 

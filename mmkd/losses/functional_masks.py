@@ -90,7 +90,7 @@ def box_masks(
         )
         weight_GHW = (rows_GH[:, :, None] & columns_GW[:, None, :]) / area_G[:, None, None]
         foreground.append(torch.cat([area_G.new_zeros(1, H, W), weight_GHW]).amax(dim=0))
-    foreground_BHW = torch.stack(foreground)
+    foreground_BHW = torch.stack(foreground) if foreground else torch.zeros(0, *map_size)
     background_BHW = (foreground_BHW == 0).to(foreground_BHW.dtype)
     return foreground_BHW, background_BHW / background_BHW.sum(dim=(1, 2), keepdim=True).clamp(min=1)
 
@@ -167,9 +167,11 @@ def focal_terms(
         spatial_t, channel_t = attention(teacher_BCHW, temperature, channels)
         error_BHW = ((student_BCHW - teacher_BCHW).square() * channel_t).sum(dim=1) * spatial_t.squeeze(1)
         foreground, background = (
-            (error_BHW * mask_BHW).sum() / B for mask_BHW in (foreground_BHW, background_BHW)
+            (error_BHW * mask_BHW).sum() / max(1, B) for mask_BHW in (foreground_BHW, background_BHW)
         )
-        difference = (spatial_s - spatial_t).abs().sum() / B + (channel_s - channel_t).abs().sum(1).mean()
+        channel_BHW = (channel_s - channel_t).abs().sum(dim=1)
+        difference = (spatial_s - spatial_t).abs().sum() / max(1, B)
+        difference = difference + channel_BHW.sum() / max(1, channel_BHW.numel())
     return foreground, background, difference
 
 

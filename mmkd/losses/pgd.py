@@ -130,6 +130,8 @@ class PGDLoss(FeatureLoss):
         centers_P2 = torch.cat([_grid(*layout) for layout in zip(sizes, teacher.strides)]).to(boxes[0])
         counts = [height * width for height, width in sizes]
 
+        if not context.data_samples:
+            return [(boxes[0].new_zeros(0, *size),) * 2 for size in sizes]
         foreground: list[list[Tensor]] = [[] for _ in sizes]
         background: list[list[Tensor]] = [[] for _ in sizes]
         for image, sample in enumerate(context.data_samples):

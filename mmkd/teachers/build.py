@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mmkd.errors import UserError, user_error
@@ -36,8 +37,8 @@ def separate(teacher: Any, distill: Any) -> tuple[Any, dict[str, str]]:
     losses: dict[str, Any] = {}
     asks: dict[str, str] = {}
     for loss, cfg in distill.items():
-        if not isinstance(cfg, Mapping):
-            return distill, {}  # which `build_losses` reports
+        if not isinstance(cfg, Mapping):  # which `build_losses` reports
+            return {loss: cfg}, {}
         named = cfg.get("teacher")
         if not isinstance(named, str) or named not in teacher:
             raise user_error(
@@ -113,6 +114,9 @@ def build_teacher(teacher: Any, needs: frozenset[Need], student: Any) -> Teacher
         return live
     if not isinstance(options, Mapping):
         raise UserError(f"teacher.cache must be a dict, like cache=dict(dir='…'), found {options!r}")
+    for name in ("dir", "dtype"):
+        if not isinstance(options.get(name, ""), (str, Path)):
+            raise UserError(f"teacher.cache.{name} must be a string, found {options[name]!r}")
     return CachedTeacher(live, options, student)
 
 

@@ -32,7 +32,19 @@ def load_strictly(model: nn.Module, filename: str) -> dict[str, Any]:
             misshapen; lists the first ten of each and a likely cause.
     """
     checkpoint = read_checkpoint(filename)
-    weights = own_keys(checkpoint.get("state_dict", checkpoint), filename)
+    load_weights(model, own_keys(checkpoint.get("state_dict", checkpoint), filename), filename)
+    meta = checkpoint.get("meta")
+    return meta if isinstance(meta, dict) else {}
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Any], filename: str) -> None:
+    """Load weights into a model, every key of both accounted for; as `load_strictly`.
+
+    Args:
+        model: the detector.
+        weights: under the model's own keys.
+        filename: where they are from, for the message.
+    """
     _check_kinds(model, weights, filename)
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
@@ -54,8 +66,6 @@ def load_strictly(model: nn.Module, filename: str) -> dict[str, Any]:
             ),
             remedy=_likely_cause(model, weights, missing, unexpected, misshapen),
         )
-    meta = checkpoint.get("meta")
-    return meta if isinstance(meta, dict) else {}
 
 
 def read_checkpoint(filename: str) -> dict[str, Any]:
@@ -141,7 +151,10 @@ def _likely_cause(
     misshapen: list[str],
 ) -> str:
     if not set(weights) & set(model.state_dict()):
-        return "none of its keys is the model's: it is of another code base or wrapped; convert its key names"
+        return (
+            "none of its keys is the model's: it is of another code base or wrapped; "
+            "`mmkd-convert` knows those for distillation"
+        )
     if misshapen and not missing and not unexpected and all("cls" in key for key in misshapen):
         return (
             "only the classifier differs: set bbox_head.num_classes to what the checkpoint was trained with"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 
 from mmkd.compat import load_config
 from mmkd.errors import UserError, check_options, user_error
@@ -24,7 +24,7 @@ def is_named(teacher: Any) -> bool:
         isinstance(teacher, Mapping)
         and bool(teacher)
         and not _OF_ONE & set(teacher)
-        and all(isinstance(entry, (Mapping, list, tuple)) for entry in teacher.values())
+        and any(isinstance(entry, (Mapping, list, tuple)) for entry in teacher.values())
     )
 
 
@@ -122,6 +122,13 @@ def _read_model(config: Any) -> ConfigDict:
                 found=f"{config} ({type(error).__name__}: {error})",
                 remedy="correct the path; relative paths start at the working directory",
             ) from error
+    if not isinstance(config, Mapping | Config):
+        raise user_error(
+            "teacher.config is no config.",
+            expected="a path, a name like 'mmdet::atss/atss_r101_fpn_1x_coco.py', or a dict",
+            found=repr(config),
+            remedy="name the config that the teacher was trained with",
+        )
     model = config.get("model", config)
     if not isinstance(model, Mapping) or "type" not in model:
         raise user_error(
@@ -140,5 +147,5 @@ def _pop_pretrained(model: ConfigDict) -> str | None:
     """Take the initialisation out; give the checkpoint that it named."""
     init_cfg = model.pop("init_cfg", None)
     if isinstance(init_cfg, Mapping) and init_cfg.get("type") == "Pretrained":
-        return str(init_cfg["checkpoint"])
+        return str(init_cfg.get("checkpoint"))
     return None

@@ -23,7 +23,7 @@ def check_inherit(parts: Any, student: nn.Module) -> tuple[str, ...]:
     Raises:
         UserError: it is no list of names, or one names no module with weights.
     """
-    if isinstance(parts, str) or not all(isinstance(part, str) for part in parts):
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):
         raise UserError(f"inherit must be a list of names like ['neck', 'bbox_head'], found {parts!r}")
     modules = {name for name, _ in student.named_modules()}
     strange = [part for part in parts if part not in modules]

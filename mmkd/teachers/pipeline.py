@@ -57,7 +57,7 @@ def base_datasets(dataset: Any) -> list[Any]:
         UserError: a wrapper mixes images.
     """
     kind = type(dataset).__name__
-    if kind in ("RepeatDataset", "ClassBalancedDataset"):
+    if kind in ("RepeatDataset", "ClassBalancedDataset", "SeededDataset"):
         return base_datasets(dataset.dataset)
     if kind == "ConcatDataset":
         return [base for part in dataset.datasets for base in base_datasets(part)]

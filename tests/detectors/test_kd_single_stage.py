@@ -385,6 +385,8 @@ def test_inherits_the_teachers_weights(checkpoint: str) -> None:
     for options, message in (
         ({"inherit": ["nek"]}, r"no part of the student: nek(.|\n)*neck"),
         ({"inherit": "neck"}, "list of names"),
+        ({"inherit": None}, "list of names"),
+        ({"inherit": 7}, "list of names"),
     ):
         with pytest.raises(UserError, match=message):
             build({**cfg, **options})
@@ -397,6 +399,10 @@ def test_inherits_the_teachers_weights(checkpoint: str) -> None:
     [
         ({"distill": {}}, "names no loss"),
         ({"distill": None}, "names no loss"),
+        ({"distill": {"a.b": {"type": "DistillationLoss"}}}, "name cannot be one"),
+        ({"distill": {"keys": {"type": "DistillationLoss"}}}, "name cannot be one"),
+        ({"distill": {"x": {"type": "CrossKDLoss"}}}, r"distill\.x lacks losses"),
+        ({"distil": {}}, r"KDSingleStageDetector has no option distil\.\n.*distill.*teacher"),
         (
             {"distill": {"cls": {"type": "KLLoss"}}},
             r"distill\.cls is no.*\n.*one of: .*DistillationLoss.*\n.*'KLLoss'",
@@ -414,6 +420,14 @@ def test_inherits_the_teachers_weights(checkpoint: str) -> None:
 )
 def test_mistakes_in_the_config(options: dict[str, Any], message: str) -> None:
     cfg = distilled(tiny_atss(), tiny_teacher(), None, **options)
+    with pytest.raises(UserError, match=message):
+        MODELS.build(cfg)
+
+
+@pytest.mark.parametrize(("part", "message"), [("distill", "names no loss"), ("teacher", "name a config")])
+def test_teacher_and_losses_are_needed(part: str, message: str) -> None:
+    cfg = distilled(tiny_atss(), tiny_teacher(), None)
+    del cfg[part]
     with pytest.raises(UserError, match=message):
         MODELS.build(cfg)
 

@@ -131,6 +131,8 @@ def test_unknown_and_double_signals_are_refused() -> None:
         StopHook(stop_signals=["SIGTREM"])
     with pytest.raises(UserError, match="SIGTERM in both"):
         StopHook(["SIGTERM"], ["SIGTERM"])
+    with pytest.raises(UserError, match="lists of signals"):
+        StopHook(7)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,10 @@ def test_contract(beta: float) -> None:
     check_same_for_twice_the_batch(BCKDLoss(beta=beta))
 
 
+def test_no_image_is_zero() -> None:
+    assert BCKDLoss()(*make_case(images=0)) == 0
+
+
 def test_one_class() -> None:
     check_contract(BCKDLoss, case=make_case(num_classes=1))
 

@@ -106,6 +106,7 @@ def test_zero_where_the_student_is_its_own_teacher(tmp_path: Path, precision: st
     ("options", "message"),
     [
         ({"layer": 0}, "layer must be"),
+        ({"align": "yes"}, "align must be True or False, found 'yes'"),
         ({"losses": {}}, "losses` names no loss"),
         ({"losses": {"f": {"type": "PKDLoss"}}}, "compares outputs of heads"),
         ({"losses": {"f": {"type": "NoLoss"}}}, r"losses\.f is no distillation loss"),

@@ -11,7 +11,7 @@ from mmkd.losses.fgd import FGDLoss, GlobalContext
 from mmkd.losses.functional_masks import box_masks
 
 from ..conftest import batch, build, distilled, losses_of, tiny_atss, tiny_teacher
-from .contract import check_contract, check_same_for_twice_the_batch
+from .contract import check_contract, check_same_for_twice_the_batch, make_case
 from .objects import case_with_objects, sample
 from .test_functional_masks import plain_box_masks, plain_focal_terms, plain_softmax
 
@@ -40,6 +40,13 @@ def test_contract(align: Any, levels: list[int] | None) -> None:
         per_prior=False,
         case=case_with_objects(),
     )
+
+
+def test_no_image_is_zero() -> None:
+    case = make_case(images=0)
+    loss = FGDLoss()
+    loss.adapt(case[0].spec, case[1].spec)
+    assert loss.double()(*case) == 0
 
 
 def test_one_class() -> None:

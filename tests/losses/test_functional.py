@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -201,6 +202,14 @@ def test_one_class_softmax_names_the_sigmoid_form() -> None:
 def test_bad_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         kl_divergence(*pair(), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("reduction", ["sum", "batchmean", "mean"])
+def test_no_prior_is_zero(reduction: Any) -> None:
+    student_NK = torch.zeros(0, 3, requires_grad=True)
+    loss = kl_divergence(student_NK, torch.zeros(0, 3), reduction=reduction)
+    assert loss == 0
+    loss.backward()
 
 
 @pytest.mark.parametrize("shape", [(7, 4), (6, 5), (7,), (7, 5, 1)])

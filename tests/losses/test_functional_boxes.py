@@ -56,6 +56,21 @@ def test_overlap_by_hand(overlap: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("overlap", ["giou", "iou", "diou"])
+@pytest.mark.parametrize("edge", [6e4, 1e19, 3e38, math.inf])
+def test_boxes_whose_areas_overflow_are_finite(overlap: Any, edge: float) -> None:
+    """A head that exponentiates may decode anything; a NaN would stop training."""
+    usual, beyond = [1.0, 2.0, 30.0, 40.0], [-edge, -edge, edge, edge]
+    student = torch.tensor([usual, beyond, beyond, [edge, edge, edge, edge]], requires_grad=True)
+    teacher = torch.tensor([beyond, usual, beyond, usual])
+    loss = box_iou_loss(student, teacher, overlap)
+    torch.testing.assert_close(loss[:3], torch.tensor([1.0, 1.0, 0.0]))
+    assert torch.isfinite(loss).all()
+    loss.sum().backward()
+    assert student.grad is not None
+    assert torch.isfinite(student.grad).all()
+
+
 @pytest.mark.parametrize(("overlap", "theirs"), [("giou", GIoULoss), ("diou", DIoULoss)])
 def test_overlap_and_its_gradient_are_mmdets(overlap: Any, theirs: Any) -> None:
     student, teacher = random_boxes(40).requires_grad_(), random_boxes(40, seed=1)

@@ -285,6 +285,15 @@ def test_focal_terms_of_huge_features_are_finite() -> None:
     assert all(torch.isfinite(term) for term in focal_terms(s, t, fg, bg))
 
 
+@pytest.mark.parametrize("channels", ["image", "position"])
+def test_no_image_is_zero(channels: Any) -> None:
+    student = torch.zeros(0, 3, 4, 5, requires_grad=True)
+    masks = box_masks([], [], (4, 5))
+    terms = focal_terms(student, torch.zeros(0, 3, 4, 5), *masks, channels=channels)
+    assert [float(term) for term in terms] == [0, 0, 0]
+    sum(terms).backward()
+
+
 def test_focal_terms_of_bad_shapes() -> None:
     s = torch.zeros(2, 3, 4, 5)
     fg, bg = random_masks()

@@ -11,7 +11,7 @@ from mmkd.losses.pgd import PGDLoss
 from mmkd.structures import HeadSpec
 
 from ..conftest import batch, build, distilled, losses_of, save_teacher, tiny_atss, tiny_teacher
-from .contract import check_contract, check_same_for_twice_the_batch
+from .contract import check_contract, check_same_for_twice_the_batch, make_case
 from .objects import case_with_objects, sample
 from .test_functional_masks import plain_attention, plain_gaussian, plain_iou, plain_softmax
 
@@ -33,6 +33,13 @@ def test_contract(align: Any, levels: list[int] | None) -> None:
         per_prior=False,
         case=case_with_objects(),
     )
+
+
+def test_no_image_is_zero() -> None:
+    case = make_case(images=0)
+    loss = PGDLoss()
+    loss.adapt(case[0].spec, case[1].spec)
+    assert loss.double()(*case) == 0
 
 
 def test_one_class() -> None:

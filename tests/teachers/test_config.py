@@ -60,6 +60,8 @@ def test_a_distilled_config_is_its_student() -> None:
         ({"config": "configs/bccd/teacher.py"}, "no checkpoint.*\n.*\n.*\n.*checkpoint=None"),
         ({"config": "nowhere.py", "checkpoint": "t.pth"}, "cannot be read.*\n.*\n.*nowhere.py"),
         ({"config": "mmdet::atss/nowhere.py", "checkpoint": "t.pth"}, "cannot be read"),
+        ({"config": None, "checkpoint": "t.pth"}, "teacher.config is no config.*\n.*a path.*\n.*None"),
+        ({"config": ["c.py"], "checkpoint": "t.pth"}, "teacher.config is no config"),
         ({"config": {"a": 1}, "checkpoint": "t.pth"}, "has no model.*\n.*\n.*keys a"),
         (
             {"config": "c.py", "ckpt": "t.pth"},
