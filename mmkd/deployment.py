@@ -27,13 +27,7 @@ def write_deployable(checkpoint: str, out: Path, half: bool) -> int:
         UserError: the checkpoint cannot be read, or holds no weights; or the name
             promises a hash, see `mmkd.checkpoints.names`.
     """
-    if hash_in_name(out.name):
-        raise user_error(
-            f"The name {out.name} promises a SHA-256 that the file will not have.",
-            expected="a name that does not end in - and eight hexadecimal digits",
-            found=out.name,
-            remedy="name it otherwise; add the hash when the file is there",
-        )
+    check_out_name(out)
     content = read_checkpoint(checkpoint)
     if "state_dict" not in content:
         raise user_error(
@@ -55,3 +49,18 @@ def write_deployable(checkpoint: str, out: Path, half: bool) -> int:
     torch.save({"meta": meta, "state_dict": weights}, temporary)
     os.replace(temporary, out)
     return len(weights)
+
+
+def check_out_name(out: Path) -> None:
+    """Refuse a name for a new checkpoint that promises a hash.
+
+    Raises:
+        UserError: it does, see `mmkd.checkpoints.names`.
+    """
+    if hash_in_name(out.name):
+        raise user_error(
+            f"The name {out.name} promises a SHA-256 that the file will not have.",
+            expected="a name that does not end in - and eight hexadecimal digits",
+            found=out.name,
+            remedy="name it otherwise; add the hash when the file is there",
+        )

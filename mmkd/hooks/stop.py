@@ -49,14 +49,14 @@ class StopHook(Hook):
     def __init__(
         self, stop_signals: Sequence[str] | None = None, preempt_signals: Sequence[str] | None = None
     ) -> None:
+        for signals in (stop_signals, preempt_signals):
+            if signals is not None and (isinstance(signals, str) or not isinstance(signals, Sequence)):
+                raise UserError(f"StopHook takes lists of signals like ['SIGTERM'], found {signals!r}")
         if stop_signals is None:
             stop_signals = ["SIGTERM"] if in_sweep() and "SIGTERM" not in (preempt_signals or ()) else []
         if preempt_signals is None:
             names = [name for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
             preempt_signals = [name for name in names if name not in stop_signals]
-        for signals in (stop_signals, preempt_signals):
-            if isinstance(signals, str) or not isinstance(signals, Sequence):
-                raise UserError(f"StopHook takes lists of signals like ['SIGTERM'], found {signals!r}")
         check_options("StopHook", [*stop_signals, *preempt_signals], [s.name for s in signal.Signals])
         both = set(stop_signals) & set(preempt_signals)
         if both:
