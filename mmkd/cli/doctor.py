@@ -1,0 +1,105 @@
+"""Examine a config before it is trained for hours."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import init_default_scope
+
+from mmkd.amp import use_amp
+from mmkd.cli.common import base_parser, parse, prepare_data, read_config, run
+from mmkd.cli.train import add_teacher, add_wandb
+from mmkd.doctor import Case, Section, as_data, count, examine, page
+from mmkd.doctor.case import innermost
+from mmkd.doctor.findings import from_error
+from mmkd.errors import UserError, user_error
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of training that change what is trained, and how much to look at."""
+    parser = base_parser(
+        "Examine environment, data, teacher, one training step and memory; say what to mend. "
+        "Exit code: 0 without errors, 1 with, 2 if the config cannot be read."
+    )
+    parser.add_argument("--amp", action="store_true", help="as it will be trained")
+    parser.add_argument("--wandb", action="store_true", help="as it will be trained")
+    parser.add_argument("--teacher", metavar="CONFIG", help="distil this config from that of a teacher")
+    parser.add_argument("--teacher-checkpoint", metavar="FILE", help="the weights of --teacher")
+    parser.add_argument(
+        "--images", type=int, default=200, help="validation images for the teacher's AP (default: 200)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there as well")
+    return parse(parser, argv)
+
+
+def diagnose(args: argparse.Namespace) -> list[Section]:
+    """Examine the config that the arguments name, and print the page.
+
+    Raises:
+        UserError: the config cannot be read, or an argument is out of its range.
+    """
+    if args.images < 1:
+        raise user_error(
+            "--images is out of its range.", expected="at least 1", found=str(args.images), remedy="give more"
+        )
+    if args.json is not None and not args.json.parent.is_dir():
+        raise user_error(
+            "--json cannot be written.",
+            expected="a file in a folder that is there",
+            found=str(args.json),
+            remedy="make the folder, or name another",
+        )
+    add = partial(add_teacher, teacher=args.teacher, checkpoint=args.teacher_checkpoint)
+    cfg = read_config(args, add if args.teacher or args.teacher_checkpoint else None)
+    if "model" not in cfg:
+        raise user_error(
+            "The config trains nothing.", expected="a model", found=", ".join(cfg), remedy="name another file"
+        )
+    device = get_device()
+    if args.amp:
+        use_amp(cfg.optim_wrapper, device)
+    if args.wandb:
+        add_wandb(cfg)
+    init_default_scope(cfg.get("default_scope") or "mmdet")
+    sections = [prepared] if (prepared := _prepare(cfg)).findings else []
+    case = Case(cfg, args.images, str(device))
+    sections += examine(case, begin=_announce)
+    title = f"mmkd doctor: {args.config}"
+    print(page(title, sections, colour=sys.stdout.isatty()))
+    if args.json is not None:
+        text = json.dumps(as_data(title, sections), indent=2, ensure_ascii=False)
+        args.json.write_text(text + "\n", encoding="utf-8")
+    return sections
+
+
+def _prepare(cfg: Config) -> Section:
+    """Fractions of data sets, as training takes them."""
+    section = Section("config")
+    for name in ("train_dataloader", "val_dataloader"):
+        datasets = innermost((cfg.get(name) or {}).get("dataset"))
+        try:
+            if any(isinstance(dataset.get("indices"), float) for dataset in datasets):
+                prepare_data(cfg, [name])
+        except UserError as error:
+            section.findings.append(from_error(name, error))
+    return section
+
+
+def _announce(title: str) -> None:
+    if sys.stderr.isatty():
+        print(f"examining: {title} …", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit code."""
+    args = parse_args(argv)
+    sections: list[Section] = []
+    code = run(lambda: sections.extend(diagnose(args)))
+    return code or (1 if count(sections, "error") else 0)

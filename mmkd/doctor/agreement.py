@@ -1,0 +1,162 @@
+"""How well detections agree with the ground truth, and whether another order of classes explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.evaluation import CocoMetric
+from mmdet.structures.bbox import bbox_overlaps
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+# A class is judged by so many of its objects at least.
+_ENOUGH = 3
+# Of the objects of classes that change places so many more must get the right name.
+_GAIN = 0.3
+# Where fewer objects are met at all, their classes tell of chance.
+_RECALL = 0.3
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector says of one image, and what is there.
+
+    Attributes:
+        height: of the image as it is on disk.
+        width: of the same.
+        boxes_N4: x1, y1, x2, y2 in its pixels.
+        scores_N: in [0, 1].
+        labels_N: in the data set's classes.
+        instances: the ground truth, as mmengine's data sets give it.
+    """
+
+    height: int
+    width: int
+    boxes_N4: Tensor
+    scores_N: Tensor
+    labels_N: Tensor
+    instances: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Detections against the ground truth.
+
+    Attributes:
+        ap: COCO's box AP, in [0, 1].
+        ap_best: the same in the order of classes that fits best; equal if none fits clearly better.
+        recall: share of the objects that some box meets with an IoU of 0.5, whatever its class.
+        matched: their number.
+        right: share of these that have the right class.
+        order: from the class that is said to the class that it is, where they differ for certain.
+    """
+
+    ap: float
+    ap_best: float
+    recall: float
+    matched: int
+    right: float
+    order: Mapping[int, int]
+
+
+def judge(detections: Sequence[Detections], classes: Sequence[str]) -> Agreement:
+    """Compare detections with the ground truth of the same images.
+
+    Args:
+        detections: of at least one object in all.
+        classes: the data set's.
+    """
+    confusion_KK, objects = match(detections, len(classes))
+    matched = int(confusion_KK.sum())
+    recall = matched / max(1, objects)
+    order = better_order(confusion_KK) if recall >= _RECALL else {}
+    ap = average_precision(detections, classes)
+    ap_best = ap
+    if order:
+        table_K = torch.arange(len(classes))
+        for said, is_ in order.items():
+            table_K[said] = is_
+        moved = [replace(one, labels_N=table_K[one.labels_N]) for one in detections]
+        ap_best = average_precision(moved, classes)
+    return Agreement(
+        ap=ap,
+        ap_best=ap_best,
+        recall=recall,
+        matched=matched,
+        right=float(np.trace(confusion_KK)) / max(1, matched),
+        order=order,
+    )
+
+
+def average_precision(detections: Sequence[Detections], classes: Sequence[str]) -> float:
+    """COCO's box AP by mmdet's evaluator, over these images alone; in [0, 1]."""
+    metric = CocoMetric(metric="bbox", metric_items=["mAP"])
+    metric.dataset_meta = {"classes": list(classes)}
+    samples = [
+        {
+            "img_id": number,
+            "ori_shape": (one.height, one.width),
+            "instances": one.instances,
+            "pred_instances": {"bboxes": one.boxes_N4, "scores": one.scores_N, "labels": one.labels_N},
+        }
+        for number, one in enumerate(detections)
+    ]
+    metric.process({}, samples)
+    values = metric.evaluate(len(samples))
+    return max(0.0, float(values.get("coco/bbox_mAP", 0.0)))  # without a single box there is none
+
+
+def match(detections: Sequence[Detections], num_classes: int) -> tuple[NDArray[np.int64], int]:
+    """Which class is said of which object.
+
+    Each object takes the surest box that meets it with an IoU of at least 0.5, whatever the class.
+
+    Returns:
+        K×K counts, the class that is said by the class that it is; and the number of objects.
+    """
+    confusion_KK = np.zeros((num_classes, num_classes), dtype=np.int64)
+    objects = 0
+    for one in detections:
+        truth = [thing for thing in one.instances if not thing.get("ignore_flag", 0)]
+        objects += len(truth)
+        if not truth or not len(one.boxes_N4):
+            continue
+        truth_M4 = torch.tensor([thing["bbox"] for thing in truth], dtype=torch.float32)
+        iou_NM = bbox_overlaps(one.boxes_N4.float(), truth_M4)
+        free_M = torch.ones(len(truth), dtype=torch.bool)
+        for box in one.scores_N.argsort(descending=True).tolist():
+            best = (iou_NM[box] * free_M).max(dim=0)
+            if best.values >= 0.5:
+                free_M[best.indices] = False
+                confusion_KK[int(one.labels_N[box]), int(truth[int(best.indices)]["bbox_label"])] += 1
+    return confusion_KK, objects
+
+
+def better_order(confusion_KK: NDArray[np.int64]) -> dict[int, int]:
+    """The order of classes that explains a confusion, where it is clearly another one.
+
+    Every class counts the same, however frequent it is: the assignment maximises the mean over classes of
+    the share of objects that get the right name.
+
+    Args:
+        confusion_KK: counts, the class that is said by the class that it is.
+
+    Returns:
+        From the class that is said to the class that it is, a permutation without its fixed points; empty
+        if the classes are in order or too little was seen.
+    """
+    seen_K = confusion_KK.sum(axis=0)
+    share_KK = confusion_KK / np.maximum(seen_K, 1) * (seen_K >= _ENOUGH)
+    # Where nothing is known, a class stays where it is.
+    said_K, is_K = linear_sum_assignment(share_KK + 1e-3 * np.eye(len(share_KK)), maximize=True)
+    moved = {int(said): int(is_) for said, is_ in zip(said_K, is_K) if said != is_}
+    known = [(said, is_) for said, is_ in moved.items() if seen_K[is_] >= _ENOUGH]
+    if not known:
+        return {}
+    gain = sum(share_KK[said, is_] - share_KK[is_, is_] for said, is_ in known) / len(known)
+    return moved if gain >= _GAIN else {}

@@ -1,0 +1,118 @@
+"""Asking the teacher about validation images, as training asks it or otherwise."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.dataset import Compose, pseudo_collate
+from torch import Tensor
+
+from mmkd.doctor.agreement import Detections
+from mmkd.doctor.case import Case
+from mmkd.registry import MODELS
+from mmkd.teachers import build_detector, check_class_map, teacher_model_and_checkpoint
+from mmkd.teachers.building import class_names_of
+from mmkd.teachers.pixels import Renormalizer
+
+# A teacher whose classes have no names has at most so many more than the data set.
+_MANY = 20_000
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A teacher with all of its layers, and its classes among the data set's.
+
+    Attributes:
+        entry: the teacher's in the config.
+        detector: it, frozen.
+        checkpoint: path or URL; ``None`` if its weights are random.
+        preprocessor: the config of its data preprocessor.
+        names: its classes, if the checkpoint names them.
+        class_map: from a name of the data set's to its own.
+    """
+
+    entry: Mapping[str, Any]
+    detector: Any
+    checkpoint: str | None
+    preprocessor: Mapping[str, Any]
+    names: tuple[str, ...] | None
+    class_map: Mapping[str, str]
+
+    def table(self, classes: Sequence[str]) -> Tensor:
+        """For each class of the teacher's the data set's, −1 for none; by name, else by order."""
+        if self.names is None:
+            return torch.tensor([*range(len(classes)), *[-1] * _MANY])
+        theirs = [self.class_map.get(name, name) for name in classes]
+        return torch.tensor([theirs.index(name) if name in theirs else -1 for name in self.names])
+
+
+def load_patient(entry: Mapping[str, Any], device: str) -> Patient:
+    """Build a teacher whole and load it strictly.
+
+    Raises:
+        UserError: as `teacher_model_and_checkpoint` and `build_detector`.
+    """
+    model_cfg, checkpoint = teacher_model_and_checkpoint(entry)
+    detector, meta = build_detector(copy.deepcopy(model_cfg), checkpoint, dense=False)
+    preprocessor = model_cfg.get("data_preprocessor") or {"type": "mmdet.DetDataPreprocessor"}
+    return Patient(
+        entry,
+        detector.to(device),
+        checkpoint,
+        preprocessor,
+        class_names_of(meta),
+        check_class_map(entry.get("class_map")),
+    )
+
+
+def load_images(case: Case, numbers: Sequence[int], pipeline: Sequence[Any] | None = None) -> list[Any]:
+    """Validation images by number, through their own pipeline or another."""
+    dataset = case.dataset("val")
+    if pipeline is None:
+        return [dataset[number] for number in numbers]
+    transforms = Compose(copy.deepcopy(list(pipeline)))
+    return [transforms(dataset.get_data_info(number)) for number in numbers]
+
+
+@torch.inference_mode()
+def detect(
+    case: Case,
+    patient: Patient,
+    numbers: Sequence[int],
+    *,
+    images: Sequence[Any] | None = None,
+    preprocessor: Mapping[str, Any] | None = None,
+) -> list[Detections]:
+    """Ask a teacher, with the student's pixels turned into its own.
+
+    Args:
+        case: what is examined.
+        patient: the teacher.
+        numbers: of validation images.
+        images: what `load_images` gave for them; read one by one if not given.
+        preprocessor: another data preprocessor for the teacher.
+    """
+    dataset = case.dataset("val")
+    own = case.data_preprocessor()
+    theirs = MODELS.build({**(patient.preprocessor if preprocessor is None else preprocessor)})
+    renormalize = Renormalizer(own, theirs)
+    table = patient.table(dataset.metainfo["classes"])
+    found = []
+    for position, number in enumerate(numbers):
+        image = load_images(case, [number])[0] if images is None else images[position]
+        data = own(pseudo_collate([copy.deepcopy(image)]), False)
+        samples = data["data_samples"]
+        pixels = renormalize(data["inputs"], [sample.img_shape for sample in samples])
+        sample = patient.detector.predict(pixels, samples)[0]
+        instances = sample.pred_instances.cpu()
+        labels = table[instances.labels]
+        kept = labels >= 0
+        height, width = sample.ori_shape[:2]
+        boxes = getattr(instances.bboxes, "tensor", instances.bboxes)  # mmdet's HorizontalBoxes
+        truth = dataset.get_data_info(number)["instances"]
+        found.append(Detections(height, width, boxes[kept], instances.scores[kept], labels[kept], truth))
+    return found

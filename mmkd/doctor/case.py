@@ -1,0 +1,126 @@
+"""What the examinations look at: a config, and what is built of it once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
+
+from mmkd.doctor.findings import NotExamined
+from mmkd.doctor.memory import StepMemory
+from mmkd.registry import DATASETS, MODELS
+from mmkd.teachers import plain_detector, teacher_entries
+
+# A training step is measured on so many images at most, and its memory scaled to the batch.
+MOST_IMAGES_OF_A_STEP = 4
+
+T = TypeVar("T")
+
+
+@dataclass
+class Case:
+    """A config under examination.
+
+    What is built stays, so that it is built once. What failed once is not tried again: whoever needs it is
+    not examined.
+
+    Attributes:
+        cfg: the config, ready for the Runner; not changed.
+        images: how many validation images the teacher is asked about, ≥ 1.
+        device: where the models run.
+        step_memory: what the training step kept, once it is made.
+    """
+
+    cfg: Config
+    images: int = 200
+    device: str = "cpu"
+    step_memory: StepMemory | None = None
+    _made: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def teachers(self) -> list[Mapping[str, Any]]:
+        """The entries of trained teachers; an average of the student itself has nothing to be examined."""
+        return [entry for entry in teacher_entries(self.cfg.model.get("teacher")) if "ema" not in entry]
+
+    def dataset(self, which: str) -> Any:
+        """The built data set of ``train`` or ``val``, with its pipeline."""
+        loader = self.cfg.get(f"{which}_dataloader")
+        if not loader:
+            raise NotExamined(f"the config has no {which}_dataloader")
+        for cfg in innermost(loader["dataset"]):
+            path = annotation_file(cfg)
+            if path is not None and not path.is_file():
+                raise NotExamined(f"there is no file {path}")
+        return self._once(f"the {which} data set", lambda: DATASETS.build(copy.deepcopy(loader["dataset"])))
+
+    def batch(self) -> dict[str, Any]:
+        """A first batch of training as the data loader gives it, of few images."""
+        dataset = self.dataset("train")
+        return self._once("a batch of training", lambda: self._first_batch(dataset))
+
+    def data_preprocessor(self) -> Any:
+        """The student's, built."""
+        cfg = self.cfg.model.get("data_preprocessor") or self.cfg.get("data_preprocessor")
+        cfg = cfg or ConfigDict(type="mmdet.DetDataPreprocessor")
+        return self._once("the data preprocessor", lambda: MODELS.build(copy.deepcopy(cfg))).to(self.device)
+
+    def student(self) -> Any:
+        """The model that does not train here: the student without its teacher, for its head."""
+        return self._once("the student", lambda: MODELS.build(plain_detector(copy.deepcopy(self.cfg.model))))
+
+    def model(self) -> Any:
+        """The model as it would train, with its teacher; built, not initialised."""
+        self.student()  # what is wrong with it is not said twice
+        return self._once("the model", self._build_model)
+
+    def _build_model(self) -> Any:
+        cfg = copy.deepcopy(self.cfg.model)
+        for entry in teacher_entries(cfg.get("teacher")):
+            cast(ConfigDict, entry).pop("cache", None)  # nothing is to be stored
+        if cfg.get("data_preprocessor") is None and self.cfg.get("data_preprocessor") is not None:
+            cfg.data_preprocessor = copy.deepcopy(self.cfg.data_preprocessor)
+        return MODELS.build(cfg)
+
+    def _first_batch(self, dataset: Any) -> dict[str, Any]:
+        loader = copy.deepcopy(self.cfg.train_dataloader)
+        loader.dataset = None
+        loader.num_workers, loader.persistent_workers = 0, False
+        loader.pop("prefetch_factor", None)
+        loader.batch_size = min(loader.batch_size, MOST_IMAGES_OF_A_STEP)
+        settings = {**loader.to_dict(), "dataset": dataset}
+        for batch in Runner.build_dataloader(settings, seed=0):
+            return dict(batch)
+        raise ValueError(f"{len(dataset)} images give no batch of {loader.batch_size}")
+
+    def _once(self, what: str, make: Callable[[], T]) -> T:
+        if what not in self._made:
+            self._made[what] = NotExamined(f"{what} cannot be built, see above")
+            self._made[what] = make()
+        made = self._made[what]
+        if isinstance(made, NotExamined):
+            raise made
+        return made
+
+
+def annotation_file(dataset: Mapping[str, Any]) -> Path | None:
+    """Where a data set's config says that its annotations are; ``None`` if on no disk of this machine."""
+    root, file = str(dataset.get("data_root") or ""), str(dataset.get("ann_file") or "")
+    return None if not file or "://" in root + file else Path(root, file)
+
+
+def innermost(dataset: Any) -> Iterator[Mapping[str, Any]]:
+    """The configs of data sets below wrappers that repeat, join or mix them."""
+    if not isinstance(dataset, Mapping):
+        return
+    if isinstance(dataset.get("dataset"), Mapping):
+        yield from innermost(dataset["dataset"])
+    elif isinstance(dataset.get("datasets"), (list, tuple)):
+        for part in dataset["datasets"]:
+            yield from innermost(part)
+    else:
+        yield dataset

@@ -1,0 +1,71 @@
+"""All examinations in their order."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from mmengine.registry import init_default_scope
+from mmengine.runner import set_random_seed
+
+from mmkd.doctor.case import Case
+from mmkd.doctor.dataset import examine_dataset
+from mmkd.doctor.environment import examine_environment
+from mmkd.doctor.findings import Finding, Section, collect
+from mmkd.doctor.memory import examine_memory
+from mmkd.doctor.pipeline import examine_pipeline
+from mmkd.doctor.step import examine_step
+from mmkd.doctor.teacher import examine_teachers
+
+Examination = Callable[[Case], Iterator[Finding]]
+EXAMINATIONS: dict[str, Examination] = {
+    "environment": examine_environment,
+    "dataset": examine_dataset,
+    "pipeline": examine_pipeline,
+    "teacher": examine_teachers,
+    "training step": examine_step,
+    "memory": examine_memory,
+}
+
+
+def examine(
+    case: Case, titles: Sequence[str] = tuple(EXAMINATIONS), begin: Callable[[str], object] = lambda _: None
+) -> list[Section]:
+    """Examine a config; whatever happens in an examination, the others go on.
+
+    Args:
+        case: the config and what to do with it.
+        titles: of the examinations to make, in their order.
+        begin: told each title before its examination.
+
+    Returns:
+        The findings. Random numbers begin with the config's seed, so that they are the same each time. What
+        the libraries print meanwhile is left out.
+    """
+    init_default_scope(case.cfg.get("default_scope") or "mmdet")
+    sections = []
+    for title in titles:
+        begin(title)
+        set_random_seed((case.cfg.get("randomness") or {}).get("seed") or 0)
+        started = time.perf_counter()
+        with _silence():
+            findings = list(collect(title, partial(EXAMINATIONS[title], case)))
+        sections.append(Section(title, findings, time.perf_counter() - started))
+    return sections
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

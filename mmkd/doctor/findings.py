@@ -1,0 +1,92 @@
+"""What an examination has to say."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mmkd.errors import UserError
+
+Level = Literal["ok", "warning", "error"]
+NOT_EXAMINED = "not examined"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the page.
+
+    Attributes:
+        level: a warning does not stop a training and may spoil it; an error does either for certain.
+        what: what was looked at.
+        found: what was seen there.
+        remedy: what to do about it; empty where nothing is wrong.
+    """
+
+    level: Level
+    what: str
+    found: str
+    remedy: str = ""
+
+
+@dataclass
+class Section:
+    """The findings of one examination, and how long it took in seconds."""
+
+    title: str
+    findings: list[Finding] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class NotExamined(Exception):  # noqa: N818  (nothing is wrong here: it was elsewhere)
+    """What an examination needs is not there, for a reason that the page gives already."""
+
+
+def collect(what: str, findings: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of an examination; an exception ends it with a finding of its own.
+
+    Args:
+        what: the examination's name.
+        findings: the examination.
+    """
+    try:
+        yield from findings()
+    except NotExamined as reason:
+        yield Finding("warning", what, f"{NOT_EXAMINED}: {reason}", "mend the errors above, and ask again")
+    except UserError as error:
+        yield from_error(what, error)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        text = " ".join(str(error).split())
+        yield Finding(
+            "error",
+            what,
+            f"{type(error).__name__}: {text[:400]} (in {place.name}, {place.filename}:{place.lineno})",
+            "training would stop there, unless the fault is in this tool: the file says which",
+        )
+
+
+def from_error(what: str, error: UserError) -> Finding:
+    """A finding of what `mmkd.errors.user_error` composed."""
+    parts: dict[str, str] = {}
+    lines: list[str] = []
+    for line in str(error).splitlines():
+        key, _, value = line.strip().partition(":")
+        if line.startswith("  ") and key in ("expected", "found", "remedy"):
+            parts[key] = value.strip()
+        elif parts:  # a value of several lines
+            last = list(parts)[-1]
+            parts[last] += " " + line.strip()
+        else:
+            lines.append(line.strip())
+    found = " ".join(lines)
+    if "expected" in parts:
+        found += f" Expected: {parts['expected']}. Found: {parts.get('found', '')}."
+    return Finding("error", what, found, parts.get("remedy", "correct it in the config"))
+
+
+def shortened(names: Any, most: int = 8) -> str:
+    """Names, with the rest of a long list counted."""
+    names = [str(name) for name in names]
+    return ", ".join(names[:most]) + (f", … {len(names) - most} more" if len(names) > most else "")

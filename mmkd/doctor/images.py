@@ -1,0 +1,116 @@
+"""Image files: there, readable, of the size that the annotations give, and not in two sets at once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mmcv
+
+from mmkd.doctor.findings import Finding, shortened
+
+# Files looked for, evenly spaced; and of the first, so many are opened.
+_LOOKED_FOR = 2000
+_OPENED = 20
+# Pairs of files of one name whose content is compared.
+_COMPARED = 50
+
+Images = Sequence[tuple[Path, Mapping[str, Any]]]
+
+
+def examine_images(
+    which: str, folder: Path, images: Sequence[Mapping[str, Any]], most: int
+) -> Iterator[Finding]:
+    """Look for the images, open the first and compare their sizes.
+
+    Args:
+        which: ``train`` or ``val``, for messages.
+        folder: of the images.
+        images: as COCO lists them.
+        most: how many to open, at most.
+    """
+    what = f"{which}: image files"
+    looked = images[:: max(1, len(images) // _LOOKED_FOR)]
+    names = [str(image.get("file_name")) for image in looked]
+    missing = [name for name in names if not os.path.isfile(folder / name)]
+    if missing:
+        yield Finding(
+            "error",
+            what,
+            f"{len(missing)} of {len(names)} are not in {folder}: {shortened(missing, 3)}",
+            f"copy them there, or correct {which}_dataloader.dataset.data_prefix",
+        )
+    unreadable: list[str] = []
+    other: list[str] = []
+    turned = opened = 0
+    for image in images[: min(most, _OPENED)]:
+        path = folder / str(image.get("file_name"))
+        if not path.is_file():
+            continue
+        opened += 1
+        try:
+            pixels = mmcv.imread(str(path))
+        except Exception:
+            pixels = None
+        if pixels is None:
+            unreadable.append(path.name)
+            continue
+        size, given = (pixels.shape[1], pixels.shape[0]), (image.get("width"), image.get("height"))
+        if size != given:
+            other.append(f"{path.name} is {size[0]}×{size[1]}, the file says {given[0]}×{given[1]}")
+            turned += size == given[::-1]
+    if unreadable:
+        yield Finding("error", what, f"cannot be read: {shortened(unreadable, 3)}", "copy them again")
+    if other:
+        yield Finding(
+            "error",
+            what,
+            f"{len(other)} of {opened} are of another size: {shortened(other, 2)}",
+            "width and height are exchanged: EXIF turns the image when it is read; save the images without it"
+            if turned == len(other)
+            else "the boxes are then of another image too: use the images that were annotated",
+        )
+    if opened and not (missing or unreadable or other):
+        yield Finding("ok", what, f"{len(names)} looked for, the first {opened} opened, sizes as in the file")
+
+
+def examine_overlap(train: Images, val: Images) -> Iterator[Finding]:
+    """Whether images of validation are trained on.
+
+    Two files are one image if they are one file, or have one name and the same content.
+    """
+    seen = {os.path.realpath(_path(*image)) for image in train}
+    same = [image["file_name"] for folder, image in val if os.path.realpath(_path(folder, image)) in seen]
+    names = {Path(str(image["file_name"])).name: _path(folder, image) for folder, image in train}
+    pairs = [
+        (names[Path(str(image["file_name"])).name], _path(folder, image))
+        for folder, image in val
+        if Path(str(image["file_name"])).name in names and image["file_name"] not in same
+    ]
+    copies = [mine.name for mine, theirs in pairs[:_COMPARED] if _digest(mine) == _digest(theirs) is not None]
+    what = "train and val"
+    if same or copies:
+        yield Finding(
+            "error",
+            what,
+            f"{len(same) + len(copies)} images of val are trained on: {shortened([*same, *copies], 3)}"
+            + (" (all of them)" if len(same) == len(val) else ""),
+            "split anew: what is measured on images of the training says nothing",
+        )
+    else:
+        tail = f"; {len(pairs)} names are in both, the content differs" if pairs else ""
+        yield Finding("ok", what, f"no image in both{tail}")
+
+
+def _path(folder: Path, image: Mapping[str, Any]) -> Path:
+    return folder / str(image["file_name"])
+
+
+def _digest(path: Path) -> bytes | None:
+    try:
+        return hashlib.sha1(path.read_bytes(), usedforsecurity=False).digest()
+    except OSError:
+        return None

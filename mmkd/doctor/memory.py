@@ -1,0 +1,152 @@
+"""What a training step keeps in memory, and what that makes of the config's batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mmkd.doctor.findings import Finding, NotExamined
+
+if TYPE_CHECKING:
+    from mmkd.doctor.case import Case
+
+# Workspaces of convolutions, fragmentation, and what lives for one operation only.
+_MARGIN = 1.25
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes of one training step.
+
+    Attributes:
+        images: in its batch.
+        pixels: of one padded image.
+        inputs: the batch itself.
+        parameters: the student's, with its losses' own.
+        gradients: of the same.
+        optimizer: its state after a step.
+        activations: what the forward pass kept for the backward pass.
+        teacher: the teachers' parameters.
+        teacher_layers: the most that a layer of a teacher takes and gives.
+    """
+
+    images: int
+    pixels: int
+    inputs: int
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    teacher: int
+    teacher_layers: int
+
+    def peak(self, batch_size: int) -> float:
+        """The estimated peak for a batch of as many such images."""
+        fixed = self.parameters + self.gradients + self.optimizer + self.teacher
+        return _MARGIN * (
+            fixed + (self.inputs + self.activations + self.teacher_layers) * batch_size / self.images
+        )
+
+
+@dataclass
+class Tally:
+    """Bytes that were counted."""
+
+    bytes: int = 0
+
+
+def examine_memory(case: Case) -> Iterator[Finding]:
+    """The parts of the step, and its peak beside what is free."""
+    step = case.step_memory
+    if step is None:
+        raise NotExamined("no training step was made")
+    batch_size = int(case.cfg.train_dataloader["batch_size"])
+    yield Finding(
+        "ok",
+        "one step",
+        f"of {step.images} images: parameters {_size(step.parameters)}, gradients {_size(step.gradients)}, "
+        f"optimizer {_size(step.optimizer)}, activations {_size(step.activations)}",
+    )
+    if step.teacher:
+        share = (step.teacher + step.teacher_layers) / (step.peak(step.images) / _MARGIN)
+        yield Finding(
+            "ok",
+            "the teacher",
+            f"parameters {_size(step.teacher)}, its largest layer {_size(step.teacher_layers)}: "
+            f"{share:.0%} of the whole",
+        )
+    peak, free = step.peak(batch_size), free_bytes(case.device)
+    text = f"about {_size(peak)} with train_dataloader.batch_size={batch_size} on images of this size"
+    if free is None:
+        yield Finding("ok", "peak", f"{text}; how much is free is not known here")
+    elif peak > free:
+        yield Finding(
+            "warning",
+            "peak",
+            f"{text}; {_size(free)} are free",
+            "lower train_dataloader.batch_size, use --amp, or free memory",
+        )
+    else:
+        yield Finding("ok", "peak", f"{text}; {_size(free)} are free")
+
+
+@contextmanager
+def count_saved(model: nn.Module) -> Iterator[Tally]:
+    """While open, count what autograd keeps for a backward pass, each storage once; parameters not."""
+    known = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    tally = Tally()
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if tensor.device.type != "meta" and storage.data_ptr() not in known:
+            known.add(storage.data_ptr())
+            tally.bytes += storage.nbytes()
+        return tensor  # held until the backward pass, so its place is not used again meanwhile
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield tally
+
+
+@contextmanager
+def largest_layer(model: nn.Module) -> Iterator[Tally]:
+    """While open, the most bytes that one layer without parts takes and gives."""
+    tally = Tally()
+
+    def look(_: nn.Module, args: Any, result: Any) -> None:
+        tensors = [x for x in [*args, result] if isinstance(x, Tensor)]
+        tally.bytes = max(tally.bytes, sum(x.nbytes for x in tensors))
+
+    handles = [m.register_forward_hook(look) for m in model.modules() if not any(True for _ in m.children())]
+    try:
+        yield tally
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def of_parameters(parameters: Iterable[Tensor]) -> int:
+    """Their bytes."""
+    return sum(p.nbytes for p in parameters)
+
+
+def free_bytes(device: str) -> int | None:
+    """What a device has left, or for ``cpu`` the host; ``None`` where that is not known."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+def _size(number: float) -> str:
+    return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"

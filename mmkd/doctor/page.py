@@ -1,0 +1,86 @@
+"""The page that is printed, and the same for programs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mmkd.doctor.findings import Level, Section
+
+_COLOURS: dict[Level, str] = {"ok": "32", "warning": "33", "error": "31"}
+_MARK = 9
+_WHAT = 22
+
+
+def page(title: str, sections: Sequence[Section], *, colour: bool = False, width: int = 110) -> str:
+    """A page of plain text.
+
+    Args:
+        title: its first line.
+        sections: one for each examination.
+        colour: mark the levels by colours of a terminal.
+        width: of the page in characters.
+    """
+    lines = [title]
+    for section in sections:
+        lines += ["", f"{section.title} ({section.seconds:.1f} s)"]
+        for finding in section.findings:
+            mark = f"{finding.level:<{_MARK}}"
+            if colour:
+                mark = f"\033[{_COLOURS[finding.level]}m{mark}\033[0m"
+            body = list(_wrapped(finding.found, width)) or [""]
+            body += _wrapped(finding.remedy, width, "→ ")
+            lines.append(
+                f"  {mark}{finding.what:<{_WHAT}}{' ' if len(finding.what) >= _WHAT else ''}{body[0]}"
+            )
+            lines += [" " * (2 + _MARK + _WHAT) + line for line in body[1:]]
+    return "\n".join([*lines, "", summary(sections)])
+
+
+def summary(sections: Sequence[Section]) -> str:
+    """How many errors and warnings there are, and what follows."""
+    errors, warnings = count(sections, "error"), count(sections, "warning")
+    if errors:
+        verdict = "mend the errors before training"
+    else:
+        verdict = "ready to train; read the warnings first" if warnings else "ready to train"
+    return f"{_of(errors, 'error')}, {_of(warnings, 'warning')}: {verdict}"
+
+
+def as_data(title: str, sections: Sequence[Section]) -> dict[str, Any]:
+    """The findings as plain lists and dicts."""
+    return {
+        "title": title,
+        "errors": count(sections, "error"),
+        "warnings": count(sections, "warning"),
+        "sections": [
+            {
+                "title": section.title,
+                "seconds": round(section.seconds, 3),
+                "findings": [vars(finding) for finding in section.findings],
+            }
+            for section in sections
+        ],
+    }
+
+
+def count(sections: Sequence[Section], level: Level) -> int:
+    """How many findings of a level there are."""
+    return sum(finding.level == level for section in sections for finding in section.findings)
+
+
+def _of(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def _wrapped(text: str, width: int, first: str = "") -> Iterator[str]:
+    room = width - 2 - _MARK - _WHAT
+    yield from textwrap.wrap(
+        text,
+        room,
+        initial_indent=first,
+        subsequent_indent=" " * len(first),
+        break_on_hyphens=False,
+        break_long_words=False,
+    )

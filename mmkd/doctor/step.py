@@ -1,0 +1,152 @@
+"""One real training step: losses, gradients, the balance of the losses, and what it keeps in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from mmengine.logging import MessageHub
+from mmengine.optim import build_optim_wrapper
+from torch import Tensor
+
+from mmkd.doctor.case import Case
+from mmkd.doctor.findings import Finding, NotExamined, collect, shortened
+from mmkd.doctor.memory import StepMemory, count_saved, largest_layer, of_parameters
+from mmkd.hooks.balance import Balance, measure_balance, recorded_calls, suggested_weight
+from mmkd.hooks.ema_teacher import ema_teacher
+from mmkd.teachers import single_teachers
+
+# A term whose gradient is so many times the task's, or so small a part of it, does not take part.
+_DROWN = 10.0
+
+
+def examine_step(case: Case) -> Iterator[Finding]:
+    """Build the model, initialise it, one step with its own optimizer.
+
+    What it keeps in memory is left in ``case.step_memory`` for `examine_memory`.
+    """
+    model = case.model()
+    try:
+        model.init_weights()
+    except Exception as error:
+        yield Finding(
+            "error",
+            "initial weights",
+            f"cannot be had: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
+            "download them, and name the file in the init_cfg; the step goes on with random ones",
+        )
+    model.to(case.device).train()
+    average = ema_teacher(model)
+    if average is not None:  # as `EMATeacherHook` does before training
+        average.begin(model.state_dict())
+    batch = case.batch()
+    # As the Runner tells it, before the first step.
+    MessageHub.get_current_instance().update_info("dataset_meta", case.dataset("train").metainfo)
+    settings = case.cfg.get("optim_wrapper")
+    if not settings:
+        raise NotExamined("the config has no optim_wrapper")
+    wrapper = build_optim_wrapper(model, settings.copy())
+    data = model.data_preprocessor(batch, True)
+    terms = getattr(model, "terms", {})
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    with ExitStack() as watching:
+        calls = watching.enter_context(recorded_calls(terms))
+        tally = watching.enter_context(count_saved(model))
+        teachers = [] if not hasattr(model, "teacher") else single_teachers(model.teacher)
+        layers = [
+            watching.enter_context(largest_layer(one.model)) for one in teachers if hasattr(one, "model")
+        ]
+        with wrapper.optim_context(model):
+            losses = model.loss(data["inputs"], data["data_samples"])
+    finite = yield from _finite(losses)
+    if not finite:
+        raise NotExamined("the gradients of losses that are not finite")
+    total, _ = model.parse_losses(losses)
+    if average is not None:
+        yield Finding("ok", "balance", "not judged: the average is the student itself in the first step")
+    elif calls:
+        scale = getattr(getattr(wrapper, "loss_scaler", None), "get_scale", lambda: 1.0)()
+        yield from collect(
+            "balance", lambda: _balance(measure_balance(losses, calls, list(terms), float(scale)), terms)
+        )
+    wrapper.backward(total)
+    yield from _gradients(model, frozen)
+    wrapper.step()
+    weights = [p for one in teachers if hasattr(one, "model") for p in one.model.parameters()]
+    case.step_memory = StepMemory(
+        images=len(data["data_samples"]),
+        pixels=data["inputs"].shape[-2] * data["inputs"].shape[-1],
+        inputs=data["inputs"].nbytes,
+        parameters=of_parameters(model.parameters()),
+        gradients=sum(p.grad.nbytes for p in model.parameters() if p.grad is not None),
+        optimizer=_optimizer_state(wrapper.optimizer),
+        activations=tally.bytes,
+        teacher=of_parameters(weights),
+        teacher_layers=max((layer.bytes for layer in layers), default=0),
+    )
+
+
+def _finite(losses: Mapping[str, Any]) -> Generator[Finding, None, bool]:
+    values: dict[str, float] = {}
+    for name, value in losses.items():
+        if "loss" in name:
+            parts = [value] if isinstance(value, Tensor) else list(value)
+            values[name] = float(sum(part.detach().float().mean() for part in parts))
+    text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    bad = [name for name, value in values.items() if not abs(value) < float("inf")]
+    if bad:
+        yield Finding(
+            "error",
+            "losses",
+            f"not finite: {shortened(bad)} ({text})",
+            "look at the pixels and boxes above, then at the term's options and weight",
+        )
+    else:
+        yield Finding("ok", "losses", text)
+    return not bad
+
+
+def _gradients(model: Any, frozen: int) -> Iterator[Finding]:
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    without = [name for name, p in trained.items() if p.grad is None]
+    broken = [n for n, p in trained.items() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+    if broken:
+        yield Finding("error", "gradients", f"not finite: {shortened(broken, 4)}", "clip or lower the losses")
+    if without:
+        yield Finding(
+            "warning",
+            "gradients",
+            f"{len(without)} of {len(trained)} trainable parameters get none: {shortened(without, 4)}",
+            "freeze them, or check the losses; several GPUs need find_unused_parameters=True",
+        )
+    if not (broken or without):
+        held = f"; {frozen / 1e6:.2f} M weights are frozen" if frozen else ""
+        yield Finding("ok", "gradients", f"all {len(trained)} trainable parameters get one{held}")
+
+
+def _balance(balance: Balance | None, terms: Mapping[str, Any]) -> Iterator[Finding]:
+    if balance is None:
+        raise NotExamined("nothing before the head is trained")
+    for name, ratio in balance.ratios.items():
+        what, weight = f"distill.{name}", float(terms[name].loss_weight)
+        suggested, _ = suggested_weight(weight, ratio)
+        cosine = f", cosine {balance.cosines[name]:.2f}" if name in balance.cosines else ""
+        text = f"its gradient on the neck is {ratio:.3g} times the task's{cosine}"
+        advice = f"loss_weight={suggested:.3g} instead of {weight:.3g} would make them equal at this step"
+        if ratio > _DROWN:
+            yield Finding("warning", what, f"{text}: it drowns the task", advice)
+        elif ratio < 1 / _DROWN:
+            yield Finding("warning", what, f"{text}: it hardly takes part", advice)
+        else:
+            yield Finding("ok", what, f"{text}; {advice}")
+    if balance.agreement is not None:
+        text = f"student and teacher name one class for {balance.agreement:.0%} of the priors"
+        yield Finding("ok", "agreement", f"{text} of which the teacher is sure, before training")
+
+
+def _optimizer_state(optimizer: Any) -> int:
+    optimizers = optimizer.values() if isinstance(optimizer, dict) else [optimizer]
+    states = [state for one in optimizers for state in one.state.values()]
+    return sum(value.nbytes for state in states for value in state.values() if isinstance(value, Tensor))

@@ -1,0 +1,177 @@
+"""Whether each teacher loads, fits the student, and is as good as it should be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mmdet.datasets import CocoDataset
+
+from mmkd.doctor.agreement import Agreement, judge
+from mmkd.doctor.asking import Patient, detect, load_patient
+from mmkd.doctor.case import Case, innermost
+from mmkd.doctor.findings import Finding, NotExamined, collect, shortened
+from mmkd.doctor.teacher_order import examine_order
+from mmkd.doctor.teacher_pixels import examine_pixels
+from mmkd.doctor.teacher_scale import examine_scale
+from mmkd.doctor.trial import Trial
+from mmkd.doctor.zoo import logged_ap, zoo_ap
+from mmkd.registry import MODELS
+from mmkd.teachers import single_teachers, teacher_entries
+from mmkd.teachers.checkpoint import read_checkpoint
+from mmkd.teachers.pixels import Renormalizer
+
+# AP below these is no teacher's, whatever the data; below the second, hardly one's.
+_NOTHING, _LITTLE = 0.05, 0.15
+
+
+def examine_teachers(case: Case) -> Iterator[Finding]:
+    """Each trained teacher of the config."""
+    if not case.teachers:
+        kind = "the average of the student itself" if case.cfg.model.get("teacher") else "none in the config"
+        yield Finding("ok", "teacher", kind)
+        return
+    loaded: list[Patient] = []
+    for number, entry in enumerate(case.teachers):
+        many = (
+            f"teacher {number + 1} of {len(case.teachers)}: {_name(entry)}"
+            if len(case.teachers) > 1
+            else None
+        )
+        if many is not None:
+            yield Finding("ok", "teacher", many)
+        yield from collect("teacher", partial(_examine, case, entry, loaded))
+    yield from collect("teacher and student", lambda: _fit(case, loaded))
+
+
+def _examine(case: Case, entry: Mapping[str, Any], loaded: list[Patient]) -> Iterator[Finding]:
+    patient = load_patient(entry, case.device)
+    loaded.append(patient)
+    millions = sum(p.numel() for p in patient.detector.parameters()) / 1e6
+    text = f"{type(patient.detector).__name__}, {millions:.2f} M parameters, "
+    if patient.checkpoint is None:
+        yield Finding("warning", "teacher", text + "weights random", "name its checkpoint")
+        return
+    yield Finding("ok", "teacher", f"{text}every key of {patient.checkpoint} loaded")
+    yield from collect("teacher: pixels", lambda: _pixels(case, patient))
+    yield from collect("teacher: AP", lambda: _quality(case, patient))
+    trials: list[Trial] = []
+    yield from collect("teacher: diagnosis", lambda: _begin(case, patient, trials))
+    for trial in trials:
+        pixels = list(collect("teacher: pixels", partial(examine_pixels, trial)))
+        scale = list(collect("teacher: scale", partial(examine_scale, trial)))
+        if trial.adopted and all(finding.level == "ok" for finding in pixels):
+            # On a wrong scale nothing is seen of the pixels.
+            pixels = list(collect("teacher: pixels", partial(examine_pixels, trial)))
+        yield from [*pixels, *scale]
+        yield from collect("teacher: class order", partial(examine_order, trial))
+
+
+def _begin(case: Case, patient: Patient, trials: list[Trial]) -> Iterator[Finding]:
+    trial = Trial(case, patient)
+    if trial.few:
+        trials.append(trial)
+    else:
+        yield Finding(
+            "warning", "teacher: diagnosis", f"no object in {case.images} images", "give more --images"
+        )
+
+
+def _pixels(case: Case, patient: Patient) -> Iterator[Finding]:
+    theirs = MODELS.build({**patient.preprocessor})
+    if not Renormalizer(case.data_preprocessor(), theirs).is_identity:
+        inherits = case.cfg.model.get("inherit")
+        yield Finding(
+            "warning" if inherits else "ok",
+            "teacher: pixels",
+            "its data preprocessor differs from the student's; its pixels are made of the student's, exactly",
+            f"the student inherits {shortened(inherits)} of it, which know its pixels: give both the same"
+            if inherits
+            else "",
+        )
+
+
+def _quality(case: Case, patient: Patient) -> Iterator[Finding]:
+    """Its AP on the first validation images, beside what is known of it."""
+    dataset = case.dataset("val")
+    numbers = range(min(case.images, len(dataset)))
+    seen = judge(detect(case, patient, numbers), dataset.metainfo["classes"])
+    yield compared(seen, len(numbers), *_expected(case, patient))
+
+
+def compared(seen: Agreement, images: int, expected: float | None, source: str) -> Finding:
+    """An AP on a few images beside that of the whole data set.
+
+    Args:
+        seen: what was measured.
+        images: on how many.
+        expected: what is known, in [0, 1].
+        source: where from, in words.
+    """
+    text = f"{seen.ap:.3f} on {images} images, {seen.recall:.0%} of objects met with an IoU of 0.5"
+    remedy = "see the findings below; else the checkpoint is not what it is taken for"
+    if expected is not None:
+        text += f"; {source} {expected:.3f}"
+        # The AP of few images scatters.
+        if seen.ap < min(expected / 2, expected - _scatter(images)):
+            return Finding("error", "teacher: AP", text, remedy)
+        if seen.ap < expected - _scatter(images):
+            return Finding("warning", "teacher: AP", text, remedy)
+    elif source:
+        text += f"; {source}"
+    if seen.ap < _LITTLE:
+        return Finding("error" if seen.ap < _NOTHING else "warning", "teacher: AP", text, remedy)
+    return Finding("ok", "teacher: AP", text)
+
+
+def _scatter(images: int) -> float:
+    return 0.05 + 0.6 / math.sqrt(max(1, images))
+
+
+def _expected(case: Case, patient: Patient) -> tuple[float | None, str]:
+    assert patient.checkpoint is not None
+    classes = case.dataset("val").metainfo["classes"]
+    files = [str(cfg.get("ann_file")) for cfg in innermost(case.cfg.val_dataloader["dataset"])]
+    coco = tuple(classes) == CocoDataset.METAINFO["classes"] and all("val2017" in file for file in files)
+    known = zoo_ap(patient.entry.get("config"), patient.checkpoint) if coco else None
+    if known is not None:
+        return known[0], f"mmdet's zoo gives {known[1]}"
+    logged = logged_ap(read_checkpoint(patient.checkpoint))
+    if logged is not None:
+        return logged, "its own training logged"
+    return None, ""
+
+
+def _fit(case: Case, loaded: list[Patient]) -> Iterator[Finding]:
+    if len(loaded) < len(case.teachers):
+        raise NotExamined("a teacher does not load")
+    model = case.model()
+    yield Finding("ok", "teacher and student", "levels, strides and priors agree in what the losses read")
+    train = case.dataset("train").metainfo
+    model.check_class_names(train)
+    own = tuple(train.get("classes") or ())
+    entries = teacher_entries(case.cfg.model.teacher)
+    for entry, teacher in zip(entries, single_teachers(model.teacher)):
+        names = teacher.class_names
+        if "ema" in entry or entry.get("checkpoint", "") is None:
+            continue
+        if names is None:
+            yield Finding(
+                "warning",
+                "class names",
+                f"{_name(entry)} names no classes; they are taken to be in the order of the data set",
+                "see 'class order' above, which looks at what it says",
+            )
+        elif names == own:
+            yield Finding("ok", "class names", f"{len(own)}, in the same order: {shortened(own)}")
+        else:
+            yield Finding(
+                "ok", "class names", f"found by name among the teacher's {len(names)}: {shortened(own)}"
+            )
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    return Path(str(entry.get("checkpoint") or entry.get("config"))).name

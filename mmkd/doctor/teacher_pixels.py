@@ -1,0 +1,65 @@
+"""Whether the teacher was trained on the pixels that its config says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmkd.doctor.findings import Finding
+from mmkd.doctor.trial import Trial
+
+_RGB = [123.675, 116.28, 103.53]
+_BGR = _RGB[::-1]
+# By where they are usual.
+NORMALISATIONS: Mapping[str, tuple[Sequence[float], Sequence[float], bool]] = {
+    "torchvision": (_RGB, [58.395, 57.12, 57.375], True),
+    "Caffe": (_BGR, [1.0, 1.0, 1.0], False),
+    "RTMDet": (_BGR, [57.375, 57.12, 58.395], False),
+    "SSD": (_RGB, [1.0, 1.0, 1.0], True),
+    "0 to 1": ([0.0] * 3, [255.0] * 3, True),
+    "0 to 255": ([0.0] * 3, [1.0] * 3, False),
+}
+
+
+def examine_pixels(trial: Trial) -> Iterator[Finding]:
+    """Red and blue exchanged, and the usual normalisations."""
+    what, now = "teacher: pixels", trial.preprocessor
+    ways: dict[str, dict[str, Any]] = {"exchanged": {"preprocessor": _swapped(now)}}
+    for name, (mean, std, rgb) in NORMALISATIONS.items():
+        way = {**now, "mean": mean, "std": std, "bgr_to_rgb": rgb, "rgb_to_bgr": False}
+        if not any(same_pixels(way, other) for other in (now, ways["exchanged"]["preprocessor"])):
+            ways[name] = {"preprocessor": way}
+    best = trial.best(ways)
+    if best is None:
+        yield Finding("ok", what, f"of {len(ways) + 1} ways to normalise them its own is the best")
+        return
+    name, before, after = best
+    way = ways[name]["preprocessor"]
+    trial.adopt(preprocessor=way)
+    if name == "exchanged":
+        cause, options = "with red and blue exchanged", ["bgr_to_rgb"]
+    else:
+        cause, options = f"normalised as is usual for {name}", ["mean", "std", "bgr_to_rgb"]
+    settings = ", ".join(f"{option}={way.get(option, False)}" for option in options)
+    yield Finding(
+        "error",
+        what,
+        f"{cause} its AP is {after.ap_best:.3f}, as configured {before.ap_best:.3f} "
+        f"({len(trial.many)} images): it was trained on other pixels",
+        f"in the teacher's config: model.data_preprocessor=dict({settings}); the student's may stay",
+    )
+
+
+def _swapped(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
+    swaps = bool(preprocessor.get("bgr_to_rgb") or preprocessor.get("rgb_to_bgr"))
+    return {**preprocessor, "bgr_to_rgb": not swaps, "rgb_to_bgr": False}
+
+
+def same_pixels(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two configs of a data preprocessor make the same of an image."""
+
+    def key(way: Mapping[str, Any]) -> tuple[Any, ...]:
+        swaps = bool(way.get("bgr_to_rgb") or way.get("rgb_to_bgr"))
+        return (*(tuple(way.get(name) or ()) for name in ("mean", "std")), swaps)
+
+    return key(one) == key(other)

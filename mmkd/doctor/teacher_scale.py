@@ -1,0 +1,126 @@
+"""Whether the teacher sees objects at the size that it was trained on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmkd.compat import load_config
+from mmkd.doctor.asking import load_images
+from mmkd.doctor.case import innermost
+from mmkd.doctor.findings import Finding
+from mmkd.doctor.pipeline import FAR, object_sizes, transforms_of
+from mmkd.doctor.trial import Trial, clearly_better
+
+# So little may two scales differ by rounding.
+_SAME = 0.05
+# Enlarged images are not made longer than this.
+_LONGEST = 1400
+
+
+def examine_scale(trial: Trial) -> Iterator[Finding]:
+    """The scale of its own config, or others if that is not known; and that of the training."""
+    case, what = trial.case, "teacher: scale"
+    transforms = transforms_of(case.cfg, "val")
+    own = own_pipeline(trial.patient.entry)
+    ways: dict[str, dict[str, Any]] = {}
+    if own is not None:
+        ratio = _ratio(trial, own)
+        text = "its own config shows it images of the size that the student's validation does"
+        if abs(ratio - 1) > _SAME:
+            text = f"its own config shows it {ratio:.2g} times the size that the student's validation does"
+            ways["as in its own config"] = {"pipeline": own}
+    else:
+        text = "its config does not say at what scale it was trained"
+        for factor in (0.5, 2.0, 4.0):
+            larger = rescaled(transforms, factor)
+            if larger is not None and _longest(larger) <= _LONGEST:
+                ways[f"at {factor:g} times the scale"] = {"pipeline": larger}
+    best = trial.best(ways)
+    if best is not None:
+        name, before, after = best
+        pipeline = ways[name]["pipeline"]
+        trial.adopt(pipeline=pipeline)
+        yield Finding(
+            "error",
+            what,
+            f"{text}; {name} its AP is {after.ap_best:.3f}, as configured {before.ap_best:.3f} "
+            f"({len(trial.many)} images)",
+            f"set the scale of Resize to {_scale(pipeline)} in the pipelines of training and testing",
+        )
+        return
+    yield Finding("ok", what, text + ("; other scales are not clearly better" if ways else ""))
+    yield from _training_scale(trial, transforms)
+
+
+def _training_scale(trial: Trial, transforms: Sequence[Any]) -> Iterator[Finding]:
+    """It is asked in training: what is right in validation may be wrong there."""
+    train, val = (object_sizes(trial.case, which) for which in ("train", "val"))
+    if not (len(train) and len(val)):
+        return
+    factor = float(train.median() / val.median())
+    shrunk = rescaled(transforms, factor)
+    if 1 / FAR < factor < FAR or shrunk is None or _longest(shrunk) > _LONGEST:
+        return
+    there, here = trial.ask(trial.many, pipeline=shrunk), trial.ask(trial.many)
+    if clearly_better(here, there):
+        yield Finding(
+            "error",
+            "teacher: scale",
+            f"training shows it objects {factor:.2g} times the size of validation, where its AP is "
+            f"{there.ap_best:.3f} instead of {here.ap_best:.3f}",
+            f"set the scale of Resize in the training pipeline to {_scale(transforms)}",
+        )
+
+
+def own_pipeline(entry: Mapping[str, Any]) -> Sequence[Any] | None:
+    """The test pipeline of a teacher's whole config, if it has one."""
+    config = entry.get("config")
+    if isinstance(config, (str, Path)):
+        config = load_config(config)
+    for name in ("val_dataloader", "test_dataloader"):
+        loader = None if config is None else config.get(name)
+        for dataset in innermost((loader or {}).get("dataset")):
+            if dataset.get("pipeline"):
+                # Of what is in the images only the student's data set knows, and that without the pipeline.
+                return [one for one in dataset["pipeline"] if "Annotations" not in str(one["type"])]
+    return None
+
+
+def rescaled(transforms: Sequence[Any], factor: float) -> list[Any] | None:
+    """A pipeline with the scale of its resizes multiplied; ``None`` if it has none that is plain."""
+    changed = copy.deepcopy(list(transforms))
+    resizes = [one for one in changed if _is_resize(one)]
+    for one in resizes:
+        one["scale"] = tuple(max(1, round(side * factor)) for side in one["scale"])
+    return changed if resizes else None
+
+
+def _is_resize(transform: Mapping[str, Any]) -> bool:
+    scale = transform.get("scale")
+    return (
+        str(transform.get("type")).endswith("Resize")
+        and isinstance(scale, (tuple, list))
+        and all(isinstance(side, int) for side in scale)
+    )
+
+
+def _scale(transforms: Sequence[Any]) -> Any:
+    scales = [tuple(one["scale"]) for one in transforms if _is_resize(one)]
+    return scales[0] if scales else "that of its own config"
+
+
+def _longest(transforms: Sequence[Any]) -> int:
+    return max(max(one["scale"]) for one in transforms if _is_resize(one))
+
+
+def _ratio(trial: Trial, pipeline: Sequence[Any]) -> float:
+    """How much larger another pipeline shows an image, by its side."""
+
+    def side(way: Sequence[Any] | None) -> float:
+        sample = load_images(trial.case, trial.few[:1], way)[0]["data_samples"]
+        return float(sample.img_shape[0] * sample.img_shape[1]) ** 0.5
+
+    return side(pipeline) / side(None)

@@ -1,0 +1,80 @@
+"""A teacher asked in several ways about a few images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmkd.doctor.agreement import Agreement, judge
+from mmkd.doctor.asking import Patient, detect, load_images
+from mmkd.doctor.case import Case
+
+# A guess is tried on so many images, and confirmed on so many.
+_TRIED, _CONFIRMED = 8, 32
+# It is better with so much more AP, and so many times as much.
+_MORE, _TIMES = 0.05, 1.25
+
+
+class Trial:
+    """A teacher and the few images on which it is asked in several ways.
+
+    Args:
+        case: what is examined.
+        patient: the teacher.
+    """
+
+    def __init__(self, case: Case, patient: Patient) -> None:
+        self.case, self.patient = case, patient
+        dataset = case.dataset("val")
+        self.classes = dataset.metainfo["classes"]
+        with_objects = [
+            n for n in range(min(len(dataset), case.images)) if dataset.get_data_info(n)["instances"]
+        ]
+        self.few, self.many = spaced(with_objects, _TRIED), spaced(with_objects, _CONFIRMED)
+        self.preprocessor = dict(patient.preprocessor)
+        self.adopted = False
+        self._pipeline: Sequence[Any] | None = None
+        self._loaded: dict[tuple[str, int], list[Any]] = {}
+        self._judged: dict[str, Agreement] = {}
+
+    def ask(self, numbers: Sequence[int], preprocessor: Any = None, pipeline: Any = None) -> Agreement:
+        """How well it agrees with the ground truth of these images, asked in this way."""
+        pixels = self.preprocessor if preprocessor is None else preprocessor
+        way = self._pipeline if pipeline is None else pipeline
+        key = (repr(way), len(numbers))
+        images = self._loaded.get(key) or load_images(self.case, numbers, way)
+        self._loaded = {key: images}
+        question = repr((key, sorted(map(repr, pixels.items()))))
+        if question not in self._judged:
+            found = detect(self.case, self.patient, numbers, images=images, preprocessor=pixels)
+            self._judged[question] = judge(found, self.classes)
+        return self._judged[question]
+
+    def best(self, ways: Mapping[str, Mapping[str, Any]]) -> tuple[str, Agreement, Agreement] | None:
+        """The way of asking that is clearly better than the present one, and both agreements."""
+        if not ways:
+            return None
+        now = self.ask(self.few)
+        tried = {name: self.ask(self.few, **way) for name, way in ways.items()}
+        name = max(tried, key=lambda name: tried[name].ap_best)
+        if not clearly_better(tried[name], now):
+            return None
+        now, then = self.ask(self.many), self.ask(self.many, **ways[name])
+        return (name, now, then) if clearly_better(then, now) else None
+
+    def adopt(self, preprocessor: Any = None, pipeline: Any = None) -> None:
+        """Ask in this way from now on, so that a second fault shows too."""
+        self.adopted = True
+        self.preprocessor = self.preprocessor if preprocessor is None else preprocessor
+        self._pipeline = self._pipeline if pipeline is None else pipeline
+
+
+def clearly_better(one: Agreement, other: Agreement) -> bool:
+    """Whether an agreement is better than another beyond chance."""
+    return one.ap_best >= other.ap_best + _MORE and one.ap_best >= other.ap_best * _TIMES
+
+
+def spaced(numbers: Sequence[int], count: int) -> list[int]:
+    """Evenly spaced ones of a list, at most so many."""
+    step = max(1, len(numbers) / count)
+    return [numbers[int(place * step)] for place in range(min(count, len(numbers)))]

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmkd.cli import doctor
+
+CONFIG = "configs/bccd/kd.py"
+
+
+def test_the_shipped_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "page.json"
+    arguments = ["--images", "4", "--json", str(file), "--work-dir", str(tmp_path / "work")]
+    assert doctor.main([CONFIG, *arguments]) == 0
+    text = capsys.readouterr().out
+    assert text.rstrip().endswith("0 errors, 0 warnings: ready to train")
+    assert "objects that it meets get their right class" in text
+    data = json.loads(file.read_text())
+    assert (data["errors"], data["warnings"]) == (0, 0)
+    assert [section["title"] for section in data["sections"]] == [
+        "environment",
+        "dataset",
+        "pipeline",
+        "teacher",
+        "training step",
+        "memory",
+    ]
+    assert not (tmp_path / "work").exists()
+
+
+def test_all_goes_on_after_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truncated = tmp_path / "truncated.pth"
+    truncated.write_bytes(Path("data/bccd/teacher_atss_r18_narrow.pth").read_bytes()[:10_000])
+    (tmp_path / "file").write_text("")
+    damages = [f"model.teacher.checkpoint={truncated}", "val_dataloader.dataset.ann_file=nothere.json"]
+    assert doctor.main([CONFIG, "--work-dir", str(tmp_path / "file/work"), "--cfg-options", *damages]) == 1
+    text = " ".join(capsys.readouterr().out.split())
+    for finding in (
+        "cannot be written: Not a directory",
+        "no file data/bccd/nothere.json",
+        "cannot be read. Expected: a file written by torch.save",
+        "teacher and student not examined: a teacher does not load",
+        "memory not examined: no training step was made",
+    ):
+        assert finding in text
+
+
+@pytest.mark.parametrize("arguments", [["nothere.py"], [CONFIG, "--images", "0"], [CONFIG, "--teacher", "a"]])
+def test_cannot_run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(arguments) == 2
+    assert "mmkd: error: " in capsys.readouterr().err
+
+
+def test_json_into_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main([CONFIG, "--json", str(tmp_path / "no/page.json")]) == 2
+    assert "--json cannot be written" in capsys.readouterr().err
