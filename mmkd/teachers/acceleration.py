@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from mmcv.cnn import fuse_conv_bn
+from mmdet.models.backbones.swin import ShiftWindowMSA
 from torch import Tensor, nn
 
 from mmkd.errors import UserError, user_error
@@ -45,7 +46,7 @@ def check_switch(name: str, teacher: Mapping[str, Any]) -> bool:
 
 
 def choose_dtype(
-    precision: Precision, device: torch.device, *, deformable: bool = False
+    precision: Precision, device: torch.device, *, deformable: bool = False, windows: bool = False
 ) -> tuple[torch.dtype, str]:
     """What a teacher computes in on a device, and why.
 
@@ -56,13 +57,24 @@ def choose_dtype(
         precision: what was asked for.
         device: where the teacher is.
         deformable: it has deformable convolutions, of which mmcv has none in bfloat16 for CPUs.
+        windows: it has shifted windows, which mmdet masks in float32 whatever the weights are.
 
     Returns:
         The dtype and the reason.
 
     Raises:
-        UserError: float16 is asked of a CPU, or bfloat16 there of deformable convolutions.
+        UserError: float16 is asked of a CPU, or bfloat16 there of deformable convolutions, or either of
+            shifted windows.
     """
+    if windows and precision != "fp32":
+        if precision != "auto":
+            raise user_error(
+                "The teacher cannot compute in half precision: it has shifted windows.",
+                expected="teacher.precision='auto' or 'fp32'",
+                found=repr(precision),
+                remedy="choose another",
+            )
+        return torch.float32, "mmdet masks shifted windows in float32"
     if deformable and device.type == "cpu" and precision in ("auto", "bf16"):
         if precision == "bf16":
             raise user_error(
@@ -95,6 +107,11 @@ def choose_dtype(
                 return torch.bfloat16, f"a CPU with {name}"
         return torch.float32, "a CPU without AMX and AVX512-BF16"
     return torch.float32, f"nothing is known of {device.type}"
+
+
+def has_shifted_windows(model: nn.Module) -> bool:
+    """Whether a layer of mmdet's Swin transformer in it shifts its windows, as every second one does."""
+    return any(isinstance(module, ShiftWindowMSA) and module.shift_size > 0 for module in model.modules())
 
 
 _Result = TypeVar("_Result")

@@ -21,6 +21,7 @@ from mmkd.teachers.acceleration import (
     choose_dtype,
     compiled,
     fold_batch_norm,
+    has_shifted_windows,
 )
 from mmkd.teachers.building import (
     build_detector,
@@ -95,7 +96,7 @@ class FrozenTeacher:
         self.awaits_classes = fewer and self.class_names is not None
         self._num_classes = own.num_classes if self.awaits_classes else self._whole_spec.num_classes
         check_heads(own, self.spec, self.needs)
-        self.deformable = is_deformable(self.model)
+        self.deformable, self.windows = is_deformable(self.model), has_shifted_windows(self.model)
         self._run: Callable[[Tensor], tuple[Any, Any]] = self._forward
         skipped: list[str] = []
         if "layers" not in needs:
@@ -267,7 +268,10 @@ class FrozenTeacher:
 
     def dtype_on(self, device: torch.device) -> torch.dtype:
         """What it computes in there."""
-        return choose_dtype(self.precision, device, deformable=self.deformable)[0]
+        return self._choose(device)[0]
+
+    def _choose(self, device: torch.device) -> tuple[torch.dtype, str]:
+        return choose_dtype(self.precision, device, deformable=self.deformable, windows=self.windows)
 
     def _outputs(self, pixels_BCHW: Tensor) -> DenseOutputs:
         if self.gives_towers:
@@ -290,7 +294,7 @@ class FrozenTeacher:
         if device == self._device:
             return
         self._device = device
-        self._dtype, reason = choose_dtype(self.precision, device, deformable=self.deformable)
+        self._dtype, reason = self._choose(device)
         self.model.to(device, self._dtype)
         if self.compiles:
             self._run = compiled(self._forward)

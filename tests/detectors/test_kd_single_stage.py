@@ -543,7 +543,7 @@ def swin_teacher() -> ConfigDict:
     cfg.backbone = ConfigDict(
         type="SwinTransformer",
         embed_dims=16,
-        depths=[1, 1, 1, 1],
+        depths=[2, 1, 1, 1],
         num_heads=[1, 1, 2, 2],
         window_size=4,
         out_indices=(0, 1, 2, 3),
@@ -551,8 +551,10 @@ def swin_teacher() -> ConfigDict:
     return cfg
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_teacher_with_another_kind_of_backbone(precision: str) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_a_teacher_with_another_kind_of_backbone(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the processor would have bfloat16, which shifted windows do not."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
     terms = {"cls": ALL, "neck": {"type": "PKDLoss"}, "box": {"type": "BoxIoULoss"}}
     cfg = distilled(tiny_atss(), swin_teacher(), None, distill=terms)
     cfg.teacher.precision = precision
@@ -561,6 +563,13 @@ def test_a_teacher_with_another_kind_of_backbone(precision: str) -> None:
     model.parse_losses(losses)[0].backward()
     assert all(torch.isfinite(losses[f"loss_kd_{name}"]) for name in terms)
     assert losses["loss_kd_neck"] > 0
+
+
+def test_shifted_windows_have_no_half_precision() -> None:
+    cfg = distilled(tiny_atss(), swin_teacher(), None)
+    cfg.teacher.precision = "bf16"
+    with pytest.raises(UserError, match="shifted windows"):
+        losses_of(build(cfg), batch())
 
 
 def test_a_teacher_with_another_head(checkpoint: str) -> None:
