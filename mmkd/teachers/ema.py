@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmkd.errors import UserError, check_options, user_error
 from mmkd.heads import adapter_for, is_deformable
 from mmkd.structures import Need
+from mmkd.teachers.acceleration import has_shifted_windows
 from mmkd.teachers.frozen import FrozenTeacher, _computed
 from mmkd.teachers.pixels import Renormalizer
 
@@ -70,7 +71,7 @@ class EMATeacher(FrozenTeacher):
         self.class_names, self.class_index, self.levels, self.awaits_classes = None, None, None, False
         self.pixels = Renormalizer(student.data_preprocessor, student.data_preprocessor)
         self.precision, self.compiles, self.own_stream = "fp32", False, False
-        self.deformable = is_deformable(self.model)
+        self.deformable, self.windows = is_deformable(self.model), has_shifted_windows(self.model)
         self._layout = torch.contiguous_format
         self._run = self._forward
         self._device, self._dtype, self._stream = None, torch.float32, None

@@ -106,6 +106,7 @@ def test_iterable_data_is_left_alone(tmp_path: Path) -> None:
     loader = torch.utils.data.DataLoader(Stream(), batch_size=2)
     run = runner(
         tmp_path,
+        model=ToyModel(),
         train_dataloader=loader,
         train_cfg={"by_epoch": False, "max_iters": 2, "val_interval": 2},
     )

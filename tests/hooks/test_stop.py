@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +149,25 @@ def test_unknown_and_double_signals_are_refused() -> None:
 def test_meanings_in_a_sweep(monkeypatch: pytest.MonkeyPatch, given: Any, expected: Any) -> None:
     monkeypatch.setenv("MMKD_SWEEP", "yes")
     assert {number.name: code for number, code in StopHook(**given).exit_codes.items()} == expected
+
+
+def test_processes_that_an_evaluator_forks_can_be_ended(tmp_path: Path) -> None:
+    """mmdet's VOCMetric ends a pool by SIGTERM and waits for it."""
+    codes = []
+
+    def wait(begun: Any) -> None:
+        begun.send(True)
+        time.sleep(60)
+
+    def fork(runner: Any) -> None:
+        begun, told = get_context("fork").Pipe(duplex=False)
+        child = get_context("fork").Process(target=wait, args=(told,))
+        child.start()
+        assert begun.recv()
+        child.terminate()
+        child.join(20)
+        codes.append(child.exitcode)
+        child.kill()
+
+    toy_runner(tmp_path, StopHook(), Call("after_train_iter", 1, fork)).train()
+    assert codes == [-signal.SIGTERM]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import ctypes
 import sys
 import threading
 import time
@@ -96,11 +96,15 @@ def test_only_failures_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("_parameters")
 def test_an_exception_of_the_agent_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B's agent raises it in the thread of the run, from another one."""
+
     def stop(_: str, function: Any, **__: Any) -> None:
+        of_the_run = ctypes.c_ulong(threading.get_ident())
+
         def interrupt() -> None:
             while not started.exists():
                 time.sleep(0.05)
-            signal.raise_signal(signal.SIGINT)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(of_the_run, ctypes.py_object(KeyboardInterrupt))
 
         threading.Thread(target=interrupt).start()
         with pytest.raises(KeyboardInterrupt):
