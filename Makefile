@@ -2,8 +2,9 @@
 # make test    sets up everything and runs the tests
 # make soak    runs the long form of the tests that have one (an hour)
 # make install sets up .venv alone
+# make docs    builds the documentation into site/, warnings as errors
 # make check   the whole gate: format, lint, types, import contracts, tests
-.PHONY: demo test soak install lint check
+.PHONY: demo test soak install lint docs check
 
 install:
 	@tools/install.sh >/dev/null
@@ -23,4 +24,7 @@ lint:
 	@python=$$(tools/install.sh test) && bin=$$(dirname $$python) && export PATH="$$bin:$$PATH" && \
 	$$python -m ruff format --check . && $$python -m ruff check . && $$python -m mypy && lint-imports
 
-check: lint test
+docs:
+	@python=$$(tools/install.sh test) && NO_MKDOCS_2_WARNING=1 $$python -m mkdocs build --strict --quiet
+
+check: lint docs test

@@ -37,7 +37,7 @@ setup(
         "openmmlab": ["mmdet>=3.2,<4", "mmengine>=0.10.4,<1", "mmcv>=2.0.1,<2.2", "setuptools<81"],
         "sweep": ["optuna>=4.4"],
         "wandb": ["wandb>=0.28"],
-        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "latex2mathml"],
         "compare": ["pandas>=2.1", "jinja2>=3.1", "scipy", "filelock"],
         "test": [
             "optuna>=4.4",
@@ -54,6 +54,9 @@ setup(
             "ruff",
             "mypy",
             "import-linter",
+            "mkdocs-material>=9.5",
+            "mkdocstrings[python]>=0.26",
+            "latex2mathml",
         ],
     },
     entry_points={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Sequence
@@ -71,6 +72,7 @@ class StopHook(Hook):
         self.exit_code: int | None = None
         self.reason = "another process was asked to stop"
         self._before: dict[int, Any] = {}
+        self._process = os.getpid()
         self._common_batches = 0
         self._settled = True
         self._validating = False
@@ -87,6 +89,7 @@ class StopHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Take over the signals."""
+        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
             for number in self.exit_codes:
                 self._before[number] = signal.signal(number, self._on_signal)
@@ -170,6 +173,10 @@ class StopHook(Hook):
             signal.pthread_sigmask(signal.SIG_BLOCK if block else signal.SIG_UNBLOCK, self.exit_codes)
 
     def _on_signal(self, number: int, _: Any) -> None:
+        if os.getpid() != self._process:  # forked by an evaluator: VOCMetric ends its pool by SIGTERM
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         self.request(self.exit_codes[signal.Signals(number)], signal.Signals(number).name)
 
     def _agree(self) -> bool:

@@ -85,5 +85,16 @@ def test_folding_keeps_the_outputs(kind: type[nn.Module], folds: bool) -> None:
     assert len(norms) == (0 if folds else 1)
 
 
+def test_layers_that_cannot_be_folded_stay() -> None:
+    """mmcv goes by the order of declaration; here the widths differ."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6)))
+    odd = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Identity(), nn.BatchNorm2d(6)).eval()
+    odd.forward = lambda x: odd[2](model[1][0](odd[0](x)))  # type: ignore[method-assign]
+    image = torch.rand(1, 3, 4, 4)
+    before = odd.forward(image)
+    assert not fold_batch_norm(odd, lambda: [odd.forward(image)])
+    torch.testing.assert_close(odd.forward(image), before)
+
+
 def test_nothing_to_fold() -> None:
     assert not fold_batch_norm(nn.Sequential(nn.Conv2d(1, 1, 1)), list)

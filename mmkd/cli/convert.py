@@ -1,0 +1,134 @@
+"""Turn a checkpoint of another code base for distillation into one that MMDetection 3.x loads."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.registry import init_default_scope
+from mmengine.runner import save_checkpoint
+from torch import Tensor
+
+from mmkd.cli.common import config_parser, read_config, run
+from mmkd.deployment import check_out_name
+from mmkd.errors import user_error
+from mmkd.registry import MODELS
+from mmkd.teachers import plain_detector
+from mmkd.teachers.building import class_names_of
+from mmkd.teachers.checkpoint import load_weights, read_checkpoint
+
+# What stands before the keys of a network, the longer first. `student.` and `teacher.`: DetectionDistiller of
+# FGD, MGD and their kind, mmdet's semi-supervised detectors; `architecture.` and `teacher.`: MMRazor 1.x, the
+# others: MMRazor 0.x. CrossKD's, LD's and mmdet's distilling detectors save their student alone, without any.
+PREFIXES = {
+    "student": ("architecture.model.", "architecture.", "student."),
+    "teacher": ("distiller.teacher.", "teacher."),
+}
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Options of the tool."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", help="of MMRazor, FGD, MGD, CrossKD, LD or mmdet; path or URL")
+    parser.add_argument("out", type=Path, help="the file to write")
+    parser.add_argument(
+        "--config", required=True, help="of the network that is wanted; all of its weights must be there"
+    )
+    parser.add_argument(
+        "--part", choices=list(PREFIXES), default="student", help="which network (default: student)"
+    )
+    args = parser.parse_args(argv)
+    options = config_parser("").parse_args([args.config])
+    return argparse.Namespace(**{**vars(options), **vars(args)})
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Write the weights of one network and the class names.
+
+    Raises:
+        UserError: the checkpoint or config cannot be read, the network is not in
+            it or does not fit the config, or the file cannot be written.
+    """
+    check_out_name(args.out)
+    if Path(args.checkpoint).resolve() == args.out.resolve():
+        raise user_error(
+            "The checkpoint would be overwritten.",
+            expected="a new file to write",
+            found=f"{args.out} twice",
+            remedy="name another file",
+        )
+    cfg = read_config(args)
+    content = read_checkpoint(args.checkpoint)
+    weights, left_out = part_of(content.get("state_dict", content), args.part, args.checkpoint)
+    init_default_scope(cfg.get("default_scope") or "mmdet")
+    if "model" not in cfg or MODELS.get(cfg.model.type) is None:
+        raise user_error(
+            "--config has no model that is known here.",
+            expected="the stock config of the network that is wanted, as mmdet::gfl/gfl_r50_fpn_1x_coco.py",
+            found=f"model.type='{cfg.model.type}'" if "model" in cfg else ", ".join(cfg),
+            remedy="name that config; the one of the other code base cannot be built here",
+        )
+    load_weights(MODELS.build(plain_detector(cfg.model)), weights, args.checkpoint)
+    given = content.get("meta")
+    meta = dict(given) if isinstance(given, Mapping) else {}
+    names = class_names_of(meta)
+    dataset_meta = {**(meta.get("dataset_meta") or {}), "classes": names} if names else {}
+    save_checkpoint({"meta": {"dataset_meta": dataset_meta}, "state_dict": weights}, str(args.out))
+    told = f"classes {', '.join(names[:5])}{', …' if len(names) > 5 else ''}" if names else "no class names"
+    print(f"{args.out}: the {args.part}'s {len(weights)} tensors, {told}")
+    if left_out:
+        print(f"left out: {', '.join(f'{count} of {name}' for name, count in left_out.most_common(8))}")
+
+
+def part_of(weights: Mapping[str, Any], part: str, filename: str) -> tuple[dict[str, Tensor], Counter[str]]:
+    """One network's weights under its own keys.
+
+    Args:
+        weights: the ``state_dict`` of a whole distiller.
+        part: ``'student'`` or ``'teacher'``.
+        filename: for the message.
+
+    Returns:
+        The weights, and how many others there are by the first word of their keys.
+
+    Raises:
+        UserError: there is no such part in it.
+    """
+    keys = {key.removeprefix("module."): key for key in weights}
+    parts = {
+        name: next((prefix for prefix in prefixes if any(key.startswith(prefix) for key in keys)), None)
+        for name, prefixes in PREFIXES.items()
+    }
+    prefix = parts[part]
+    if prefix is None and (part == "teacher" or parts["teacher"]):
+        words = sorted({f"{key.partition('.')[0]}." for key in keys})
+        raise user_error(
+            f"There is no {part} in {filename}.",
+            expected=f"keys that begin with {' or '.join(PREFIXES[part])}",
+            found=f"keys that begin with {', '.join(words[:10])}",
+            remedy="use the checkpoint that the teacher was loaded from: it was not saved again"
+            if part == "teacher"
+            else "name the checkpoint that training wrote",
+        )
+    inner = prefix or ""
+    # mmdet 2.x keeps a running average beside the weights, as `ema_backbone_…`.
+    taken = {
+        key.removeprefix(inner): weights[own]
+        for key, own in keys.items()
+        if key.startswith(inner) and ("." in key or not key.startswith("ema_"))
+    }
+    left_out = Counter(
+        f"{key.partition('.')[0]}." if "." in key else "single tensors"
+        for key in keys
+        if not (key.startswith(inner) and key.removeprefix(inner) in taken)
+    )
+    return taken, left_out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit code."""
+    args = parse_args(argv)
+    return run(lambda: convert(args))

@@ -1,0 +1,13 @@
+"""Take a network out of a checkpoint of MMRazor, FGD, MGD, CrossKD or LD. See --help."""
+
+import sys
+import warnings
+from pathlib import Path
+
+warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
+
+from mmkd.cli.convert import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main())
