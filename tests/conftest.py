@@ -41,6 +41,14 @@ def wandb_server() -> Iterator[WandbServer]:
         yield server
 
 
+SOAK = pytest.mark.skipif(not os.environ.get("MMKD_SOAK"), reason="in `make soak`")
+
+
+def only_soak(test: Any) -> Any:
+    """Leave a test of half a minute or more, whose parts others test too, to `make soak`."""
+    return pytest.mark.soak(SOAK(test))
+
+
 def repeats(usual: int, soak: int) -> int:
     """How often a test does its thing: ``usual`` in `make test`, ``soak`` in `make soak`."""
     return soak if os.environ.get("MMKD_SOAK") else usual

@@ -27,7 +27,7 @@ from mmengine.config import Config
 from mmkd.compat import load_config
 from mmkd.registry import MODELS
 
-from .conftest import ROOT, repeats
+from .conftest import ROOT, only_soak, repeats
 
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 # Parsed as all are, and run in `make soak` alone.
@@ -330,8 +330,7 @@ def as_voc(coco: Path, voc: Path, count: int) -> None:
         (voc / f"ImageSets/Main/{part}.txt").write_text(listed + "\n")
 
 
-@pytest.mark.slow
-@pytest.mark.soak
+@only_soak
 def test_your_own_data_then_deploying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_data").symlink_to(ROOT / "data/bccd")
     as_voc(ROOT / "data/bccd", tmp_path / "my_voc", 4)

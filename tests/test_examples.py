@@ -14,7 +14,7 @@ import torch
 
 from mmkd import UserError
 
-from .conftest import ROOT, run_tool
+from .conftest import ROOT, SOAK, run_tool
 
 NAMES = ["teacher", "student alone", "CE + KD", "CE + cosine", "CE + regressor MSE"]
 SCRIPT = "examples/classification_digits.py"
@@ -33,7 +33,9 @@ def digits() -> Iterator[ModuleType]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("teacher", ["cnn", "vit", "last-layer"])
+@pytest.mark.parametrize(
+    "teacher", ["cnn", "last-layer", pytest.param("vit", marks=(pytest.mark.soak, SOAK))]
+)
 def test_digits(digits: ModuleType, capsys: pytest.CaptureFixture[str], teacher: str) -> None:
     pytest.importorskip("sklearn")
     few = ["--epochs", "40", "--teacher-epochs", "8", "--unlabelled"]

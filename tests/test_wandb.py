@@ -21,7 +21,7 @@ from mmengine.config import Config
 
 from mmkd.registry import MODELS
 
-from .conftest import ROOT
+from .conftest import ROOT, SOAK, only_soak
 from .test_end_to_end import FEW, KD
 from .wandb_server import Run, WandbServer
 
@@ -206,7 +206,7 @@ def test_the_table_holds_what_was_there_and_what_was_found(whole: WandbServer) -
         assert truth["path"] in tables[-1].files
 
 
-@pytest.mark.parametrize("form", ["command line", "function"])
+@pytest.mark.parametrize("form", ["command line", pytest.param("function", marks=(pytest.mark.soak, SOAK))])
 def test_hyperband_stops_a_hopeless_run_through_the_agent(
     wandb_server: WandbServer, tmp_path: Path, form: str
 ) -> None:
@@ -252,7 +252,7 @@ def test_hyperband_stops_a_hopeless_run_through_the_agent(
     assert at["iter"] - hopeless.values("iter")[-1] in (0, 1), "it ended within an iteration"
 
 
-@pytest.mark.parametrize("by", ["server", "signal"])
+@pytest.mark.parametrize("by", [pytest.param("server", marks=(pytest.mark.soak, SOAK)), "signal"])
 def test_all_processes_of_a_run_are_stopped(wandb_server: WandbServer, tmp_path: Path, by: str) -> None:
     port = 20000 + os.getpid() % 20000
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
@@ -316,6 +316,7 @@ def synced(server: WandbServer, env: dict[str, str], text: str) -> None:
     run([sys.executable, "-m", "wandb", "sync", *words], {**env, **server.environment()})
 
 
+@only_soak
 def test_training_outlives_the_server(wandb_server: WandbServer, tmp_path: Path) -> None:
     config, env = wandb_config(tmp_path, finish_timeout=3), environment(wandb_server, tmp_path)
     log, work_dir = tmp_path / "log.txt", tmp_path / "work"

@@ -14,6 +14,7 @@ from mmkd.compare.records import EVALUATION, PREDICTIONS, read_record
 from mmkd.compare.runs import Runs
 from mmkd.errors import UserError
 
+from ..conftest import only_soak
 from .fabricated import FAILURE, FakeTools, cache_configs, plan
 
 KD = {"kd": "configs/bccd/kd.py"}
@@ -32,6 +33,7 @@ def small(**content: Any) -> Plan:
     return plan(**{"variants": KD, **content})
 
 
+@only_soak
 def test_every_run_is_made_once(tools: FakeTools, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = Runs(small(), tmp_path)
     records = runs.make()

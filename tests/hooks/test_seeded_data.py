@@ -60,6 +60,15 @@ def test_an_index_with_a_key_is_an_index() -> None:
         assert (same, same.key) == (2, (7, 8))
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_batches_that_begin_later_have_the_keys_they_would_have(rank: int) -> None:
+    indices = [[4, 0], [3, 1], [2, 5]]
+    whole = list(KeyedBatches(indices, 7, rank, 2, None))
+    later = list(KeyedBatches(indices[1:], 7, rank, 2, None, passed=lambda: 2))
+    assert [[index.key for index in batch] for batch in later] == [[i.key for i in b] for b in whole[1:]]
+    assert whole[1][0].key == (7, 0, 4 + rank)
+
+
 def test_a_sample_is_the_same_wherever_it_is_drawn() -> None:
     data = SeededDataset(Random())
     first = data[Keyed(0, (1, 1))]

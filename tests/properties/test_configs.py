@@ -19,7 +19,7 @@ def test_undamaged_configs_train(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_damaged_configs_train_or_end_in_a_message(tmp_path: Path) -> None:
-    count = repeats(20, 500)
+    count = repeats(12, 500)
     done = run_tool(
         "-m", "tests.properties.drive_damages", str(tmp_path), str(count), timeout=300 + 20 * count
     )

@@ -20,7 +20,7 @@ from mmkd.errors import UserError
 from mmkd.sweeps.local import LocalSweep, read_history, suggest
 from mmkd.sweeps.sweep_file import read_sweep
 
-from ..conftest import ROOT
+from ..conftest import ROOT, only_soak
 
 PROGRAM = """
 import json, pathlib, sys, time
@@ -202,6 +202,7 @@ def test_history_counts_a_validation_without_metric_as_zero(tmp_path: Path) -> N
     assert read_history(tmp_path / "none", "val/bbox_mAP") == []
 
 
+@only_soak
 def test_real_trials_on_a_few_images(tmp_path: Path) -> None:
     from ..conftest import run_tool
     from ..test_end_to_end import FEW
