@@ -2,9 +2,10 @@
 # make test    sets up everything and runs the tests
 # make soak    runs the long form of the tests that have one (an hour)
 # make install sets up .venv alone
+# make stacks  builds each supported stack in an environment of its own and runs the tests in it (hours)
 # make docs    builds the documentation into site/, warnings as errors
 # make check   the whole gate: format, lint, types, import contracts, tests
-.PHONY: demo test soak install lint docs check
+.PHONY: demo test soak stacks install lint docs check
 
 install:
 	@tools/install.sh >/dev/null
@@ -19,6 +20,9 @@ test:
 soak:
 	@python=$$(tools/install.sh test) && MMKD_SOAK=1 OMP_NUM_THREADS=1 $$python -m pytest -m soak \
 	    --numprocesses=2
+
+stacks:
+	@$${PYTHON:-python3} tools/stacks.py
 
 lint:
 	@python=$$(tools/install.sh test) && bin=$$(dirname $$python) && export PATH="$$bin:$$PATH" && \

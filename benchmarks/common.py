@@ -50,6 +50,11 @@ def paired_ratios(times: Mapping[str, list[float]], base: str) -> dict[str, floa
     }
 
 
+def _start(event: Any) -> int:
+    """When an event of the profiler began; torch 2.1 counts microseconds."""
+    return event.start_ns() if hasattr(event, "start_ns") else event.start_us()
+
+
 def peak_bytes(step: Step, device: str = "cpu") -> int:
     """The most that was allocated at once during a step, beyond what was before."""
     if device.startswith("cuda"):
@@ -62,7 +67,7 @@ def peak_bytes(step: Step, device: str = "cpu") -> int:
         step()
     level = most = 0
     events = [event for event in run.profiler.kineto_results.events() if event.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
+    for event in sorted(events, key=_start):
         level += event.nbytes()
         most = max(most, level)
     return most

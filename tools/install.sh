@@ -7,15 +7,19 @@
 # Otherwise .venv is made here. Settings, by environment variable:
 #   PYTHON        the interpreter (default: python3 if it fits, else 3.12, 3.11, 3.10)
 #   TORCH         what pip installs (default: torch==2.13.0); an installed torch is kept
+#   MMENGINE, MMCV, MMDET   likewise, for example the forks: MMCV=onedl-mmcv==2.3.6
+#   VENV          the environment to make, whatever else is there (default: .venv)
 #   TORCH_INDEX_URL   package index for torch alone, for example one with CPU builds
 #   PIP_FIND_LINKS    folders or pages with prebuilt wheels; honoured by pip
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 TORCH=${TORCH:-torch==2.13.0}
-MMCV=2.1.0 # the newest that mmdet 3.3.0 accepts
-MMDET=3.3.0
-MMENGINE=0.10.7
+MMCV=${MMCV:-mmcv==2.1.0} # the newest that mmdet 3.3.0 accepts
+MMDET=${MMDET:-mmdet==3.3.0}
+MMENGINE=${MMENGINE:-mmengine==0.10.7}
+mmcv=${MMCV%%=*}
+venv=${VENV:-$PWD/.venv}
 extras=${1:-}
 
 say() { printf '%s\n' "mmkd: $*" >&2; }
@@ -52,12 +56,13 @@ install_test_tools() {
 }
 
 # The wheel is kept by what it was built for: its name does not tell the torch.
+# CFLAGS replaces all that Python itself was built with, in newer setuptools also its -O3.
 build_mmcv() {
-    say "building mmcv $MMCV with its operators: about 10 minutes on 2 cores, once"
+    say "building $MMCV with its operators: about 10 minutes on 2 cores, once"
     mkdir -p "$wheels"
     local log="$wheels/build.log"
-    MMCV_WITH_OPS=1 CFLAGS="${CFLAGS:-} -g0" "$python" -m pip --disable-pip-version-check wheel -v \
-        --no-build-isolation --no-deps --no-binary mmcv --no-cache-dir "mmcv==$MMCV" -w "$wheels" >"$log" 2>&1 &
+    MMCV_WITH_OPS=1 CFLAGS="-O3 -DNDEBUG -g0 ${CFLAGS:-}" "$python" -m pip --disable-pip-version-check wheel -v \
+        --no-build-isolation --no-deps --no-binary "$mmcv" --no-cache-dir "$MMCV" -w "$wheels" >"$log" 2>&1 &
     local build=$! started=$SECONDS
     trap 'kill $build 2>/dev/null; exit 130' INT TERM
     while kill -0 "$build" 2>/dev/null; do
@@ -75,54 +80,54 @@ build_mmcv() {
 
 install_mmcv() {
     ops_run && return 0
-    pip uninstall -q -y mmcv 2>/dev/null || true
+    pip uninstall -q -y "$mmcv" 2>/dev/null || true
     local key
     key=$("$python" -c 'import sys, torch; print(f"py{sys.version_info[0]}{sys.version_info[1]}-torch{torch.__version__}")')
-    wheels="${XDG_CACHE_HOME:-$HOME/.cache}/mmkd/wheels/$key-mmcv$MMCV"
-    if ! ls "$wheels"/mmcv-*.whl >/dev/null 2>&1; then
-        say "looking for a prebuilt mmcv $MMCV"
-        if pip install -q --no-deps --no-cache-dir --only-binary mmcv "mmcv==$MMCV" 2>/dev/null; then
+    wheels="${XDG_CACHE_HOME:-$HOME/.cache}/mmkd/wheels/$key-${MMCV/==/}"
+    if ! ls "$wheels"/*.whl >/dev/null 2>&1; then
+        say "looking for a prebuilt $MMCV"
+        if pip install -q --no-deps --no-cache-dir --only-binary "$mmcv" "$MMCV" 2>/dev/null; then
             ops_run && return 0
             say "  it does not run with this torch"
-            pip uninstall -q -y mmcv
+            pip uninstall -q -y "$mmcv"
         else
             say "  none fits"
         fi
         build_mmcv
     fi
-    pip install -q --no-deps --force-reinstall "$wheels"/mmcv-*.whl
+    pip install -q --no-deps --force-reinstall "$wheels"/*.whl
     ops_run || die "mmcv.ops.nms does not run: $("$python" -W ignore -c "$proof" 2>&1 | tail -n 1). Remove $wheels and try again."
 }
 
 python=$(command -v python || command -v python3 || true)
-if [ -n "$python" ] && [ ! -x .venv/bin/python ] && has mmdet; then
+if [ -z "${VENV:-}" ] && [ -n "$python" ] && [ ! -x "$venv/bin/python" ] && has mmdet; then
     say "using the environment of $python, which has mmdet"
     install_test_tools
     echo "$python"
     exit 0
 fi
 
-stamp=.venv/.installed
-python=$PWD/.venv/bin/python
+stamp=$venv/.installed
+python=$venv/bin/python
 if [ ! -x "$python" ]; then
     base=$(find_python)
-    say "making .venv with $("$base" --version)"
-    "$base" -m venv .venv
+    say "making $venv with $("$base" --version)"
+    "$base" -m venv "$venv"
 fi
-if [ ! -f $stamp ] || [ setup.py -nt $stamp ] || [ tools/install.sh -nt $stamp ]; then
+if [ ! -f "$stamp" ] || [ setup.py -nt "$stamp" ] || [ tools/install.sh -nt "$stamp" ]; then
     if ! has torch; then
         say "installing $TORCH"
         pip install -q ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$TORCH"
     fi
     # mmengine and mmcv's build import pkg_resources, which setuptools 81 removed.
     pip install -q "setuptools<81" wheel ninja psutil
-    pip install -q "mmengine==$MMENGINE" addict numpy packaging Pillow pyyaml yapf opencv-python
+    pip install -q "$MMENGINE" addict numpy packaging Pillow pyyaml yapf opencv-python
     install_mmcv
-    pip install -q "mmdet==$MMDET"
+    pip install -q "$MMDET"
     pip install -q --no-build-isolation --editable .
     has mmkd || die "mmkd does not import: $("$python" -c 'import mmkd' 2>&1 | tail -n 3)"
-    touch $stamp
-    say "installed into .venv"
+    touch "$stamp"
+    say "installed into $venv"
 fi
 install_test_tools
 echo "$python"

@@ -48,7 +48,10 @@ class ReproducibleHook(Hook):
                 cfg, runner.seed, runner._randomness_cfg.get("diff_rank_seed", False)
             )
             loop.dataloader.worker_init_fn = loader.worker_init_fn
-            _key(runner, loop.dataloader, None)
+            sampler, size = loop.dataloader.sampler, loop.dataloader.batch_size
+            # onedl-mmengine resumes by this method of the sampler, mmengine by drawing what is passed over.
+            skips = hasattr(sampler, "skip") and size is not None
+            _key(runner, loop.dataloader, None, (lambda: int(runner.iter) * size) if skips else None)
             loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -56,7 +59,9 @@ class ReproducibleHook(Hook):
         seed_everything(runner.seed, runner.iter, get_rank())
 
 
-def _key(runner: Runner, loader: Any, number: Callable[[], int] | None) -> None:
-    keyed = KeyedBatches(loader.batch_sampler, runner.seed, get_rank(), get_world_size(), number)
+def _key(
+    runner: Runner, loader: Any, number: Callable[[], int] | None, passed: Callable[[], int] | None = None
+) -> None:
+    keyed = KeyedBatches(loader.batch_sampler, runner.seed, get_rank(), get_world_size(), number, passed)
     # A DataLoader lets nobody set these, and loads nothing that they do not name.
     vars(loader).update(batch_sampler=keyed, dataset=SeededDataset(loader.dataset))

@@ -55,16 +55,24 @@ class KeyedBatches:
         rank: of this process.
         world_size: how many processes there are.
         number: gives the number of the pass that begins; without it they are counted.
+        passed: gives how many samples of this process ``batches`` begins after; without it none.
     """
 
     def __init__(
-        self, batches: Any, seed: int, rank: int, world_size: int, number: Callable[[], int] | None
+        self,
+        batches: Any,
+        seed: int,
+        rank: int,
+        world_size: int,
+        number: Callable[[], int] | None,
+        passed: Callable[[], int] | None = None,
     ) -> None:
         self.batches, self.seed, self.rank, self.world_size = batches, seed, rank, world_size
-        self.number = number or count().__next__
+        self.number, self.passed = number or count().__next__, passed or int
 
     def __iter__(self) -> Iterator[list[Any]]:
-        number, places = self.number(), count(self.rank, self.world_size)
+        number = self.number()
+        places = count(self.rank + self.passed() * self.world_size, self.world_size)
         for batch in self.batches:
             yield [Keyed(index, (self.seed, number, next(places))) for index in batch]
 
