@@ -141,7 +141,7 @@ def test_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize(
     ("number", "filename"),
-    [(errno.EROFS, "/mnt/work/run.log"), (errno.ENOSPC, None), (errno.EACCES, "/root/x")],
+    [(errno.EROFS, "/data/runs/run.log"), (errno.ENOSPC, None), (errno.EACCES, "/root/x")],
 )
 def test_a_place_that_cannot_be_used(
     capsys: pytest.CaptureFixture[str], number: int, filename: str | None
