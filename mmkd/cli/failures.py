@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import traceback
+from collections.abc import Iterator
 from typing import Any
+
+from torch.utils.data import dataloader
 
 from mmkd.errors import UserError, user_error
 from mmkd.hooks import StopHook
@@ -22,23 +26,57 @@ def keep_state(runner: Any, error: Exception) -> Exception:
     Returns:
         The error to raise: in plain words if the data are to blame.
     """
-    saved = None
-    for hook in runner.hooks:
-        if isinstance(hook, StopHook):
-            saved = hook.save_after_failure(runner)
+    try:
+        saved = _save(runner)
+    except Exception as late:
+        if not _worker_died(late):
+            raise
+        # torch tells of a worker's death by a signal, once and anywhere: here it broke into the saving.
+        error, saved = late, _save(runner)
     if saved:
         runner.logger.info(f"training failed; --resume goes on from {saved}")
     if isinstance(error, SampleError):
         return UserError(plain_reason(error))
-    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+    if death := _worker_died(error):
         return user_error(
             "A process that loads data has died.",
             expected="workers that live as long as the training",
-            found=str(error),
+            found=death,
             remedy="it was killed from outside, mostly for lack of memory: use fewer num_workers or smaller "
             "batches; --resume goes on",
         )
     return error
+
+
+def _save(runner: Any) -> Any:
+    saved = [hook.save_after_failure(runner) for hook in runner.hooks if isinstance(hook, StopHook)]
+    return saved[-1] if saved else None
+
+
+def _worker_died(error: BaseException) -> str | None:
+    """What torch says of the death of a data loading process; None if that is not the reason."""
+    broken = None
+    for reason in _chain(error):
+        if isinstance(reason, RuntimeError) and str(reason).startswith("DataLoader worker"):
+            return str(reason)
+        if isinstance(reason, ConnectionError | EOFError | FileNotFoundError) and _from_a_worker(reason):
+            broken = f"the connection to it broke ({type(reason).__name__})"
+    return broken
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _from_a_worker(error: BaseException) -> bool:
+    """Whether it arose while something was received from a data loading process."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(
+        frame.f_code.co_filename == dataloader.__file__ and frame.f_code.co_name == "_try_get_data"
+        for frame in frames
+    )
 
 
 def of_the_place(error: Exception) -> str | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing.queues
 import os
 import resource
 import signal
@@ -87,12 +88,63 @@ def test_a_worker_that_is_killed(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert run(lambda: train(first)) == 2
     told = capsys.readouterr().err
     assert "mmkd: error: A process that loads data has died." in told
-    assert "DataLoader worker (pid" in told
+    assert "DataLoader worker (pid" in told or "the connection to it broke" in told
     (tmp_path / "data" / "kill").unlink()
     second = runner(tmp_path / "run", data, resume=True)
     second.train()
     assert second.iter == 15
     assert len(second.model.seen) <= 10, "at least the first epoch is kept"
+
+
+def test_news_of_a_workers_death_that_break_into_the_saving(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch raises them from a signal handler, wherever the program is."""
+    save, calls = StopHook.save_after_failure, []
+
+    def interrupted(self: StopHook, runner: Any) -> Path | None:
+        calls.append(1)
+        if len(calls) == 1:
+            try:
+                raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+            except RuntimeError as error:
+                raise SyntaxError("what mmengine makes of it") from error
+        return save(self, runner)
+
+    monkeypatch.setattr(StopHook, "save_after_failure", interrupted)
+    data = Files(tmp_path / "data")
+    lose = Call("before_train_epoch", 2, lambda _: (tmp_path / "data" / "4").unlink())
+    assert run(lambda: train(runner(tmp_path / "run", data, lose))) == 2
+    assert "found:    DataLoader worker (pid 1) is killed" in capsys.readouterr().err
+    assert (tmp_path / "run" / "interrupted.pth").is_file()
+
+
+@pytest.mark.parametrize("kind", [ConnectionResetError, EOFError])
+def test_a_connection_to_a_worker_that_breaks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    get, own = multiprocessing.queues.Queue.get, os.getpid()
+
+    def broken(*args: Any, **options: Any) -> Any:
+        if os.getpid() == own:
+            raise kind("reset by peer")
+        return get(*args, **options)
+
+    monkeypatch.setattr(multiprocessing.queues.Queue, "get", broken)
+    data = Files(tmp_path / "data")
+    assert run(lambda: train(runner(tmp_path / "run", data, workers=1))) == 2
+    assert f"the connection to it broke ({kind.__name__})" in capsys.readouterr().err
+
+
+def test_a_connection_of_another_kind_is_a_failure_with_its_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: Any) -> None:
+        raise ConnectionResetError("reset by peer")
+
+    hook = Call("before_train_epoch", 1, broken)
+    assert run(lambda: train(runner(tmp_path / "run", Files(tmp_path / "data"), hook))) == 1
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_a_failed_validation_keeps_the_training(tmp_path: Path) -> None:
