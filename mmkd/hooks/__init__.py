@@ -1,5 +1,6 @@
 """Runner hooks."""
 
+from mmkd.hooks.channels_last import ChannelsLastHook
 from mmkd.hooks.distill_monitor import DistillMonitorHook
 from mmkd.hooks.distill_state import DistillStateHook
 from mmkd.hooks.durable_checkpoint import DurableCheckpointHook
@@ -16,6 +17,7 @@ from mmkd.hooks.train_only import TrainOnlyHook
 from mmkd.hooks.wandb_sweep import WandbSweepHook
 
 __all__ = [
+    "ChannelsLastHook",
     "DistillMonitorHook",
     "DistillScheduleHook",
     "DistillStateHook",

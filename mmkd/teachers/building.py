@@ -20,7 +20,7 @@ from mmkd.teachers.checkpoint import load_strictly
 def example_pixels(model: Any) -> Tensor:
     """An image to try a detector with."""
     # A deformable convolution needs three by three positions on the coarsest level.
-    side = 512 if is_deformable(model) else 128
+    side = 384 if is_deformable(model) else 128
     return torch.linspace(-2, 2, 3 * side * side).reshape(1, 3, side, side)
 
 
