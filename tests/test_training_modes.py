@@ -14,6 +14,7 @@ from mmengine.model import MMFullyShardedDataParallel
 from mmengine.registry import MODEL_WRAPPERS, init_default_scope
 from mmengine.runner import FlexibleRunner
 from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
+from mmengine.utils import digit_version
 from torch import nn
 
 from mmkd.errors import UserError
@@ -200,6 +201,10 @@ def test_shards_are_refused_before_the_first_step(
         MODEL_WRAPPERS.module_dict.pop("Sharded")
 
 
+@pytest.mark.skipif(
+    digit_version(torch.__version__) < digit_version("2.2") and not torch.cuda.is_available(),
+    reason="this torch's FSDP runs on GPUs alone",
+)
 def test_fully_sharded_data_parallel_is_refused(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the first forward pass of the real thing, alone in its group."""
     store = torch.distributed.HashStore()
