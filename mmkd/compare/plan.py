@@ -179,7 +179,7 @@ def plan_of_configs(configs: Sequence[str], **settings: Any) -> Plan:
 def named_teacher(variants: Sequence[Member]) -> Member | None:
     """The one teacher that a variant's config names, of the first that names one."""
     for variant in variants:
-        cfg = _load(variant)
+        cfg = read_config(variant)
         cfg.merge_from_dict({k: v for k, v in variant.options.items() if k.startswith("model.teacher")})
         found = teacher_entries(cfg.model.get("teacher"))
         config = found[0].get("config") if len(found) == 1 else None
@@ -188,7 +188,12 @@ def named_teacher(variants: Sequence[Member]) -> Member | None:
     return None
 
 
-def _load(member: Member) -> Any:
+def read_config(member: Member) -> Any:
+    """The config of a member, as it is in its file.
+
+    Raises:
+        UserError: there is none that can be read.
+    """
     try:
         return load_config(member.config)
     except Exception as error:
@@ -196,7 +201,7 @@ def _load(member: Member) -> Any:
             f"The config of {member.name} cannot be read.",
             expected="a config file, or a name like mmkd::bccd/kd.py",
             found=f"{member.config} ({type(error).__name__}: {error})",
-            remedy="correct the path; relative paths start at the working directory",
+            remedy="correct the path (it starts at the working directory) or the file",
         ) from error
 
 

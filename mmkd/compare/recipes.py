@@ -11,8 +11,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from mmkd.compare.plan import STUDENT, TEACHER, Member, Plan
-from mmkd.compat import load_config
+from mmkd.compare.plan import STUDENT, TEACHER, Member, Plan, read_config
 from mmkd.errors import UserError, user_error
 from mmkd.sweeps.overrides import KeepingDictAction, check_overrides, resolve_aliases
 from mmkd.teachers import plain_detector, teacher_entries, teacher_model_and_checkpoint
@@ -55,8 +54,8 @@ def training_config(member: Member, options: Mapping[str, Any]) -> Config:
     Raises:
         UserError: the config cannot be read, or an option replaces a part of it.
     """
+    cfg = read_config(member)
     try:
-        cfg = load_config(member.config)
         resolved = resolve_aliases(cfg, options)
         check_overrides(cfg, resolved, strict=False)
         cfg.merge_from_dict(resolved)
@@ -64,10 +63,10 @@ def training_config(member: Member, options: Mapping[str, Any]) -> Config:
         raise UserError(f"{member.name}: {error}") from error
     except Exception as error:
         raise user_error(
-            f"The config of {member.name} cannot be read.",
-            expected="a config file of mmengine",
-            found=f"{member.config} ({type(error).__name__}: {error})",
-            remedy="correct the path (it starts at the working directory), the file, or cfg-options",
+            f"The options of {member.name} do not fit its config.",
+            expected="cfg-options that name parts of it",
+            found=f"{type(error).__name__}: {error}",
+            remedy="correct cfg-options",
         ) from error
     return cfg
 
