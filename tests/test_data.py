@@ -1,0 +1,60 @@
+"""What the data folder says of itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from .conftest import ROOT
+
+BCCD = ROOT / "data/bccd/annotations"
+
+
+def test_the_split_to_choose_by_is_what_its_command_makes(tmp_path: Path) -> None:
+    shutil.copy(BCCD / "train.json", tmp_path)
+    names = ["tune_train.json", "tune_val.json"]
+    command = [
+        sys.executable,
+        ROOT / "data/split.py",
+        tmp_path / "train.json",
+        "--every",
+        "4",
+        "--into",
+        *names,
+    ]
+    subprocess.run(command, check=True)
+    whole = {image["id"] for image in json.loads((BCCD / "train.json").read_text())["images"]}
+    parts = []
+    for name in names:
+        assert (tmp_path / name).read_text() == (BCCD / name).read_text()
+        content = json.loads((BCCD / name).read_text())
+        parts.append({image["id"] for image in content["images"]})
+        assert {a["image_id"] for a in content["annotations"]} <= parts[-1]
+    assert [len(part) for part in parts] == [219, 73]
+    assert parts[0] | parts[1] == whole
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_cards_are_as_large_as_their_annotations_say(split: str) -> None:
+    folder = ROOT / "data/cards"
+    content = json.loads((folder / f"annotations/{split}.json").read_text())
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    for image in content["images"]:
+        with Image.open(folder / "images" / split / image["file_name"]) as opened:
+            assert opened.size == sizes[image["id"]]
+            assert max(opened.size) == 320
+    for annotation in content["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        width, height = sizes[annotation["image_id"]]
+        assert w > 0
+        assert h > 0
+        assert x >= -1
+        assert y >= -1
+        assert x + w <= width + 1
+        assert y + h <= height + 1
