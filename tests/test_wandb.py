@@ -276,6 +276,7 @@ def test_all_processes_of_a_run_are_stopped(wandb_server: WandbServer, tmp_path:
     assert "Error" not in log.read_text().split("training ends early")[0]
 
 
+@only_soak
 def test_a_preempted_run_goes_on_where_it_was(wandb_server: WandbServer, tmp_path: Path) -> None:
     wandb_server.suggestions = [{"lr": 1e-3}]
     path = sweep_file(tmp_path, options=["train_cfg.max_epochs=2", "train_dataloader.dataset.indices=0.15"])
