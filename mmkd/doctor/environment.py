@@ -18,14 +18,15 @@ from mmengine.utils import digit_version
 from mmkd.doctor.case import Case
 from mmkd.doctor.findings import Finding
 
-# From, below, and the newest that mmkd's own tests ran with. mmdet itself refuses an mmcv that is not for it.
+# From, below, and the newest that mmkd's own tests ran with (docs/stacks.md, forks included). mmdet itself
+# refuses an mmcv that is not for it.
 SUPPORTED = {
     "python": ("3.10", "3.13", "3.12"),
     "torch": ("2.1", None, "2.13"),
     "numpy": ("1.26", None, "2"),
-    "mmengine": ("0.10.4", "1", "0.10.7"),
-    "mmcv": ("2.0.1", None, "2.1"),
-    "mmdet": ("3.2", "4", "3.3"),
+    "mmengine": ("0.10.4", "1", "0.10.12"),
+    "mmcv": ("2.0.1", None, "2.3"),
+    "mmdet": ("3.2", "4", "3.5"),
 }
 _LITTLE_DISK_GB = 2.0
 _INSTALL = "see the table of versions in mmkd's README, 'Install'"

@@ -82,7 +82,7 @@ if __name__ == "__main__":
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # imports the compiler, once for all processes
     # What takes mmengine seconds and does not depend on the config.
     with (
-        mock.patch("mmengine.config.config.FormatCode", lambda text, **_: (text, True)),
+        mock.patch("mmengine.config.config.FormatCode", lambda text, **_: (text, True), create=True),
         mock.patch("mmengine.runner.runner.collect_env", dict),
     ):
         folder, count = Path(sys.argv[1]), int(sys.argv[2])
