@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from mmkd.compare.plan import Plan, plan_from, plan_of_configs, read_plan
+from mmkd.compare.recipes import training_config
 from mmkd.errors import UserError
+from mmkd.losses.base import build_losses
 
 from ..conftest import ROOT
 from .fabricated import plan
@@ -23,6 +25,16 @@ def test_shipped_plan() -> None:
     assert [variant.name for variant in found.variants if variant.recommended] == ["kd_inherit"]
     assert found.teacher is not None
     assert Path(found.teacher.checkpoint or "").is_file()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/compare").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_plan_names_configs_and_losses_that_there_are(path: Path) -> None:
+    found = read_plan(path)
+    assert found.name == path.stem
+    for member in found.members:
+        cfg = training_config(member, {**found.options, **member.options})
+        if member.role == "distilled":
+            assert build_losses(cfg.model.distill, "distill")
 
 
 def test_values_have_the_meaning_of_cfg_options(tmp_path: Path) -> None:

@@ -1,0 +1,13 @@
+# Class logits, decoded boxes and centerness; neck and head begin with the teacher's weights.
+_base_ = ['./student.py']
+
+model = dict(
+    type='KDSingleStageDetector',
+    teacher=dict(
+        config='mmkd::cards/teacher.py',
+        checkpoint='work_dirs/cards_teacher/epoch_60.pth'),
+    inherit=['neck', 'bbox_head'],
+    distill=dict(
+        cls=dict(type='DistillationLoss'),
+        box=dict(type='BoxIoULoss'),
+        quality=dict(type='QualityLoss')))
