@@ -10,6 +10,7 @@ custom_imports = dict(imports=['mmkd'])
 model = dict(
     backbone=dict(base_channels=16), neck=dict(in_channels=[16, 32, 64, 128]))
 
+train_dataloader = dict(batch_size=4)
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(max_keep_ckpts=1, save_best='coco/bbox_mAP'))
