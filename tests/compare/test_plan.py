@@ -18,11 +18,13 @@ STUDENT, KD, BOXES = (f"configs/bccd/{name}.py" for name in ("student", "kd", "k
 
 def test_shipped_plan() -> None:
     found = read_plan(ROOT / "configs/compare/bccd.yaml")
-    assert [member.name for member in found.members] == ["teacher", "student", "kd", "kd_boxes", "kd_inherit"]
+    assert [member.name for member in found.members] == [
+        *("teacher", "student", "kd", "kd_boxes", "kd_inherit", "kd_features")
+    ]
     assert found.seeds == (0, 1, 2)
     assert found.evaluate == "test"
     assert found.same_budget
-    assert [variant.name for variant in found.variants if variant.recommended] == ["kd_inherit"]
+    assert [variant.name for variant in found.variants if variant.recommended] == ["kd_features"]
     assert found.teacher is not None
     assert Path(found.teacher.checkpoint or "").is_file()
 
