@@ -38,10 +38,10 @@ LONG = (
     "mmkd-test my_kd.py --teacher",
     "mmkd-test voc_kd.py work_dirs/voc_kd/epoch_12.pth",
     "python autocast.py my_data/images/val/BloodImage_00007.jpg",
-    "python tools/doctor.py configs/bccd/kd_inherit.py",
+    "python tools/doctor.py configs/bccd/kd_features.py",
     "python tools/train.py configs/bccd/student.py",
     "python tools/test.py configs/bccd/student.py work_dirs/student/epoch_5.pth",
-    "python tools/test.py configs/bccd/kd_inherit.py --teacher",
+    "python tools/test.py configs/bccd/kd_features.py --teacher",
 )
 FENCE = re.compile(
     r"(?:<!-- not run: (?P<why>[^>]+) -->\s*)?"
@@ -372,7 +372,7 @@ def test_the_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     story.follow("quickstart.md", options)
     assert (tmp_path / "student.pth").stat().st_size < (
-        tmp_path / "work_dirs/kd_inherit/epoch_5.pth"
+        tmp_path / "work_dirs/kd_features/epoch_5.pth"
     ).stat().st_size
 
 

@@ -21,7 +21,7 @@ from mmkd.errors import UserError
 from mmkd.registry import MODELS
 from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
 
-STUDENT, DISTILLED = "configs/bccd/student.py", "configs/bccd/kd_inherit.py"
+STUDENT, DISTILLED = "configs/bccd/student.py", "configs/bccd/kd_features.py"
 IMAGE = (3, 240, 320)
 
 

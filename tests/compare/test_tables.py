@@ -8,6 +8,8 @@ import pytest
 
 from mmkd.compare.tables import RUN_KEYS, SUMMARY_KEYS, main
 
+from ..conftest import ROOT
+
 
 def row(recipe: str, **values: Any) -> dict[str, Any]:
     return {
@@ -90,3 +92,11 @@ def test_missing_keys_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "recipe, recommended" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([])
+
+
+def test_the_documents_tables_are_those_of_their_results() -> None:
+    pages = [
+        page for page in ROOT.glob("docs/*.md") if "\n<!-- results: " in page.read_text(encoding="utf-8")
+    ]
+    assert ROOT / "docs/results.md" in pages
+    assert main(["--into", *map(str, pages), "--check"]) == 0, "python -m mmkd.compare.tables --into PAGE"
