@@ -64,7 +64,7 @@ def test_whole_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "mAP of inherit 0.475 ± 0.007 the student alone: 0.400 ± 0.000" in text
     assert "+0.075 better in 2 of 2 seeds; 95 % interval +0.011 to +0.139" in text
     assert "of the gap to the teacher 50 %" in text
-    assert "5 epochs, batch size 8 for each student · seeds 0, 1" in text
+    assert "5 epochs, batch size 4 for each student · seeds 0, 1" in text
     assert "cost of a training step 1.20 ×" in text
     assert "AP small" not in text, "no image has such objects"
     assert not re.search(r"\b(None|nan)\b", text)
