@@ -1,4 +1,4 @@
-# A teacher of full size: ATSS-R101 from scratch, 24 epochs (two hours on one CPU core in bfloat16).
+# A teacher of full size: ATSS-R101 from scratch, 24 epochs (hours on a CPU, in bfloat16).
 _base_ = ['./teacher.py']
 
 model = dict(
