@@ -1,0 +1,14 @@
+# FCOS learns from ATSS: their priors are at the same places, and what has the same name and shape is inherited.
+_base_ = ['./fcos_student.py']
+
+model = dict(
+    type='KDSingleStageDetector',
+    teacher=dict(
+        config='mmkd::bccd/teacher.py',
+        checkpoint='data/bccd/teacher_atss_r18_narrow.pth'),
+    inherit=['neck', 'bbox_head'],
+    distill=dict(
+        cls=dict(type='DistillationLoss'),
+        box=dict(type='BoxIoULoss'),
+        quality=dict(type='QualityLoss'),
+        neck=dict(type='PKDLoss', loss_weight=1.0)))
