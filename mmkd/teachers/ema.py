@@ -16,6 +16,7 @@ from mmkd.structures import Need
 from mmkd.teachers.acceleration import has_shifted_windows
 from mmkd.teachers.frozen import FrozenTeacher, _computed
 from mmkd.teachers.pixels import Renormalizer
+from mmkd.teachers.stream import OwnStream
 
 DEFAULT_MOMENTUM = 0.001
 
@@ -74,7 +75,7 @@ class EMATeacher(FrozenTeacher):
         self.deformable, self.windows = is_deformable(self.model), has_shifted_windows(self.model)
         self._layout = torch.contiguous_format
         self._run = self._forward
-        self._device, self._dtype, self._stream = None, torch.float32, None
+        self._device, self._dtype, self._stream = None, torch.float32, OwnStream()
         self._begun = False
         parameters = sum(p.numel() for p in self.model.parameters())
         self.facts = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -32,8 +31,10 @@ from mmkd.teachers.building import (
     leave_out_heads,
 )
 from mmkd.teachers.config import teacher_model_and_checkpoint
+from mmkd.teachers.facts import describe
 from mmkd.teachers.pixels import Renormalizer
 from mmkd.teachers.pruning import skip_unread
+from mmkd.teachers.stream import OwnStream
 
 _NOT_COMPUTED: frozenset[Need] = frozenset({"boxes", "labels", "towers", "layers"})
 
@@ -110,30 +111,18 @@ class FrozenTeacher:
         self.model.requires_grad_(False).eval().to(memory_format=self._layout)
         self._device: torch.device | None = None  # that it is made ready for
         self._dtype = torch.float32
-        self._stream: torch.cuda.Stream | None = None
-        # For logs: what it is, and what of it is used.
-        self.facts: dict[str, Any] = {
-            "detector": type(self.model).__name__,
-            "config": str(teacher["config"]) if isinstance(teacher.get("config"), str) else "inline",
-            "checkpoint": checkpoint,
-            "parameters_computed": sum(p.numel() for p in self.model.parameters()),
-            "classes": None if self.class_names is None else list(self.class_names),
-            "left_out": skipped,
-            "batch_norm_folded": folded,
-            "pixels_renormalized": not self.pixels.is_identity,
-        }
-        print_log(
-            f"teacher: {self.facts['detector']}, {self.facts['parameters_computed'] / 1e6:.2f} M parameters "
-            f"computed, checkpoint {checkpoint}, "
-            f"{'no class names' if self.class_names is None else ', '.join(self.class_names[:5])}, "
-            f"left out: {', '.join(skipped) or 'nothing'}"
-            + ("" if self.pixels.is_identity else ", pixels re-normalised"),
-            logger="current",
+        self._stream = OwnStream()
+        self.facts = describe(
+            self.model,
+            {
+                "config": str(teacher["config"]) if isinstance(teacher.get("config"), str) else "inline",
+                "checkpoint": checkpoint,
+                "classes": None if self.class_names is None else list(self.class_names),
+                "left_out": skipped,
+                "batch_norm_folded": folded,
+                "pixels_renormalized": not self.pixels.is_identity,
+            },
         )
-        if checkpoint is None:
-            print_log(
-                "the teacher has no checkpoint: its weights are random", "current", level=logging.WARNING
-            )
 
     @property
     def head(self) -> Any:
@@ -181,21 +170,8 @@ class FrozenTeacher:
         image_shapes = [sample.img_shape for sample in data_samples]
         if not (self.own_stream and inputs_BCHW.is_cuda):
             return lambda: self.complete(self(inputs_BCHW, image_shapes))
-        stream = self._stream = self._stream or torch.cuda.Stream(inputs_BCHW.device)
-        stream.wait_stream(torch.cuda.current_stream(inputs_BCHW.device))
-        with torch.cuda.stream(stream):
-            outputs = self(inputs_BCHW, image_shapes)
-        inputs_BCHW.record_stream(stream)
-
-        def answer() -> DenseOutputs:
-            current = torch.cuda.current_stream(inputs_BCHW.device)
-            current.wait_stream(stream)
-            for level in outputs.levels():
-                if level.is_cuda:
-                    level.record_stream(current)
-            return self.complete(outputs)
-
-        return answer
+        result = self._stream.begin(inputs_BCHW, lambda: self(inputs_BCHW, image_shapes))
+        return lambda: self.complete(result())
 
     @torch.no_grad()
     def complete(self, outputs: DenseOutputs) -> DenseOutputs:

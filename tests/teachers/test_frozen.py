@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmkd.errors import UserError
-from mmkd.teachers import FrozenTeacher, frozen
+from mmkd.teachers import FrozenTeacher, facts, frozen
 
 from ..conftest import batch, build, save_teacher, tiny_atss, tiny_teacher
 
@@ -216,7 +216,7 @@ def test_different_pixels_same_answer(checkpoint: str) -> None:
 def test_random_teacher_only_when_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[tuple[str, int]] = []
     monkeypatch.setattr(
-        frozen, "print_log", lambda text, _=None, logger=None, level=20: said.append((text, level))
+        facts, "print_log", lambda text, _=None, logger=None, level=20: said.append((text, level))
     )
     assert make(None).class_names is None
     assert ("the teacher has no checkpoint: its weights are random", logging.WARNING) in said

@@ -1,0 +1,38 @@
+"""What a teacher says of itself, in the log and to W&B."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.logging import print_log
+
+
+def describe(model: Any, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Log what the teacher is and what of it is used.
+
+    Args:
+        model: the detector, as far as it is computed.
+        found: where it is from and what was done to it: ``config``, ``checkpoint``, ``classes``,
+            ``left_out``, ``batch_norm_folded``, ``pixels_renormalized``.
+
+    Returns:
+        These, the detector's class and the number of its parameters.
+    """
+    facts: dict[str, Any] = {
+        "detector": type(model).__name__,
+        "parameters_computed": sum(p.numel() for p in model.parameters()),
+        **found,
+    }
+    classes = "no class names" if facts["classes"] is None else ", ".join(facts["classes"][:5])
+    print_log(
+        f"teacher: {facts['detector']}, {facts['parameters_computed'] / 1e6:.2f} M parameters computed, "
+        f"checkpoint {facts['checkpoint']}, {classes}, "
+        f"left out: {', '.join(facts['left_out']) or 'nothing'}"
+        + (", pixels re-normalised" if facts["pixels_renormalized"] else ""),
+        logger="current",
+    )
+    if facts["checkpoint"] is None:
+        print_log("the teacher has no checkpoint: its weights are random", "current", level=logging.WARNING)
+    return facts

@@ -1,0 +1,41 @@
+"""A CUDA stream for the teacher, beside that of the student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mmkd.structures import DenseOutputs
+
+
+class OwnStream:
+    """Runs on a CUDA stream of its own, which is made when it is first needed."""
+
+    def __init__(self) -> None:
+        self._stream: torch.cuda.Stream | None = None
+
+    def begin(self, inputs_BCHW: Tensor, compute: Callable[[], DenseOutputs]) -> Callable[[], DenseOutputs]:
+        """Begin to compute; what comes back makes the current stream wait for the result, and gives it.
+
+        Args:
+            inputs_BCHW: what ``compute`` reads, on a CUDA device.
+            compute: queues the work.
+        """
+        stream = self._stream = self._stream or torch.cuda.Stream(inputs_BCHW.device)
+        stream.wait_stream(torch.cuda.current_stream(inputs_BCHW.device))
+        with torch.cuda.stream(stream):
+            outputs = compute()
+        # Else the allocator could give either's memory away while the other stream still reads it.
+        inputs_BCHW.record_stream(stream)
+
+        def wait() -> DenseOutputs:
+            current = torch.cuda.current_stream(inputs_BCHW.device)
+            current.wait_stream(stream)
+            for level in outputs.levels():
+                if level.is_cuda:
+                    level.record_stream(current)
+            return outputs
+
+        return wait
