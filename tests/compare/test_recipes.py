@@ -31,14 +31,14 @@ def configs(made: Any) -> dict[str, Config]:
 
 
 def test_the_command_trains_the_config() -> None:
-    member = Member("kd", "distilled", "configs/bccd/kd.py", {"model.distill.cls.region": "all", "lr": 0.002})
+    member = Member("kd", "distilled", "configs/bccd/kd.py", {"model.distill.cls.region": "all", "lr": 0.003})
     options = options_of(plan(**{"cfg-options": {"train_cfg.max_epochs": 2}}), member, 7)
     words = [option_text(key, value) for key, value in options.items()]
     args = parse_args([member.config, "--cfg-options", *words])
     trained, ours = config_of(args), training_config(member, options)
     for key in ("model", "optim_wrapper", "train_cfg", "randomness", "train_dataloader"):
         assert trained[key] == ours[key], key
-    assert ours.optim_wrapper.optimizer.lr == 0.002
+    assert ours.optim_wrapper.optimizer.lr == 0.003
     assert ours.randomness.seed == 7
 
 
@@ -82,7 +82,7 @@ def test_another_budget_is_refused_unless_it_is_said() -> None:
     for option, line in (
         ({"train_cfg.max_epochs": 9}, "train_cfg.max_epochs: 5 → 9"),
         ({"train_dataloader.batch_size": 2}, "train_dataloader.batch_size: 4 → 2"),
-        ({"optim_wrapper.optimizer.lr": 1}, "optim_wrapper.optimizer.lr: 0.001 → 1"),
+        ({"optim_wrapper.optimizer.lr": 1}, "optim_wrapper.optimizer.lr: 0.002 → 1"),
         ({"model.backbone.base_channels": 8}, "model.backbone.base_channels: 16 → 8"),
         ({"param_scheduler.0.end": 3}, "param_scheduler.0.end: 20 → 3"),
     ):
