@@ -3,7 +3,6 @@ _base_ = ['./atss_r101.py']
 
 model = dict(backbone=dict(depth=50))
 
-train_dataloader = dict(batch_size=8)
 train_cfg = dict(max_epochs=5, val_interval=5)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),

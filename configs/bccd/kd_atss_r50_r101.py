@@ -10,4 +10,5 @@ model = dict(
     distill=dict(
         cls=dict(type='DistillationLoss'),
         box=dict(type='BoxIoULoss'),
-        quality=dict(type='QualityLoss')))
+        quality=dict(type='QualityLoss'),
+        neck=dict(type='PKDLoss', loss_weight=1.0)))

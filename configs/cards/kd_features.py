@@ -1,4 +1,5 @@
-# Class logits, decoded boxes and centerness; neck and head begin with the teacher's weights.
+# The recipe that we recommend: class logits, decoded boxes, centerness and features; neck and head begin with
+# the teacher's weights.
 _base_ = ['./student.py']
 
 model = dict(
@@ -10,4 +11,5 @@ model = dict(
     distill=dict(
         cls=dict(type='DistillationLoss'),
         box=dict(type='BoxIoULoss'),
-        quality=dict(type='QualityLoss')))
+        quality=dict(type='QualityLoss'),
+        neck=dict(type='PKDLoss', loss_weight=1.0)))
