@@ -14,3 +14,4 @@ param_scheduler = [
         T_max=5,
         convert_to_iter_based=True)
 ]
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
