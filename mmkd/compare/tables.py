@@ -23,7 +23,7 @@ SUMMARY_KEYS = (
     "gap_recovered",
 )
 BEGIN, END = "<!-- results: {} -->", "<!-- end of results -->"
-HEADER = "| | mAP | difference to the student alone | better seeds | share of the gap | config |"
+HEADER = "| {} | mAP | difference to the student alone | better seeds | share of the gap | config |"
 RULE = "|---|---|---|---|---|---|"
 
 
@@ -56,7 +56,7 @@ def format_tables(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(summary: Sequence[Mapping[str, Any]]) -> str:
-    lines = [HEADER, RULE]
+    lines = [HEADER.format(summary[0]["dataset"] if summary else ""), RULE]
     for row in summary:
         bold = "**" if row["recommended"] else ""
         mean = "–" if row["map_mean"] is None else f"{bold}{row['map_mean']:.3f}{bold}"
@@ -64,8 +64,7 @@ def _table(summary: Sequence[Mapping[str, Any]]) -> str:
         gap = "" if row["gap_recovered"] is None else f"{100 * row['gap_recovered']:.0f} %"
         better = "" if row["positive_seeds"] is None else f"{row['positive_seeds']} of {row['seeds']}"
         config = f"`{row['config']}`" if row.get("config") else ""
-        name = f"{row['recipe']}, {row['dataset']}"
-        lines.append(f"| {name} | {mean}{std} | {_difference(row)} | {better} | {gap} | {config} |")
+        lines.append(f"| {row['recipe']} | {mean}{std} | {_difference(row)} | {better} | {gap} | {config} |")
     return "\n".join(lines)
 
 
