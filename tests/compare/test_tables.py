@@ -43,8 +43,10 @@ def test_table(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(results)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("| BCCD | mAP |")
-    assert lines[2] == "| student | 0.400 ± 0.010 |  |  |  |  |"
-    assert lines[3] == ("| boxes | **0.450** ± 0.020 | +0.050 (-0.010 to +0.110) | 3 of 3 | 50 % | `kd.py` |")
+    assert lines[2] == "| student | 0.400\xa0±\xa00.010 |  |  |  |  |"
+    assert lines[3] == (
+        "| boxes | **0.450**\xa0±\xa00.020 | +0.050 (-0.010 to +0.110) | 3 of 3 | 50 % | `kd.py` |"
+    )
     assert lines[4] == "| failed | – |  |  |  |  |"
 
 
