@@ -12,4 +12,4 @@ model = dict(
         cls=dict(type='DistillationLoss'),
         box=dict(type='BoxIoULoss'),
         quality=dict(type='QualityLoss'),
-        neck=dict(type='PKDLoss', loss_weight=1.0)))
+        neck=dict(type='PKDLoss', loss_weight=0.3)))
