@@ -9,3 +9,6 @@ model = dict(
         out_indices=(1, 2, 4, 6),
         norm_cfg=dict(type='BN', requires_grad=True)),
     neck=dict(in_channels=[16, 16, 48, 160]))
+
+# The backbone has a last layer that nothing reads.
+find_unused_parameters = True
