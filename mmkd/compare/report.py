@@ -155,6 +155,9 @@ class Report:
         line = teacher if self.curves_show_the_evaluated_split else None
         by = "epoch" if self.runs.student.train_cfg.get("max_epochs") else "iteration"
         path = self.folder / "curves.png"
+        if frame["step"].nunique() < 2:  # validated once: points, which the table has
+            path.unlink(missing_ok=True)
+            return None
         draw_curves(frame, line, self.trained, by, path)
         return path
 

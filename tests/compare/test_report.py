@@ -103,6 +103,17 @@ def test_one_seed_a_failed_run_and_a_weak_teacher(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("quick")
+def test_no_curve_of_one_validation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "curve", lambda rows: [(5, 0.4)])
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/curves.png").touch()
+    page, _ = report(monkeypatch, tmp_path, FakeTools(value), seeds=[0])
+    assert "Learning curves" not in page
+    assert not (tmp_path / "report/curves.png").exists(), "of an earlier report"
+    assert len(pd.read_csv(tmp_path / "report/curves.csv")) == 3
+
+
+@pytest.mark.usefixtures("quick")
 def test_only_the_teacher_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tools = FakeTools(value, {(name, 0): FAILURE for name in ("student", "boxes", "inherit")})
     page, _ = report(monkeypatch, tmp_path, tools, seeds=[0])
