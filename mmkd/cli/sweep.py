@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +84,8 @@ def sweep_locally(description: SweepFile, args: argparse.Namespace) -> None:
     print(
         f"best: trial {best.number}, {description.metric} {best.value:.4f}, {best.user_attrs['parameters']}"
     )
-    print(f"train it again: python tools/train.py {work_dir}/best.py")
+    again = shlex.join(["python", "tools/train.py", f"{work_dir}/best.py", *description.fixed_arguments])
+    print(f"train it again: {again}")
 
 
 def write_best(description: SweepFile, values: dict[str, Any], path: Path) -> None:

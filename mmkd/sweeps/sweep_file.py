@@ -51,6 +51,14 @@ class SweepFile:
             raise UserError(f"{self.path}: `command` names no config file to train")
         return words[0]
 
+    @property
+    def fixed_arguments(self) -> list[str]:
+        """What every trial's command has after the config, whatever the parameters are."""
+        after = self.command[self.command.index(self.config) + 1 :]
+        words = [_with_environment(word) for word in after if word not in _macros("", {})]
+        pairs = zip(words, [*words[1:], "--"], strict=False)
+        return [word for word, following in pairs if word != "--cfg-options" or following[:2] != "--"]
+
     def command_for(self, values: Mapping[str, Any]) -> list[str]:
         """The command of a trial, macros replaced as W&B's agent does.
 
@@ -63,8 +71,12 @@ class SweepFile:
             if word in lists:
                 words += lists[word]
             else:
-                words.append(re.sub(_VARIABLE, lambda m: os.environ.get(m[1], m[1]), word))
+                words.append(_with_environment(word))
         return words
+
+
+def _with_environment(word: str) -> str:
+    return re.sub(_VARIABLE, lambda found: os.environ.get(found[1], found[1]), word)
 
 
 def _macros(program: str, values: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -83,7 +83,9 @@ def test_grid_with_table_pictures_and_best_config(
     assert best.optim_wrapper.optimizer.lr == 0.3
     assert best.optim_wrapper.optimizer.type == "AdamW"
     assert best.model.type == "KDSingleStageDetector"
-    assert "best: trial" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "best: trial" in printed
+    assert f"train it again: python tools/train.py {out}/best.py\n" in printed
 
 
 @pytest.mark.parametrize("method", ["bayes", "random"])
@@ -215,6 +217,8 @@ def test_real_trials_on_a_few_images(tmp_path: Path) -> None:
     done = run_tool("tools/sweep.py", str(path), "--local", "--count", "2", "--work-dir", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
     assert [row["state"] for row in rows(out)] == ["complete", "complete"]
+    fixed = " ".join(["--cfg-options", *FEW, "train_cfg.max_epochs=1"])
+    assert f"train it again: python tools/train.py {out}/best.py {fixed}\n" in done.stdout
     trained = run_tool(
         "tools/train.py", str(out / "best.py"), "--cfg-options", "nothing.here=1", MMKD_SWEEP="1"
     )

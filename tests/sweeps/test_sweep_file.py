@@ -58,6 +58,23 @@ def test_macros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "fixed"),
+    [
+        (["--cfg-options", "${args_no_hyphens}"], []),
+        (["--cfg-options", "${args_no_hyphens}", "--amp"], ["--amp"]),
+        (["--cfg-options", "a=1", "${args_no_hyphens}"], ["--cfg-options", "a=1"]),
+        (["${args}", "--work-dir", "${envvar:PLACE}"], ["--work-dir", "there"]),
+    ],
+)
+def test_fixed_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], fixed: list[str]
+) -> None:
+    monkeypatch.setenv("PLACE", "there")
+    command = ["${env}", "${interpreter}", "-m", "x", "--n=2", "${program}", "configs/bccd/kd.py", *given]
+    assert read_sweep(changed(tmp_path, command=command)).fixed_arguments == fixed
+
+
 def test_boolean_flags(tmp_path: Path) -> None:
     path = changed(tmp_path, command=["${program}", "c.py", "${args_no_boolean_flags}", "${args}"])
     values = {"a": True, "b": False, "c": 1}
