@@ -63,7 +63,6 @@ def draw_curves(
             mean, low, high = rows.mean(), rows.min(), rows.max()
             color, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
             axes.fill_between(mean.index, low, high, color=color, alpha=0.15, linewidth=0)
-            axes.vlines(mean.index, low, high, color=color, alpha=0.4)  # where one validation makes no band
             axes.plot(mean.index, mean, color=color, marker=marker, markersize=4, label=member)
         axes.set(xlabel=by, ylabel="mAP", ylim=(0, None), xlim=(0, 1.05 * curves["step"].max()))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
