@@ -13,7 +13,6 @@ from mmkd.compare.history import METRICS
 from mmkd.compare.images import IOU, SCORE
 from mmkd.compare.plan import STUDENT, TEACHER
 from mmkd.compare.statistics import SMALLEST_GAP
-from mmkd.teachers import teacher_entries
 
 if TYPE_CHECKING:
     from mmkd.compare.report import Report
@@ -131,20 +130,8 @@ def notes(report: Report, figures: Mapping[str, Any]) -> list[str]:
         found.append(f"No run has an mAP: the {plan.evaluate} split has no annotated objects.")
     for name, lines in figures["budget_differences"].items():
         found.append(f"{name} differs from the student in more than its teacher: {'; '.join(lines[:5])}")
-    return found + _other_teachers(report)
-
-
-def _other_teachers(report: Report) -> list[str]:
-    teacher = report.plan.teacher
-    if teacher is None or teacher.checkpoint is None:
-        return []
-    found = []
-    for variant in report.plan.variants:
-        entries = teacher_entries(report.runs.configs[variant.name].model.get("teacher"))
-        named = [str(entry.get("checkpoint")) for entry in entries if "checkpoint" in entry]
-        other = [name for name in named if Path(name).name != Path(teacher.checkpoint).name]
-        if other:
-            found.append(f"{variant.name} learns from {', '.join(other)}, not from the teacher of the table.")
+    for name, others in report.runs.other_teachers.items():
+        found.append(f"{name} learns from {', '.join(others)}, not from the teacher of the table.")
     return found
 
 

@@ -18,6 +18,7 @@ from mmkd.teachers import teacher_entries
 TEACHER, STUDENT, DISTILLED = "teacher", "student", "distilled"
 SPLITS = ("test", "val")
 BUDGETS = ("same", "differs")
+TEACHERS = ("same", "differ")
 _KEYS = (
     "name",
     "dataset",
@@ -28,6 +29,7 @@ _KEYS = (
     "cfg-options",
     "evaluate",
     "budget",
+    "teachers",
 )
 _ENTRY = ("config", "cfg-options")
 
@@ -65,6 +67,7 @@ class Plan:
         options: dotted key → value, over each trained member's config.
         evaluate: ``test`` or ``val``, the loader and evaluator that the figures come from.
         same_budget: whether variants must have the student's budget.
+        same_teacher: whether variants must learn from the plan's teacher.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Plan:
     options: Mapping[str, Any] = field(default_factory=dict)
     evaluate: str = "test"
     same_budget: bool = True
+    same_teacher: bool = True
 
     @property
     def teacher(self) -> Member | None:
@@ -132,7 +136,7 @@ def plan_from(content: Mapping[str, Any], name: str) -> Plan:
     variants = content["variants"]
     if not isinstance(variants, Mapping):
         raise UserError(f"`variants` must be a mapping like {{boxes: my_config.py}}, found {variants!r:.80}")
-    for key, values in (("evaluate", SPLITS), ("budget", BUDGETS)):
+    for key, values in (("evaluate", SPLITS), ("budget", BUDGETS), ("teachers", TEACHERS)):
         if content.get(key, values[0]) not in values:
             raise UserError(f"`{key}` must be one of {', '.join(values)}, found {content[key]!r}")
     student = _member(STUDENT, STUDENT, content["student"])
@@ -146,6 +150,7 @@ def plan_from(content: Mapping[str, Any], name: str) -> Plan:
         options=_options("cfg-options", content.get("cfg-options")),
         evaluate=content.get("evaluate", SPLITS[0]),
         same_budget=content.get("budget", BUDGETS[0]) == BUDGETS[0],
+        same_teacher=content.get("teachers", TEACHERS[0]) == TEACHERS[0],
     )
     _check_names(plan)
     return plan

@@ -176,6 +176,40 @@ def check_budget(plan: Plan, configs: Mapping[str, Config]) -> dict[str, list[st
     return found
 
 
+def check_teachers(plan: Plan, configs: Mapping[str, Config]) -> dict[str, list[str]]:
+    """Compare the checkpoints that the variants learn from with that of the plan's teacher.
+
+    Args:
+        plan: the comparison.
+        configs: by member's name.
+
+    Returns:
+        The other checkpoints of the variants that learn from any.
+
+    Raises:
+        UserError: there are some, and the plan does not say that there are.
+    """
+    own = plan.teacher.checkpoint if plan.teacher is not None else None
+    if own is None:
+        return {}
+    found = {}
+    for variant in plan.variants:
+        entries = teacher_entries(configs[variant.name].model.get("teacher"))
+        named = [str(entry["checkpoint"]) for entry in entries if "checkpoint" in entry]
+        if other := [name for name in named if Path(name).resolve() != Path(own).resolve()]:
+            found[variant.name] = other
+    if found and plan.same_teacher:
+        name, other = next(iter(found.items()))
+        raise user_error(
+            f"{', '.join(found)}: another teacher than the plan's.",
+            expected=own,
+            found=f"{name} learns from {', '.join(other)}",
+            remedy=f"give these variants `cfg-options: {{model.teacher.checkpoint: {own}}}`; if teachers "
+            "are what you compare, `teachers: differ` in the plan",
+        )
+    return found
+
+
 def option_text(key: str, value: Any) -> str:
     """An option as it is written after ``--cfg-options``."""
     plain = isinstance(value, str) and KeepingDictAction._parse_iterable(value) == value

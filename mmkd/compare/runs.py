@@ -21,6 +21,7 @@ from mmkd.compare.plan import TEACHER, Member, Plan
 from mmkd.compare.processes import ToolError, call
 from mmkd.compare.recipes import (
     check_budget,
+    check_teachers,
     evaluation_config,
     fingerprint,
     option_text,
@@ -66,7 +67,7 @@ class Runs:
         folder: for the runs.
 
     Raises:
-        UserError: a config cannot be read, the budgets differ, or the split cannot be evaluated.
+        UserError: a config cannot be read, the budgets or teachers differ, or the split cannot be evaluated.
     """
 
     plan: Plan
@@ -76,6 +77,7 @@ class Runs:
         seed = self.plan.seeds[0]
         configs = {m.name: training_config(m, options_of(self.plan, m, seed)) for m in self.plan.members}
         self.differences = check_budget(self.plan, configs)
+        self.other_teachers = check_teachers(self.plan, configs)
         self.student = configs[self.plan.student.name]
         self.configs = configs
         evaluation_config(self.student, self.student, self.plan.evaluate)
@@ -162,6 +164,8 @@ class Runs:
             if record is None or not record.trained:
                 record = Record(run.member.name, run.seed, run.member.config, mark, **provenance())
             record.error = None
+            if run.member.checkpoint is not None:  # the plan may name another one than at the last time
+                record.trained, record.checkpoint = True, run.member.checkpoint
             if not record.trained:
                 self._train(run, record, cfg, options, progress)
             self._evaluate(run, record, self.evaluation(run.member), progress)
@@ -173,9 +177,6 @@ class Runs:
         return record
 
     def _train(self, run: Run, record: Record, cfg: Config, options: dict[str, Any], progress: Any) -> None:
-        if run.member.checkpoint is not None:
-            record.trained, record.checkpoint = True, run.member.checkpoint
-            return
         arguments = [run.member.config, "--work-dir", str(run.folder)]
         words = ["--cfg-options", *(option_text(key, value) for key, value in options.items())]
         record.command = shlex.join(["python", "tools/train.py", *arguments, *words])
@@ -232,7 +233,7 @@ class Runs:
         if record is None or not record.finished:
             return False
         predictions = run.folder / EVALUATION / PREDICTIONS
-        mark = fingerprint(self.evaluation(run.member), record.checkpoint)
+        mark = fingerprint(self.evaluation(run.member), run.member.checkpoint or record.checkpoint)
         return predictions.is_file() and record.evaluated == mark
 
     def _refuse_changed(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mmkd.compare.plan import Plan, plan_from, plan_of_configs, read_plan
-from mmkd.compare.recipes import training_config
+from mmkd.compare.recipes import check_budget, check_teachers, training_config
 from mmkd.errors import UserError
 from mmkd.losses.base import build_losses
 
@@ -33,10 +33,12 @@ def test_shipped_plan() -> None:
 def test_every_shipped_plan_names_configs_and_losses_that_there_are(path: Path) -> None:
     found = read_plan(path)
     assert found.name == path.stem
-    for member in found.members:
-        cfg = training_config(member, {**found.options, **member.options})
-        if member.role == "distilled":
+    configs = {m.name: training_config(m, {**found.options, **m.options}) for m in found.members}
+    for cfg in configs.values():
+        if "distill" in cfg.model:
             assert build_losses(cfg.model.distill, "distill")
+    check_budget(found, configs)
+    check_teachers(found, configs)
 
 
 def test_values_have_the_meaning_of_cfg_options(tmp_path: Path) -> None:

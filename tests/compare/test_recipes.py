@@ -13,6 +13,7 @@ from mmkd.compare.plan import Member
 from mmkd.compare.recipes import (
     budget_differences,
     check_budget,
+    check_teachers,
     evaluation_config,
     fingerprint,
     option_text,
@@ -94,6 +95,23 @@ def test_another_budget_is_refused_unless_it_is_said() -> None:
     assert line in str(caught.value)
     said = dataclasses.replace(made, same_budget=False)
     assert check_budget(said, {**found, "kd": changed}) == {"kd": [line]}
+
+
+def test_another_teacher_is_refused_unless_it_is_said() -> None:
+    own = {"config": "configs/bccd/teacher.py", "checkpoint": "data/bccd/teacher_atss_r18_narrow.pth"}
+    other = {"config": "configs/bccd/kd.py", "cfg-options": {"model.teacher.checkpoint": "other.pth"}}
+    made = plan(teacher=own, variants={"own": "configs/bccd/kd.py", "other": other})
+    with pytest.raises(UserError, match="^other: another teacher than the plan's") as caught:
+        check_teachers(made, configs(made))
+    assert "other learns from other.pth" in str(caught.value)
+    assert "model.teacher.checkpoint: data/bccd/teacher_atss_r18_narrow.pth" in str(caught.value)
+    said = dataclasses.replace(made, same_teacher=False)
+    assert check_teachers(said, configs(said)) == {"other": ["other.pth"]}
+    trained = plan(teacher=own["config"], variants={"kd": "configs/bccd/kd.py"})
+    assert check_teachers(trained, configs(trained)) == {}, "the trained one is given to each variant"
+    same = {**own, "checkpoint": "data/../data/bccd/teacher_atss_r18_narrow.pth"}
+    made = plan(teacher=same, variants={"kd": "configs/bccd/kd.py"})
+    assert check_teachers(made, configs(made)) == {}
 
 
 def test_options_of_the_plan_are_no_difference() -> None:

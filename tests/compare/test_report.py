@@ -163,6 +163,7 @@ def test_difference_of_budget_and_teacher_are_said(monkeypatch: pytest.MonkeyPat
         variants=variants,
         teacher=teacher,
         budget="differs",
+        teachers="differ",
     )
     text = words(page)
     assert "boxes differs from the student in more than its teacher: train_cfg.max_epochs: 5 → 9" in text

@@ -122,6 +122,15 @@ def test_trained_teacher_teaches_the_variants(tools: FakeTools, tmp_path: Path) 
     assert len(tools.calls) == 6
 
 
+def test_another_checkpoint_of_the_teacher_is_evaluated(tools: FakeTools, tmp_path: Path) -> None:
+    Runs(small(seeds=[0]), tmp_path).make()
+    before = len(tools.calls)
+    named = {"config": "configs/bccd/teacher.py", "checkpoint": "other.pth"}
+    records = Runs(small(seeds=[0], teacher=named, teachers="differ"), tmp_path).make()
+    assert tools.calls[before:] == [("test", "teacher", -1)]
+    assert records[0].checkpoint == "other.pth"
+
+
 def test_without_its_teacher_no_variant_is_trained(tools: FakeTools, tmp_path: Path) -> None:
     tools.failing["teacher", -1] = FAILURE
     records = Runs(small(teacher="configs/bccd/teacher.py", seeds=[0]), tmp_path).make()
