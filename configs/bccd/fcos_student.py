@@ -24,3 +24,6 @@ model = dict(
         loss_centerness=dict(
             type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0)),
     train_cfg=dict(_delete_=True))
+
+# The rate and decay with which it was measured: nothing was tuned for this student.
+optim_wrapper = dict(optimizer=dict(lr=2e-3, weight_decay=0.05))

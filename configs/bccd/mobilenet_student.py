@@ -12,3 +12,6 @@ model = dict(
 
 # The backbone has a last layer that nothing reads.
 find_unused_parameters = True
+
+# The rate and decay with which it was measured: nothing was tuned for this student.
+optim_wrapper = dict(optimizer=dict(lr=2e-3, weight_decay=0.05))

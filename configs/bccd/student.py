@@ -11,7 +11,8 @@ model = dict(
     backbone=dict(base_channels=16), neck=dict(in_channels=[16, 32, 64, 128]))
 
 train_dataloader = dict(batch_size=4)
-optim_wrapper = dict(optimizer=dict(lr=2e-3))
+# Both found by configs/sweeps/bccd_features_bayes.yaml.
+optim_wrapper = dict(optimizer=dict(lr=1.66e-3, weight_decay=6.75e-3))
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(max_keep_ckpts=1, save_best='coco/bbox_mAP'))
