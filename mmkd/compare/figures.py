@@ -36,7 +36,7 @@ STYLE = {
     "legend.frameon": False,
 }
 DPI = 160
-BAR_CLASSES = 10
+BARS = 9  # of a class, at most: a teacher, and as many others as there are colours
 PANEL_PIXELS = (480, 640)  # of the longer side: at least, at most
 
 
@@ -61,12 +61,13 @@ def draw_curves(
             if not len(rows):
                 continue
             mean, low, high = rows.mean(), rows.min(), rows.max()
-            color, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+            again = index + index // len(PALETTE)  # with the colour that comes again, another marker
+            color, marker = PALETTE[index % len(PALETTE)], MARKERS[again % len(MARKERS)]
             axes.fill_between(mean.index, low, high, color=color, alpha=0.15, linewidth=0)
             axes.plot(mean.index, mean, color=color, marker=marker, markersize=4, label=member)
         axes.set(xlabel=by, ylabel="mAP", ylim=(0, None), xlim=(0, 1.05 * curves["step"].max()))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        figure.legend(loc="outside lower center", ncols=4)
+        figure.legend(loc="outside lower center", ncols=_columns(members))
         _save(figure, path)
 
 
@@ -101,7 +102,7 @@ def draw_losses(shares: pd.DataFrame, names: Sequence[str], path: Path) -> None:
 
 
 def draw_classes(table: pd.DataFrame, members: Sequence[str], colors: Mapping[str, str], path: Path) -> None:
-    """AP by class as groups of bars, with the standard deviation over the seeds.
+    """AP by class as groups of bars with the standard deviation over the seeds; of many members, as cells.
 
     Args:
         table: rows of ``class``, ``member``, ``mean``, ``std``.
@@ -110,6 +111,14 @@ def draw_classes(table: pd.DataFrame, members: Sequence[str], colors: Mapping[st
         path: of the picture.
     """
     classes = list(dict.fromkeys(table["class"]))
+    if in_cells(members):
+        _draw_cells(
+            table.pivot(index="member", columns="class", values="mean").reindex(
+                index=members, columns=classes
+            ),
+            path,
+        )
+        return
     height = 0.7 + len(classes) * (0.21 * len(members) + 0.22)
     thick = 0.84 / len(members)
     with plt.rc_context({**STYLE, "axes.grid.axis": "x"}):
@@ -132,7 +141,37 @@ def draw_classes(table: pd.DataFrame, members: Sequence[str], colors: Mapping[st
         axes.set_yticks(np.arange(len(classes)), classes)
         axes.set(xlabel="AP", xlim=(0, None))
         axes.invert_yaxis()
-        figure.legend(loc="outside lower center", ncols=4)
+        figure.legend(loc="outside lower center", ncols=_columns(members))
+        _save(figure, path)
+
+
+def in_cells(members: Sequence[str]) -> bool:
+    """Whether these are too many for bars that can be told apart."""
+    return len(members) > BARS
+
+
+def _draw_cells(table: pd.DataFrame, path: Path) -> None:
+    span = table.max() - table.min()
+    values, shades = table.to_numpy(float), ((table - table.min()) / span.where(span > 0, 1.0)).to_numpy()
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        size = (2.4 + 0.62 * len(table.columns), 0.9 + 0.27 * len(table))
+        figure, axes = plt.subplots(figsize=size, layout="constrained")
+        axes.imshow(shades, cmap="Blues", vmin=0, vmax=1.25, aspect="auto")
+        for (row, column), shade in np.ndenumerate(shades):
+            value = values[row, column]
+            axes.text(
+                column,
+                row,
+                "" if np.isnan(value) else f"{value:.3f}",
+                ha="center",
+                va="center",
+                color="white" if shade > 0.85 else "black",
+            )
+        axes.set_xticks(range(len(table.columns)), table.columns, rotation=45, ha="left")
+        axes.xaxis.tick_top()
+        axes.set_yticks(range(len(table)), table.index)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
         _save(figure, path)
 
 
@@ -172,6 +211,11 @@ def draw_boxes(image: str, boxes: Boxes, colors: Sequence[str], path: Path) -> N
 def class_colors(count: int) -> list[str]:
     """A colour for each class; they come again after eight."""
     return [PALETTE[index % len(PALETTE)] for index in range(count)]
+
+
+def _columns(members: Sequence[str]) -> int:
+    """Of a legend that is not wider than its picture."""
+    return max(1, min(4, 72 // (8 + max(map(len, members)))))
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from mmkd.compare.figures import in_cells
 from mmkd.compare.history import METRICS
 from mmkd.compare.images import IOU, SCORE
 from mmkd.compare.plan import STUDENT, TEACHER
@@ -50,6 +51,7 @@ def render(report: Report, figures: Mapping[str, Any], pictures: Mapping[str, An
         metrics=[name for name in METRICS if any(row["metrics"][name] != NONE for row in rows)],
         rows=rows,
         pictures=pictures,
+        cells=in_cells(report.names),
         more_classes=pictures["of_classes"],
         panels=panels,
         classes=classes,
