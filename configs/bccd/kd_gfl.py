@@ -1,4 +1,5 @@
-# Localization distillation: the distributions of the boxes' sides resemble the teacher's.
+# GFL learns from GFL: class logits, the distributions of the boxes' sides, features; neck and head begin with the
+# teacher's weights.
 _base_ = ['./gfl_student.py']
 
 model = dict(
@@ -6,4 +7,8 @@ model = dict(
     teacher=dict(
         config='mmkd::bccd/gfl_teacher.py',
         checkpoint='work_dirs/bccd_gfl/teacher/epoch_40.pth'),
-    distill=dict(box=dict(type='LocalizationDistillationLoss')))
+    inherit=['neck', 'bbox_head'],
+    distill=dict(
+        cls=dict(type='DistillationLoss'),
+        box=dict(type='LocalizationDistillationLoss'),
+        neck=dict(type='PKDLoss', loss_weight=0.3)))

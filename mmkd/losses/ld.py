@@ -39,7 +39,7 @@ class LocalizationDistillationLoss(DistillLoss):
     The reference implementation does not divide by :math:`n_r`, so that its weight depends on the images per
     GPU and the objects in them, and takes the mean over the R = reg_max + 1 bins. ``normalizer='none'`` with
     ``main_weight=0.25 / R, vlr_weight=0.0625 / R`` is its value on each GPU. The defaults keep the proportion
-    of the two; their size is not tuned.
+    of the two; ten times as much drowned the task's losses and lost mAP (docs/results.md).
 
     Source: Zheng et al., "Localization Distillation for Dense Object Detection", CVPR 2022
     (https://arxiv.org/abs/2102.12252). Reference implementation: HikariTJU/LD (``ld_head.py``); mmdet's
@@ -68,8 +68,8 @@ class LocalizationDistillationLoss(DistillLoss):
         loss_weight: float = 1.0,
         temperature: float = 10.0,
         region: Region | Sequence[Region] = ("main", "vlr"),
-        main_weight: float = 1.0,
-        vlr_weight: float = 0.25,
+        main_weight: float = 0.1,
+        vlr_weight: float = 0.025,
         normalizer: Normalizer = "region",
         alpha: float = 0.25,
         vlr_nearness: Nearness = "iof",
