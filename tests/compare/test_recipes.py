@@ -83,7 +83,7 @@ def test_another_budget_is_refused_unless_it_is_said() -> None:
     for option, line in (
         ({"train_cfg.max_epochs": 9}, "train_cfg.max_epochs: 5 → 9"),
         ({"train_dataloader.batch_size": 2}, "train_dataloader.batch_size: 4 → 2"),
-        ({"optim_wrapper.optimizer.lr": 1}, "optim_wrapper.optimizer.lr: 0.002 → 1"),
+        ({"optim_wrapper.optimizer.lr": 1}, "optim_wrapper.optimizer.lr: 0.00166 → 1"),
         ({"model.backbone.base_channels": 8}, "model.backbone.base_channels: 16 → 8"),
         ({"param_scheduler.0.end": 3}, "param_scheduler.0.end: 20 → 3"),
     ):
