@@ -189,25 +189,47 @@ def check_teachers(plan: Plan, configs: Mapping[str, Config]) -> dict[str, list[
     Raises:
         UserError: there are some, and the plan does not say that there are.
     """
-    own = plan.teacher.checkpoint if plan.teacher is not None else None
-    if own is None:
+    if plan.teacher is None:
         return {}
+    own = plan.teacher.checkpoint
     found = {}
     for variant in plan.variants:
         entries = teacher_entries(configs[variant.name].model.get("teacher"))
         named = [str(entry["checkpoint"]) for entry in entries if "checkpoint" in entry]
-        if other := [name for name in named if Path(name).resolve() != Path(own).resolve()]:
-            found[variant.name] = other
+        if own is not None:
+            named = [name for name in named if Path(name).resolve() != Path(own).resolve()]
+        elif takes_trained_teacher(plan, variant, configs[variant.name]):
+            named = []
+        if named:
+            found[variant.name] = named
     if found and plan.same_teacher:
-        name, other = next(iter(found.items()))
+        name, named = next(iter(found.items()))
+        remedy = (
+            "leave it out" if own is None else f"give it `cfg-options: {{model.teacher.checkpoint: {own}}}`"
+        )
         raise user_error(
             f"{', '.join(found)}: another teacher than the plan's.",
-            expected=own,
-            found=f"{name} learns from {', '.join(other)}",
-            remedy=f"give these variants `cfg-options: {{model.teacher.checkpoint: {own}}}`; if teachers "
-            "are what you compare, `teachers: differ` in the plan",
+            expected=own
+            or f"the one that the plan trains by {plan.teacher.config}, in the place of a single teacher",
+            found=f"{name} learns from {', '.join(named)}",
+            remedy=f"{remedy}; if teachers are what you compare, `teachers: differ` in the plan",
         )
     return found
+
+
+def takes_trained_teacher(plan: Plan, member: Member, cfg: Config) -> bool:
+    """Whether a detector learns from the teacher that the plan trains, in the place of its only own.
+
+    Args:
+        plan: the comparison.
+        member: one of its detectors; one that sets ``model.teacher.checkpoint`` keeps what it sets.
+        cfg: of the detector.
+    """
+    if plan.teacher is None or plan.teacher.checkpoint is not None or member.role == TEACHER:
+        return False
+    entries = teacher_entries(cfg.model.get("teacher"))
+    sets_checkpoint = "model.teacher.checkpoint" in {**plan.options, **member.options}
+    return len(entries) == 1 and "config" in entries[0] and not sets_checkpoint
 
 
 def option_text(key: str, value: Any) -> str:

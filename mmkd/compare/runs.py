@@ -26,6 +26,7 @@ from mmkd.compare.recipes import (
     fingerprint,
     option_text,
     options_of,
+    takes_trained_teacher,
     training_config,
 )
 from mmkd.compare.records import (
@@ -38,7 +39,6 @@ from mmkd.compare.records import (
 )
 from mmkd.errors import UserError, user_error
 from mmkd.hooks.interrupted import CHECKPOINT as INTERRUPTED
-from mmkd.teachers import teacher_entries
 
 TRAIN_LOG, TEST_LOG = "train.log", "test.log"
 EVALUATED_ONLY = "evaluated only"
@@ -216,15 +216,12 @@ class Runs:
         Raises:
             UserError: that teacher was not trained.
         """
-        teacher = self.plan.teacher
         checkpoint = None
-        if teacher is not None and teacher.checkpoint is None and run.member.role != TEACHER:
-            named = teacher_entries(self.configs[run.member.name].model.get("teacher"))
-            if len(named) == 1 and "config" in named[0]:
-                record = read_record(self.folder / TEACHER)
-                if record is None or not record.trained:
-                    raise UserError("its teacher was not trained")
-                checkpoint = record.checkpoint
+        if takes_trained_teacher(self.plan, run.member, self.configs[run.member.name]):
+            record = read_record(self.folder / TEACHER)
+            if record is None or not record.trained:
+                raise UserError("its teacher was not trained")
+            checkpoint = record.checkpoint
         seed = self.plan.seeds[0] if run.seed is None else run.seed
         return options_of(self.plan, run.member, seed, checkpoint)
 

@@ -114,6 +114,25 @@ def test_another_teacher_is_refused_unless_it_is_said() -> None:
     assert check_teachers(made, configs(made)) == {}
 
 
+def test_another_teacher_than_the_one_that_is_trained_is_refused() -> None:
+    pair = [{"config": "configs/bccd/teacher.py", "checkpoint": name} for name in ("a.pth", "b.pth")]
+    for options, named in [
+        ({"model.teacher.checkpoint": "other.pth"}, ["other.pth"]),
+        ({"model.teacher": pair}, ["a.pth", "b.pth"]),
+    ]:
+        variants = {
+            "own": "configs/bccd/kd.py",
+            "other": {"config": "configs/bccd/kd.py", "cfg-options": options},
+        }
+        made = plan(teacher="configs/bccd/teacher.py", variants=variants)
+        with pytest.raises(UserError, match="^other: another teacher than the plan's") as caught:
+            check_teachers(made, configs(made))
+        assert "the one that the plan trains by configs/bccd/teacher.py" in str(caught.value)
+        assert f"other learns from {', '.join(named)}" in str(caught.value)
+        said = dataclasses.replace(made, same_teacher=False)
+        assert check_teachers(said, configs(said)) == {"other": named}
+
+
 def test_options_of_the_plan_are_no_difference() -> None:
     made = plan(**{"cfg-options": {"train_cfg.max_epochs": 2, "train_dataloader.batch_size": 2}})
     found = configs(made)
