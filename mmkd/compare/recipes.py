@@ -205,7 +205,9 @@ def check_teachers(plan: Plan, configs: Mapping[str, Config]) -> dict[str, list[
     if found and plan.same_teacher:
         name, named = next(iter(found.items()))
         remedy = (
-            "leave it out" if own is None else f"give it `cfg-options: {{model.teacher.checkpoint: {own}}}`"
+            "leave `model.teacher.checkpoint` and further teachers out of these variants"
+            if own is None
+            else f"give these variants `cfg-options: {{model.teacher.checkpoint: {own}}}`"
         )
         raise user_error(
             f"{', '.join(found)}: another teacher than the plan's.",
