@@ -16,7 +16,7 @@ from mmengine.runner import BaseLoop, Runner
 
 from mmkd.errors import UserError, check_options, user_error
 from mmkd.hooks.interrupted import remove_outdated, save_interrupted, skip_done_batches
-from mmkd.hooks.workers import ShieldedWorker
+from mmkd.hooks.workers import ShieldedWorker, end_workers
 from mmkd.registry import HOOKS
 from mmkd.sweeps.agent import in_sweep
 
@@ -163,8 +163,11 @@ class StopHook(Hook):
         return self._save(runner, runner.iter)
 
     def after_run(self, runner: Runner) -> None:
-        """Give the signals back."""
+        """Give the signals back; the data loaders' workers end with the run."""
         self._block(False)
+        for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
+            if isinstance(loop, BaseLoop):
+                end_workers(loop)
         while self._before:
             signal.signal(*self._before.popitem())
 

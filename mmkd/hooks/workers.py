@@ -1,4 +1,4 @@
-"""Data loaders' workers that outlive a signal to their whole process group."""
+"""Data loaders' workers: they outlive a signal to their whole process group, and end with the run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass
@@ -37,3 +38,20 @@ class ShieldedWorker:
         while signal.sigwaitinfo(self.signals).si_pid != parent:
             pass
         os._exit(0)
+
+
+def end_workers(loop: Any) -> None:
+    """End the workers of a loop's data loader now.
+
+    Persistent ones live as long as the Runner does, which is a part of reference cycles. When those are
+    collected, a worker's queue may be gone before the worker is told to end; PyTorch then waits five
+    seconds for each of them.
+
+    Args:
+        loop: of the Runner; its loader begins with new workers if it is used again.
+    """
+    for owner in (loop.dataloader, getattr(loop, "dataloader_iterator", None)):
+        iterator: Any = getattr(owner, "_iterator", None)
+        if hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
+    loop.dataloader._iterator = None

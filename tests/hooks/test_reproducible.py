@@ -56,7 +56,7 @@ BY_ITERATION = {"train_cfg": {"by_epoch": False, "max_iters": 15, "val_interval"
 
 @pytest.mark.parametrize("options", [{}, BY_ITERATION], ids=["epochs", "iterations"])
 def test_the_number_of_workers_does_not_matter(tmp_path: Path, options: dict[str, Any]) -> None:
-    runs = [runner(tmp_path / str(workers), workers=workers, **options) for workers in (0, 0, 2)]
+    runs = [runner(tmp_path / str(n), StopHook(), workers=n, **options) for n in (0, 0, 2)]
     for run in runs:
         run.train()
     assert runs[0].model.seen == runs[1].model.seen == runs[2].model.seen

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from mmengine.config import Config
 
-from ..conftest import ROOT, run_tool
+from mmkd.cli import cache_teacher, train
+
+from ..conftest import ROOT
 
 FEW = [
     "train_dataloader.dataset.indices=8",
@@ -21,42 +24,27 @@ FEW = [
 ]
 
 
-def train(folder: Path, config: str = "configs/bccd/kd.py") -> tuple[int, str]:
+def words(folder: Path, config: str = "configs/bccd/kd.py") -> list[str]:
     cache = f"model.teacher.cache.dir={folder / 'cache'}"
-    ran = run_tool(
-        "tools/train.py",
-        config,
-        "--work-dir",
-        str(folder / "run"),
-        "--cfg-options",
-        cache,
-        *FEW,
-    )
-    return ran.returncode, ran.stdout + ran.stderr
+    return [config, "--work-dir", str(folder / "run"), "--cfg-options", cache, *FEW]
 
 
-def test_training_reads_what_the_tool_has_stored(tmp_path: Path) -> None:
-    filled = run_tool(
-        "tools/cache_teacher.py",
-        "configs/bccd/kd.py",
-        "--cfg-options",
-        f"model.teacher.cache.dir={tmp_path / 'cache'}",
-        "train_dataloader.dataset.indices=8",
-        "--workers",
-        "0",
-    )
-    assert filled.returncode == 0, filled.stderr
-    assert "0 of 32 answers read, 32 computed, 32 stored at" in filled.stdout  # 8 images, 4 flips
-    code, said = train(tmp_path)
-    assert code == 0, said
-    assert "teacher cache: 16 of 16 answers read, 0 computed, in" in said
+def test_training_reads_what_the_tool_has_stored(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    options = [f"model.teacher.cache.dir={tmp_path / 'cache'}", "train_dataloader.dataset.indices=8"]
+    assert cache_teacher.main(["configs/bccd/kd.py", "--workers", "0", "--cfg-options", *options]) == 0
+    said = capfd.readouterr().out
+    assert "0 of 32 answers read, 32 computed, 32 stored at" in said  # 8 images, 4 flips
+    assert train.main(words(tmp_path)) == 0
+    assert "teacher cache: 16 of 16 answers read, 0 computed, in" in "".join(capfd.readouterr())
 
 
-def test_a_pipeline_without_key_is_refused_before_the_first_step(tmp_path: Path) -> None:
+def test_a_pipeline_without_key_is_refused_before_the_first_step(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     cfg = Config.fromfile(ROOT / "configs/bccd/kd.py")
     cfg.train_dataloader.dataset.pipeline.insert(3, {"type": "YOLOXHSVRandomAug"})
     cfg.dump(tmp_path / "config.py")
-    code, said = train(tmp_path, str(tmp_path / "config.py"))
-    assert code == 2, said
+    assert train.main(words(tmp_path, str(tmp_path / "config.py"))) == 2
+    said = "".join(capfd.readouterr())
     assert "cannot be cached: YOLOXHSVRandomAug is in the training pipeline" in said
     assert "Epoch(train)" not in said

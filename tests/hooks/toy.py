@@ -57,7 +57,13 @@ class Call(Hook):
 
 
 def toy_runner(
-    work_dir: Path, *hooks: Any, epochs: int = 3, batch_size: int = 2, num_workers: int = 0, **options: Any
+    work_dir: Path,
+    *hooks: Any,
+    epochs: int = 3,
+    batch_size: int = 2,
+    num_workers: int = 0,
+    persistent_workers: bool = False,
+    **options: Any,
 ) -> Runner:
     """A Runner of ten samples in five batches, with two batches of validation."""
     for kept_between_runs in (MessageHub, MMLogger):
@@ -78,6 +84,7 @@ def toy_runner(
             "sampler": sampler,
             "collate_fn": collate,
             "num_workers": num_workers,
+            "persistent_workers": persistent_workers,
         }
 
     settings: dict[str, Any] = {
