@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -16,6 +17,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmkd.cli import test as test_tool
+from mmkd.cli import train as train_tool
 from mmkd.registry import MODELS
 
 from .conftest import ROOT, run_tool
@@ -91,12 +94,8 @@ def test_train_kill_resume_test_export(tmp_path: Path) -> None:
     predictions = []
     for config in (KD, "configs/bccd/student.py"):
         out = tmp_path / f"{Path(config).stem}.pkl"
-        tested = run_tool(
-            "tools/test.py", config, last, "--out", str(out), "--work-dir", str(tmp_path / "t"), *few
-        )
-        assert tested.returncode == 0, tested.stderr[-3000:]
-        import pickle
-
+        words = [config, last, "--out", str(out), "--work-dir", str(tmp_path / "t"), *few]
+        assert test_tool.main(words) == 0
         predictions.append(pickle.loads(out.read_bytes()))
     for a, b in zip(*predictions):
         for key in ("bboxes", "scores", "labels"):
@@ -107,10 +106,8 @@ def test_ema_copies_no_teacher(tmp_path: Path) -> None:
     hooks = "custom_hooks=[dict(type='EMAHook')]"
     config = tmp_path / "ema.py"
     config.write_text(f"_base_ = ['mmkd::bccd/kd.py']\n{hooks}\n")
-    done = run_tool(
-        "tools/train.py", str(config), "--work-dir", str(tmp_path / "w"), *options("train_cfg.max_epochs=1")
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    words = [str(config), "--work-dir", str(tmp_path / "w"), *options("train_cfg.max_epochs=1")]
+    assert train_tool.main(words) == 0
     checkpoint = torch.load(tmp_path / "w" / "epoch_1.pth")
     plain = MODELS.build(Config.fromfile(ROOT / "configs/bccd/student.py").model).state_dict().keys()
     assert checkpoint["state_dict"].keys() == plain
@@ -145,16 +142,11 @@ def test_golden_losses(tmp_path: Path) -> None:
         assert row == pytest.approx(golden, rel=2e-3)
 
 
-def test_nan_stops_training_with_exit_code(tmp_path: Path) -> None:
-    done = run_tool(
-        "tools/train.py",
-        KD,
-        "--work-dir",
-        str(tmp_path),
-        *options("optim_wrapper.optimizer.lr=1e30", "param_scheduler=[]", "train_cfg.max_epochs=1"),
-    )
-    assert done.returncode == 2
-    last = done.stderr[done.stderr.rindex("mmkd: error") :]
+def test_nan_stops_training_with_exit_code(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    few = options("optim_wrapper.optimizer.lr=1e30", "param_scheduler=[]", "train_cfg.max_epochs=1")
+    assert train_tool.main([KD, "--work-dir", str(tmp_path), *few]) == 2
+    said = capfd.readouterr().err
+    last = said[said.rindex("mmkd: error") :]
     assert re.search(r"Training stopped: loss\w* is not finite at iteration \d", last)
     assert "Traceback" not in last
     assert not list(tmp_path.glob("*.pth"))

@@ -99,10 +99,10 @@ def test_without_scikit_learn(digits: ModuleType, monkeypatch: pytest.MonkeyPatc
         digits.main(["--seeds", "0"])
 
 
-def test_the_command_line() -> None:
+def test_the_command_line(digits: Any, capsys: pytest.CaptureFixture[str]) -> None:
     done: subprocess.CompletedProcess[str] = run_tool(SCRIPT, "--help")
     assert done.returncode == 0, done.stderr
     assert "{cnn,vit,last-layer}" in done.stdout
-    wrong = run_tool(SCRIPT, "--teacher", "resnet")
-    assert wrong.returncode == 2
-    assert "invalid choice: 'resnet'" in wrong.stderr
+    with pytest.raises(SystemExit, match="2"):
+        digits.main(["--teacher", "resnet"])
+    assert "invalid choice: 'resnet'" in capsys.readouterr().err
