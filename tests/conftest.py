@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.config import config as config_module
 from mmengine.config import utils as config_utils
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import init_default_scope
@@ -37,10 +38,12 @@ def _clean_state(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _metafiles_are_read_once() -> Iterator[None]:
-    """mmengine reads all of mmdet's, half a second, for every config that is named by its package."""
+def _packages_are_looked_at_once() -> Iterator[None]:
+    """For every config that is named by its package mmengine reads all metafiles and lists all packages."""
+    slow = ((config_utils, "load"), (config_module, "is_installed"), (config_module, "get_installed_path"))
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(config_utils, "load", functools.cache(config_utils.load))
+        for module, name in slow:
+            monkeypatch.setattr(module, name, functools.cache(getattr(module, name)))
         yield
 
 
