@@ -177,7 +177,7 @@ def _interval(ends: Sequence[float]) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %".replace("-", "−")
+    return f"{round(100 * share)} %".replace("-", "−")
 
 
 def _seeds(count: int) -> str:

@@ -61,7 +61,7 @@ def _table(summary: Sequence[Mapping[str, Any]]) -> str:
         bold = "**" if row["recommended"] else ""
         mean = "–" if row["map_mean"] is None else f"{bold}{row['map_mean']:.3f}{bold}"
         std = "" if row["map_std"] is None else f"\xa0±\xa0{row['map_std']:.3f}"
-        gap = "" if row["gap_recovered"] is None else f"{100 * row['gap_recovered']:.0f} %"
+        gap = "" if row["gap_recovered"] is None else f"{round(100 * row['gap_recovered'])} %"
         better = "" if row["positive_seeds"] is None else f"{row['positive_seeds']} of {row['seeds']}"
         config = f"`{row['config']}`" if row.get("config") else ""
         lines.append(f"| {row['recipe']} | {mean}{std} | {_difference(row)} | {better} | {gap} | {config} |")

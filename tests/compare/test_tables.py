@@ -33,6 +33,7 @@ def results(tmp_path: Path) -> Path:
         row("student", seeds=3, map_mean=0.4, map_std=0.01),
         row("boxes", seeds=3, map_mean=0.45, map_std=0.02, recommended=True, config="kd.py", **better),
         row("failed", seeds=0),
+        row("worse by a hair", seeds=3, map_mean=0.4, gap_recovered=-0.004),
     ]
     path = tmp_path / "bccd.json"
     path.write_text(json.dumps({"runs": [dict.fromkeys(RUN_KEYS)], "summary": summary}))
@@ -48,6 +49,7 @@ def test_table(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "| boxes | **0.450**\xa0±\xa00.020 | +0.050 (-0.010 to +0.110) | 3 of 3 | 50 % | `kd.py` |"
     )
     assert lines[4] == "| failed | – |  |  |  |  |"
+    assert lines[5] == "| worse by a hair | 0.400 |  |  | 0 % |  |"
 
 
 def test_documents_are_written_anew(
