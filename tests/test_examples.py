@@ -99,7 +99,7 @@ def test_without_scikit_learn(digits: ModuleType, monkeypatch: pytest.MonkeyPatc
         digits.main(["--seeds", "0"])
 
 
-def test_the_command_line(digits: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line(digits: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     done: subprocess.CompletedProcess[str] = run_tool(SCRIPT, "--help")
     assert done.returncode == 0, done.stderr
     assert "{cnn,vit,last-layer}" in done.stdout
