@@ -6,6 +6,11 @@ scope ``mmkd`` and then looks for registries of that scope; each of them here is
 an empty child that passes every question on to mmdet.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 import mmdet.registry
 from mmdet.registry import DATASETS, HOOKS, MODELS, OPTIM_WRAPPERS
 from mmengine.registry import Registry
@@ -15,4 +20,35 @@ REGISTRIES = [
 ]
 SCOPE = [Registry(node.name, parent=node, scope="mmkd") for node in REGISTRIES]
 
-__all__ = ["DATASETS", "HOOKS", "MODELS", "OPTIM_WRAPPERS", "REGISTRIES", "SCOPE"]
+__all__ = ["DATASETS", "HOOKS", "MODELS", "OPTIM_WRAPPERS", "REGISTRIES", "SCOPE", "class_of", "is_kind"]
+
+
+def class_of(cfg: Any, registry: Registry = MODELS) -> Any:
+    """The class or function that a config's ``type`` means.
+
+    Args:
+        cfg: a config with a ``type``, or the type itself: a class, a name, or a name with its scope
+            (``'ATSS'``, ``'mmdet.ATSS'``, ``ATSS``).
+        registry: where names are looked up.
+
+    Returns:
+        ``None`` if there is no type, or no class of that name.
+
+    Example:
+        >>> class_of(dict(type="mmdet.ATSS")) is class_of("ATSS")
+        True
+    """
+    kind = cfg.get("type") if isinstance(cfg, Mapping) else cfg
+    return registry.get(kind) if isinstance(kind, str) else kind
+
+
+def is_kind(cfg: Any, *kinds: type, registry: Registry = MODELS) -> bool:
+    """Whether a config's ``type`` means one of these classes or a subclass of them.
+
+    Args:
+        cfg: see `class_of`.
+        *kinds: the classes.
+        registry: where names are looked up.
+    """
+    found = class_of(cfg, registry)
+    return isinstance(found, type) and issubclass(found, kinds)
