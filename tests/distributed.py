@@ -14,6 +14,9 @@ from mmengine.optim import build_optim_wrapper
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce as all_reduce_with_gradient
 
+from mmkd.detectors.finite import FiniteCheck
+from mmkd.errors import UserError
+
 from .conftest import batch, build, distilled, losses_of, tiny_atss, tiny_teacher
 
 SHAPES = [(64, 96), (96, 64), (96, 96), (64, 64)]  # either half of them is padded to 96×96
@@ -203,6 +206,17 @@ def _error_of_sync_batch_norm(image: int) -> str:
     return ""
 
 
+def _errors_of_a_loss_that_is_not_finite() -> list[str]:
+    """What each process says, though only the second has such a loss."""
+    check, loss = FiniteCheck(), torch.tensor(float("nan") if get_rank() else 1.0)
+    errors: list[str] = [""] * get_world_size()
+    try:
+        check(loss, {"loss": loss, "loss_cls": loss})
+    except UserError as error:
+        torch.distributed.all_gather_object(errors, str(error))
+    return errors
+
+
 def worker(checkpoint: str, out: str) -> None:
     """One of two processes."""
     from mmengine.registry import init_default_scope
@@ -219,6 +233,7 @@ def worker(checkpoint: str, out: str) -> None:
         "steps": trained(checkpoint, [[first, first + 1]] * 3),
         "accumulated": trained(checkpoint, [[first], [first + 1]] * 3, accumulate=2),
         "synced": trained(checkpoint, [[first, first + 1]], sync=True),
+        "not_finite": _errors_of_a_loss_that_is_not_finite(),
         "refusal": _error_of_sync_batch_norm(first),
     }
     if get_rank() == 0:

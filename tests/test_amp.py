@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import mmengine.optim.optimizer.amp_optimizer_wrapper as amp_wrapper
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
 from mmengine.utils import digit_version
 
 from mmkd.amp import use_amp
+from mmkd.detectors.finite import TOLERATED
+from mmkd.errors import UserError
 
 from .conftest import batch, build, distilled, losses_of, repeats, save_teacher, tiny_atss, tiny_teacher
 from .distributed import LD, TERMS, losses_and_gradients
@@ -151,3 +155,34 @@ def test_a_step_whose_gradient_overflows_is_left_out(checkpoint: str) -> None:
     assert optim_wrapper.loss_scaler.get_scale() == 2.0**119
     for name, weight in model.named_parameters():
         assert torch.equal(weight, before[name]), name
+
+
+@pytest.mark.usefixtures("float16_on_cpu")
+@pytest.mark.parametrize("distributed", [False, True])
+def test_a_step_whose_forward_pass_overflows_is_left_out(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, distributed: bool
+) -> None:
+    """As many in a row as are tolerated; training goes on after them, and stops after more."""
+    model = build(distilled(tiny_atss(), tiny_teacher(), checkpoint))
+    optim_wrapper = scaled(model, 256.0)
+    whole = SimpleNamespace(module=model, detect_anomalous_params=False)
+    whole._run_forward = lambda data, mode: model(**data, mode=mode)
+    train_step = partial(MMDistributedDataParallel.train_step, whole) if distributed else model.train_step
+    overflowing = iter([True] * TOLERATED + [False] + [True] * (TOLERATED + 1))
+    forward = model.bbox_head.forward
+    monkeypatch.setattr(
+        model.bbox_head,
+        "forward",
+        lambda feats: forward([level * float("inf") for level in feats] if next(overflowing) else feats),
+    )
+
+    def step() -> bool:
+        before = copy.deepcopy(dict(model.named_parameters()))
+        train_step(batch((64, 64)), optim_wrapper)
+        assert all(torch.isfinite(weight).all() for weight in model.parameters())
+        return any(not torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+
+    learned = [step() for _ in range(2 * TOLERATED + 1)]
+    assert learned == [False] * TOLERATED + [True] + [False] * TOLERATED
+    with pytest.raises(UserError, match=f"the {TOLERATED + 1}th step in a row"):
+        step()

@@ -162,6 +162,12 @@ def test_sync_batch_norm_is_the_students_alone(checkpoint: str) -> None:
     assert all(torch.equal(converted[key], exact[key]) for key in ("loss_kd_cls", "loss_kd_neck"))
 
 
+def test_all_processes_stop_at_a_loss_that_is_not_finite(two: dict[str, Any]) -> None:
+    other, own = two["not_finite"]
+    assert "Training stopped: the loss of another process is not finite" in other
+    assert "Training stopped: loss_cls is not finite" in own
+
+
 def test_sync_batch_norm_is_for_gpus(two: dict[str, Any]) -> None:
     """With several processes on processors torch refuses it by itself, before the first step."""
     assert "SyncBatchNorm expected input tensor to be on" in two["refusal"]

@@ -109,6 +109,34 @@ def test_compiled_by_the_runner(checkpoint: str, tmp_path: Path) -> None:
     torch.testing.assert_close(weights["compiled"], weights["plain"], rtol=1e-5, atol=1e-6)
 
 
+def breaks_and_graphs(model: Any) -> list[tuple[int, int]]:
+    """How often `torch.compile` leaves the graph, and how many it compiles, in each of three steps."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    compiled, found = torch.compile(model.forward, backend="eager"), []
+    for _ in range(3):
+        data = model.data_preprocessor(copy.deepcopy(batch((64, 64))), True)
+        compiled(data["inputs"], data["data_samples"], mode="loss")
+        found.append((sum(counters["graph_break"].values()), counters["stats"]["unique_graphs"]))
+    torch._dynamo.reset()
+    return found
+
+
+@pytest.mark.skipif(digit_version(torch.__version__) < digit_version("2.6"), reason="not measured there")
+def test_compiles_as_the_student_alone(checkpoint: str) -> None:
+    """Teacher, terms and hooks break no graph of the student's, and have nothing compiled again."""
+    terms = {
+        name: TERMS[name] for name in ("all_batch", "foreground_batch", "box", "crossed", "fitnets_conv")
+    }
+    alone = breaks_and_graphs(build(tiny_atss()))
+    found = breaks_and_graphs(build(distilled(tiny_atss(), tiny_teacher(), checkpoint, distill=terms)))
+    assert alone[0] == alone[-1]
+    assert alone[0][1] > 5, "it was traced"
+    assert found == alone
+
+
 def test_a_compiled_network(checkpoint: str) -> None:
     """Backbone and neck by ``torch.compile``, as one does by hand."""
     model, twin = (build(distilled(tiny_atss(), tiny_teacher(), checkpoint)) for _ in range(2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -14,6 +14,7 @@ from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
 from mmkd.detectors.checkpointing import watch_checkpointed
+from mmkd.detectors.finite import FiniteCheck, in_float16
 from mmkd.detectors.observe import Observation, observe
 from mmkd.errors import UserError, check_options, user_error
 from mmkd.heads import adapter_for, check_head_type
@@ -33,6 +34,23 @@ from mmkd.teachers import (
     single_teachers,
     teacher_entries,
 )
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is under way while the student computes its own losses."""
+
+    asked: list[tuple[Any, list[str]]]
+    answers: list[Callable[[], DenseOutputs]]
+    needs: frozenset[Need]
+    seen: Observation
+    towers: Towers
+    watching: ExitStack
+
+    @torch.compiler.disable
+    def close(self) -> None:
+        """Watch no longer."""
+        self.watching.close()
 
 
 @MODELS.register_module()
@@ -84,6 +102,7 @@ class KDSingleStageDetector(SingleStageDetector):
         needs = {name: term.needs for name, term in self.terms.items()}
         self.teacher = build_teachers(teacher, asks, needs, student=self)
         self._classes_checked = self._layers_checked = False
+        self._finite = FiniteCheck()
         self._inherit = check_inherit(inherit, self)
         self._checkpoint = self.teacher.facts["checkpoint"]
         if self._inherit and self._checkpoint is None:
@@ -113,6 +132,7 @@ class KDSingleStageDetector(SingleStageDetector):
         """The distillation losses by name."""
         return cast(dict[str, DistillLoss], dict(self.distill.items()))
 
+    @torch.compiler.disable(recursive=False)  # it compiles the student's part as the student alone
     def loss(self, batch_inputs: Tensor, batch_data_samples: list[Any]) -> dict[str, Any]:
         """The student's own losses and ``loss_kd_<name>`` for each term.
 
@@ -120,15 +140,28 @@ class KDSingleStageDetector(SingleStageDetector):
             batch_inputs: B×3×H×W, normalised and padded.
             batch_data_samples: mmdet's data samples.
         """
+        step = self._begin(batch_inputs, batch_data_samples)
+        try:
+            losses = super().loss(batch_inputs, batch_data_samples)
+        finally:
+            step.close()
+        return self._add_terms(losses, step, batch_inputs, batch_data_samples)
+
+    @torch.compiler.disable
+    def _begin(self, batch_inputs: Tensor, batch_data_samples: list[Any]) -> _Step:
+        """Ask the teachers, and watch the student."""
         if not self._classes_checked:  # the Runner has made the data set known by now
             check_whole(self)
             self.check_class_names(MessageHub.get_current_instance().get_info("dataset_meta", None) or {})
             self._classes_checked = True
-        terms = self.terms
-        active = [name for name, term in terms.items() if term.loss_weight > 0]
+        if in_float16(
+            batch_inputs.device
+        ):  # for DistributedDataParallel, which calls no `train_step` of ours
+            self._finite.scaled = True
+        active = [name for name, term in self.terms.items() if term.loss_weight > 0]
         asked = asked_by(self.teacher, active)  # on a stream of its own a teacher runs beside the student
         answers = [teacher.ask(batch_inputs, batch_data_samples) for teacher, _ in asked]
-        needs = frozenset[Need]().union(*(terms[name].needs for name in active))
+        needs = frozenset[Need]().union(*(self.terms[name].needs for name in active))
         towers: Towers = {}
         with ExitStack() as watching:
             labels = adapter_for(self.bbox_head).label_losses if "labels" in needs else ()
@@ -137,43 +170,45 @@ class KDSingleStageDetector(SingleStageDetector):
                 watching.enter_context(watch_checkpointed(self))
             if "towers" in needs:
                 towers = watching.enter_context(record_towers(self.bbox_head))
-            losses = super().loss(batch_inputs, batch_data_samples)
+            return _Step(asked, answers, needs, seen, towers, watching.pop_all())
+
+    @torch.compiler.disable
+    def _add_terms(
+        self, losses: dict[str, Any], step: _Step, batch_inputs: Tensor, batch_data_samples: list[Any]
+    ) -> dict[str, Any]:
+        """Weigh the student's own losses, and add the terms."""
         self._layers_checked = self._layers_checked or self.training
         if self.task_loss_weight != 1:
             losses = {key: self._weigh(key, value) for key, value in losses.items()}
-        if asked:
-            student, context = self._read(seen, batch_data_samples, needs)
-            student = with_towers(student, towers)
+        if step.asked:
+            student, context = self._read(step.seen, batch_data_samples, step.needs)
+            student = with_towers(student, step.towers)
         values: dict[str, Tensor] = {}
-        for (teacher, names), answer in zip(asked, answers):
+        for (teacher, names), answer in zip(step.asked, step.answers):
             taught, own = answer(), teacher.shared(student)
             _check_same_maps(own, taught)
             facing = replace(context, through=teacher.through, crossed=teacher.crossed)
             if taught.known_N is not None:
                 facing = replace(facing, valid_N=facing.valid_N & taught.known_N)
-            values.update({name: terms[name](own, taught, facing) for name in names})
-        for name, term in terms.items():
+            values.update({name: self.terms[name](own, taught, facing) for name in names})
+        for name, term in self.terms.items():
             losses[f"loss_kd_{name}"] = values[name] if name in values else _nothing(term, batch_inputs)
         return losses
 
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+        """mmengine's own."""
+        self._finite.look_at(optim_wrapper)
+        log_vars: dict[str, Tensor] = super().train_step(data, optim_wrapper)
+        return log_vars
+
     def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum the losses, and stop before a non-finite one reaches the weights.
+        """Sum the losses, and stop before a non-finite one reaches the weights; see `FiniteCheck`.
 
         Raises:
-            UserError: the sum is not finite; names the first term and the iteration.
+            UserError: the sum is not finite, and no loss scaler leaves the step out.
         """
         total, log_vars = super().parse_losses(losses)
-        if not torch.isfinite(total):
-            terms = {key: float(value) for key, value in log_vars.items() if key != "loss"}
-            first = next((key for key, value in terms.items() if not abs(value) < float("inf")), "their sum")
-            iteration = MessageHub.get_current_instance().get_info("iter", 0) + 1
-            raise user_error(
-                f"Training stopped: {first} is not finite at iteration {iteration}.",
-                expected="finite losses",
-                found=", ".join(f"{key} {value:.4g}" for key, value in terms.items()),
-                remedy="lower the learning rate or the term's loss_weight, clip gradients "
-                "(optim_wrapper.clip_grad), or check the annotations; the last checkpoint is intact",
-            )
+        self._finite(total, log_vars)
         return total, log_vars
 
     def _read(

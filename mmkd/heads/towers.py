@@ -14,10 +14,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmkd.errors import user_error
+from mmkd.heads.calls import Calls
 from mmkd.structures import DenseOutputs, Levels
 
 TOWERS = ("cls_convs", "reg_convs")
-Towers = dict[str, list[list[Tensor]]]
+Towers = dict[str, list[Calls[Tensor]]]
 
 
 def check_towers(head: nn.Module, layer: int, whose: str) -> None:
@@ -49,12 +50,12 @@ def record_towers(head: nn.Module) -> Iterator[Towers]:
     seen: Towers = {}
     handles = []
 
-    def keep(outputs: list[Tensor], _: nn.Module, __: Any, output: Tensor) -> None:
-        outputs.append(output)
+    def keep(outputs: Calls[Tensor], _: nn.Module, __: Any, output: Tensor) -> None:
+        outputs.add(output)
 
     for name in TOWERS:
         layers = list(getattr(head, name, ()))
-        seen[name] = [[] for _ in layers]
+        seen[name] = [Calls() for _ in layers]
         for layer, outputs in zip(layers, seen[name]):
             handles.append(layer.register_forward_hook(partial(keep, outputs)))
     try:

@@ -1,0 +1,86 @@
+"""Losses that are not finite: stop, or let a loss scaler leave the step out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.logging import MessageHub, print_log
+from torch import Tensor
+
+from mmkd.errors import user_error
+
+# A forward pass overflows now and then in float16; so many in a row are no accident.
+TOLERATED = 5
+
+
+class FiniteCheck:
+    """Stop training before a loss that is not finite reaches the weights.
+
+    Under the loss scaler of mixed precision it does not reach them: the scaler sees the gradients and leaves
+    the step out. There up to `TOLERATED` steps in a row pass, each with a warning. All processes
+    decide alike, whichever has the loss.
+    """
+
+    def __init__(self) -> None:
+        self.scaled = False
+        self._in_a_row = 0
+
+    @torch.compiler.disable
+    def look_at(self, optim_wrapper: Any) -> None:
+        """Find out whether this optimizer wrapper scales losses, and so leaves steps out."""
+        scaler = getattr(optim_wrapper, "loss_scaler", None)
+        self.scaled = scaler is not None and bool(scaler.is_enabled())
+
+    @torch.compiler.disable
+    def __call__(self, total: Tensor, log_vars: Mapping[str, Tensor]) -> None:
+        """Look at the sum of the losses.
+
+        Args:
+            total: the sum, a scalar.
+            log_vars: its terms by name, and the sum as ``loss``.
+
+        Raises:
+            UserError: the sum is not finite in some process, and no scaler leaves the step out, or too often
+                in a row; names the first term and the iteration.
+        """
+        here = torch.isfinite(total.detach())
+        everywhere = here.int()
+        all_reduce(everywhere, op="min")
+        if everywhere:
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        terms = {key: float(value) for key, value in log_vars.items() if key != "loss"}
+        broken = (key for key, value in terms.items() if not abs(value) < float("inf"))
+        first = "the loss of another process" if here else next(broken, "the sum of the losses")
+        iteration = MessageHub.get_current_instance().get_info("iter", 0) + 1
+        if self.scaled and self._in_a_row <= TOLERATED:
+            print_log(
+                f"{first} is not finite at iteration {iteration}; the loss scaler leaves this step out "
+                f"({self._in_a_row} in a row, more than {TOLERATED} stop training)",
+                "current",
+                logging.WARNING,
+            )
+            return
+        often = f"for the {self._in_a_row}th step in a row: " if self.scaled else ""
+        raise user_error(
+            f"Training stopped: {first} is not finite at iteration {iteration}.",
+            expected="finite losses",
+            found=often + ", ".join(f"{key} {value:.4g}" for key, value in terms.items()),
+            remedy="lower the learning rate or the term's loss_weight, clip gradients "
+            "(optim_wrapper.clip_grad), or check the annotations; "
+            + ("or train without --amp; " if self.scaled else "")
+            + "the last checkpoint is intact",
+        )
+
+
+def in_float16(device: torch.device) -> bool:
+    """Whether autocast computes in float16 here."""
+    if hasattr(torch, "get_autocast_dtype"):
+        kind = device.type
+        return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    return torch.is_autocast_enabled() and torch.get_autocast_gpu_dtype() == torch.float16  # before 2.4

@@ -1,0 +1,29 @@
+"""Calls of a layer, recorded by its hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+Call = TypeVar("Call")
+
+
+class Calls(Generic[Call]):
+    """What a hook saw, call by call; iterates in the order of the calls.
+
+    Linked, as `torch.compile` compiles code anew for each length of a list that it appends to.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[Call, Any] | None = None
+
+    def add(self, call: Call) -> None:
+        """Record one more."""
+        self._last = (call, self._last)
+
+    def __iter__(self) -> Iterator[Call]:
+        calls, last = [], self._last
+        while last is not None:
+            call, last = last
+            calls.append(call)
+        return reversed(calls)
