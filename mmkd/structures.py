@@ -48,7 +48,7 @@ class HeadSpec:
             self,
             strides=tuple(self.strides[i] for i in index),
             num_base_priors=tuple(self.num_base_priors[i] for i in index),
-            in_channels=tuple(self.in_channels[i] for i in index),
+            in_channels=tuple(self.in_channels[i] for i in index) if self.in_channels else (),
         )
 
     def select_classes(self, count: int) -> HeadSpec:

@@ -5,18 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import MessageHub
+from mmengine.optim import build_optim_wrapper
 
 from mmkd.compat import load_config
+from mmkd.heads import is_deformable
 from mmkd.registry import MODELS
 
-from .conftest import ROOT, build, save_teacher
+from .conftest import ROOT, batch, build, save_teacher
 
 CONFIGS = sorted((ROOT / "configs").glob("[!_]*/*.py"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
-def test_config_builds(path: Path, tmp_path: Path) -> None:
+def test_config_takes_a_training_step(path: Path, tmp_path: Path) -> None:
     cfg = Config.fromfile(path)
     if "teacher" in cfg.model:
         assert cfg.model.type == "KDSingleStageDetector"
@@ -31,6 +35,20 @@ def test_config_builds(path: Path, tmp_path: Path) -> None:
     assert cfg.default_hooks.checkpoint.max_keep_ckpts == 1
     assert cfg.default_hooks.checkpoint.save_best == "coco/bbox_mAP"
     assert ConfigDict(type="MetricsFileHook") in cfg.custom_hooks
+
+    # What the Runner tells, which batch augmentations and heads ask for.
+    hub = MessageHub.get_current_instance()
+    for name, value in {"iter": 0, "epoch": 0, "max_iters": 10, "max_epochs": 1}.items():
+        hub.update_info(name, value)
+    shape = (384, 384) if is_deformable(model) else (128, 160)
+    model.train()
+    settings = {**cfg.optim_wrapper, "type": "OptimWrapper"}  # AMP of float16 needs a GPU
+    for of_amp in ("loss_scale", "dtype"):
+        settings.pop(of_amp, None)
+    log_vars = model.train_step(batch(shape, shape), build_optim_wrapper(model, settings))
+    assert all(torch.isfinite(torch.as_tensor(value)).all() for value in log_vars.values())
+    named = [f"loss_kd_{name}" for name in cfg.model.get("distill", ())]
+    assert all(log_vars[name] > 0 for name in named)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))

@@ -58,9 +58,9 @@ def measure(members: Mapping[str, tuple[Config, str]]) -> dict[str, Cost]:
         load_strictly(model, checkpoint)
         models[name] = model.eval()
         batches[name] = pseudo_collate([DATASETS.build(cfg.test_dataloader.dataset)[0]])
-        inputs = model.data_preprocessor(copy.deepcopy(batches[name]))["inputs"]
-        sizes[name] = (int(inputs.shape[2]), int(inputs.shape[3]))
-        flops[name] = _flops(model, sizes[name])
+        _, channels, height, width = model.data_preprocessor(copy.deepcopy(batches[name]))["inputs"].shape
+        sizes[name] = (int(height), int(width))
+        flops[name] = _flops(model, (int(channels), *sizes[name]))
     times = _take_turns(models, batches)
     return {
         name: Cost(
@@ -73,9 +73,9 @@ def measure(members: Mapping[str, tuple[Config, str]]) -> dict[str, Cost]:
     }
 
 
-def _flops(model: Any, size: tuple[int, int]) -> float | None:
+def _flops(model: Any, shape: tuple[int, int, int]) -> float | None:
     try:
-        return float(get_model_complexity_info(model, (3, *size), show_table=False, show_arch=False)["flops"])
+        return float(get_model_complexity_info(model, shape, show_table=False, show_arch=False)["flops"])
     except Exception as error:  # an operator that cannot be traced is no reason to lose the report
         print(f"the FLOPs of {type(model).__name__} cannot be counted: {type(error).__name__}: {error}")
         return None

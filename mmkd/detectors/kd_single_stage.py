@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-from mmdet.models.detectors import SingleStageDetector
+from mmdet.models.detectors import BaseDetector, SingleStageDetector
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
+from mmkd.detectors.assigned import assigned_labels, check_labels, check_loss
 from mmkd.detectors.checkpointing import watch_checkpointed
 from mmkd.detectors.finite import FiniteCheck, in_float16
 from mmkd.detectors.observe import Observation, observe
@@ -91,6 +92,7 @@ class KDSingleStageDetector(SingleStageDetector):
     ) -> None:
         kinds = (KDSingleStageDetector, SingleStageDetector)
         valid = {name for kind in kinds for name in inspect.signature(kind).parameters} - {"student"}
+        _check_kind(set(student) - valid)
         check_options("KDSingleStageDetector", student, valid)
         check_head_type(student, "student")
         super().__init__(**student)
@@ -99,7 +101,8 @@ class KDSingleStageDetector(SingleStageDetector):
         self.task_loss_weight = task_loss_weight
         losses, asks = separate(teacher, distill)
         self.distill = build_losses(losses, "distill")
-        needs = {name: term.needs for name, term in self.terms.items()}
+        check_loss(self.bbox_head)
+        needs = {name: term.needs - term.of_student for name, term in self.terms.items()}
         self.teacher = build_teachers(teacher, asks, needs, student=self)
         self._classes_checked = self._layers_checked = False
         self._finite = FiniteCheck()
@@ -118,6 +121,8 @@ class KDSingleStageDetector(SingleStageDetector):
                     if "towers" in term.needs:
                         check_towers(self.bbox_head, term.tower_layers, "student")
                         check_towers(asked.head, term.tower_layers, "teacher")
+        if any("labels" in term.needs and term.loss_weight > 0 for term in self.terms.values()):
+            check_labels(self.bbox_head)
         self._register_state_dict_hook(_leave_out_losses)
         self._register_load_state_dict_pre_hook(self._put_in_losses)
 
@@ -137,7 +142,7 @@ class KDSingleStageDetector(SingleStageDetector):
         """The student's own losses and ``loss_kd_<name>`` for each term.
 
         Args:
-            batch_inputs: B×3×H×W, normalised and padded.
+            batch_inputs: B×C×H×W, normalised and padded.
             batch_data_samples: mmdet's data samples.
         """
         step = self._begin(batch_inputs, batch_data_samples)
@@ -221,17 +226,12 @@ class KDSingleStageDetector(SingleStageDetector):
         if "boxes" in needs:
             student = replace(student, boxes=adapter.boxes(head, student))
         assert student.cls_logits is not None
-        labels_N = None
-        if seen.loss_cls_args is not None:
-            labels_N = adapter.assigned_labels(
-                head, student.flat_cls_logits(), seen.loss_cls_args, student.cls_logits
-            )
         image_shapes = [sample.img_shape for sample in data_samples]
         context = DistillContext(
             valid_N=adapter.valid_priors(head, student.cls_logits, image_shapes),
             num_images=len(data_samples),
             data_samples=data_samples,
-            labels_N=labels_N,
+            labels_N=assigned_labels(head, seen, student),
         )
         return student, context
 
@@ -259,6 +259,29 @@ class KDSingleStageDetector(SingleStageDetector):
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         self.teacher.apply_(fn)
         return super()._apply(fn, *args, **kwargs)
+
+
+def _check_kind(unknown: set[str]) -> None:
+    """Raise `UserError` if options are those of detectors of another kind, like ``roi_head``."""
+    others = {
+        name: unknown & {option for cls in kind.__mro__ for option in inspect.signature(cls).parameters}
+        for name, kind in MODELS.module_dict.items()
+        if isinstance(kind, type)
+        and issubclass(kind, BaseDetector)
+        and not issubclass(kind, SingleStageDetector)
+    }
+    most = max(map(len, others.values()))
+    if not most:
+        return
+    names = [name for name, options in others.items() if len(options) == most]
+    raise user_error(
+        "KDSingleStageDetector does not support this student: it is no single-stage detector.",
+        expected="a student of backbone, neck and dense bbox_head (ATSS, RetinaNet, GFL, FCOS, …)",
+        found=f"{', '.join(sorted(others[names[0]]))}, as in {', '.join(names[:4])}"
+        + (", …" if len(names) > 4 else ""),
+        remedy="choose a single-stage student; a detector of any kind can be its teacher, with losses on "
+        "features alone (PKDLoss, CWDLoss, …)",
+    )
 
 
 def _leave_out_losses(_: nn.Module, state_dict: dict[str, Any], prefix: str, __: Any) -> None:

@@ -15,7 +15,7 @@ from mmkd.doctor.agreement import Detections
 from mmkd.doctor.case import Case
 from mmkd.registry import MODELS
 from mmkd.teachers import build_detector, check_class_map, teacher_model_and_checkpoint
-from mmkd.teachers.building import class_names_of
+from mmkd.teachers.building import class_names_of, example_pixels
 from mmkd.teachers.pixels import Renormalizer
 
 # A teacher whose classes have no names has at most so many more than the data set.
@@ -33,6 +33,7 @@ class Patient:
         preprocessor: the config of its data preprocessor.
         names: its classes, if the checkpoint names them.
         class_map: from a name of the data set's to its own.
+        channels: of its images.
     """
 
     entry: Mapping[str, Any]
@@ -41,6 +42,7 @@ class Patient:
     preprocessor: Mapping[str, Any]
     names: tuple[str, ...] | None
     class_map: Mapping[str, str]
+    channels: int
 
     def table(self, classes: Sequence[str]) -> Tensor:
         """For each class of the teacher's the data set's, −1 for none; by name, else by order."""
@@ -58,6 +60,7 @@ def load_patient(entry: Mapping[str, Any], device: str) -> Patient:
     """
     model_cfg, checkpoint = teacher_model_and_checkpoint(entry)
     detector, meta = build_detector(copy.deepcopy(model_cfg), checkpoint, dense=False)
+    channels = example_pixels(detector, detector.extract_feat).shape[1]
     preprocessor = model_cfg.get("data_preprocessor") or {"type": "mmdet.DetDataPreprocessor"}
     return Patient(
         entry,
@@ -66,6 +69,7 @@ def load_patient(entry: Mapping[str, Any], device: str) -> Patient:
         preprocessor,
         class_names_of(meta),
         check_class_map(entry.get("class_map")),
+        channels,
     )
 
 
@@ -99,7 +103,7 @@ def detect(
     dataset = case.dataset("val")
     own = case.data_preprocessor()
     theirs = MODELS.build({**(patient.preprocessor if preprocessor is None else preprocessor)})
-    renormalize = Renormalizer(own, theirs)
+    renormalize = Renormalizer(own, theirs, patient.channels)
     table = patient.table(dataset.metainfo["classes"])
     found = []
     for position, number in enumerate(numbers):

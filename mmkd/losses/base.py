@@ -28,6 +28,7 @@ class DistillLoss(nn.Module):
     """
 
     needs: frozenset[Need]
+    of_student: frozenset[Need] = frozenset()  # of these, what it reads of the student's outputs alone
     tower_layers = 0  # of both heads, that it needs; with "towers"
 
     def __init__(self, loss_weight: float = 1.0) -> None:

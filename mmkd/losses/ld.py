@@ -110,7 +110,10 @@ class LocalizationDistillationLoss(DistillLoss):
         self.alpha = alpha
         self.vlr_nearness = vlr_nearness
         self.anchor_scale = anchor_scale
-        self.needs = frozenset({"bbox_pred", "labels"} if "main" in self.weights else {"bbox_pred"})
+        self.needs = frozenset({"bbox_pred"})
+        if "main" in self.weights:
+            self.needs |= {"cls_logits", "labels"}
+            self.of_student = frozenset({"cls_logits"})
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
         """Refuse the VLR for a head with several priors per position, whose anchors are others."""

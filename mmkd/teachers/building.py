@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import torch
 from mmengine.config import ConfigDict
+from mmengine.logging import print_log
 from torch import Tensor
 
 from mmkd.errors import UserError, user_error
@@ -16,12 +18,48 @@ from mmkd.registry import MODELS
 from mmkd.structures import HeadSpec
 from mmkd.teachers.checkpoint import load_strictly
 
+# SSD300 needs the second, a deformable convolution at stride 128 the third.
+_SIDES = (128, 320, 384, 640, 1024)
 
-def example_pixels(model: Any) -> Tensor:
-    """An image to try a detector with."""
-    # A deformable convolution needs three by three positions on the coarsest level.
-    side = 384 if is_deformable(model) else 128
-    return torch.linspace(-2, 2, 3 * side * side).reshape(1, 3, side, side)
+
+@torch.no_grad()
+def example_pixels(model: Any, run: Callable[[Tensor], Any]) -> Tensor:
+    """The smallest image, 1×C×side×side, that a detector runs on; it stays on the image's device.
+
+    Args:
+        model: in eval mode, on the CPU.
+        run: its forward, as far as it is used.
+
+    Raises:
+        UserError: it runs on none.
+    """
+    first: Exception | None = None
+    sides = _SIDES[2:] if is_deformable(model) else _SIDES
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]  # CARAFE has no code for CPUs
+    for device, side, channels in itertools.product(devices, sides, _input_widths(model)):
+        pixels = torch.linspace(-2, 2, channels * side * side).reshape(1, channels, side, side).to(device)
+        try:
+            model.to(device)
+            run(pixels)
+        except Exception as error:  # mmcv's and mmdet's layers fail in ways of their own
+            first = first or error
+            continue
+        if first is not None:
+            print_log(f"the teacher is tried with images of {channels}×{side}×{side} on {device}", "current")
+        return pixels
+    raise user_error(
+        "The teacher does not run.",
+        expected=f"its forward to accept a square image of {_SIDES[0]} to {_SIDES[-1]} pixels",
+        found=f"{type(first).__name__}: {first}",
+        remedy="check the teacher's config: try it with mmdet's tools/test.py",
+    ) from first
+
+
+def _input_widths(model: Any) -> list[int]:
+    """How many channels its images may have; YOLOX's first layer takes four pixels as channels."""
+    kernels = (p for p in model.backbone.parameters() if p.dim() == 4) if hasattr(model, "backbone") else ()
+    first = next((kernel.shape[1] for kernel in kernels), 3)
+    return list(dict.fromkeys([3, first, max(first // 4, 1)]))
 
 
 def check_levels(levels: Any) -> tuple[int, ...] | None:
@@ -41,9 +79,8 @@ def check_levels(levels: Any) -> tuple[int, ...] | None:
 
 
 @torch.no_grad()
-def layout_of_features(model: Any) -> HeadSpec:
-    """What a detector of any kind tells by its neck: levels, strides and widths."""
-    pixels = example_pixels(model)
+def layout_of_features(model: Any, pixels: Tensor) -> HeadSpec:
+    """What a detector of any kind tells by its neck about an image: levels, strides and widths."""
     feats = model.extract_feat(pixels)
     strides = tuple((round(pixels.shape[-1] / feat.shape[-1]),) * 2 for feat in feats)
     # Where a dense head says what they are, that is what the student's says as well (SSD's are not round).
@@ -104,7 +141,9 @@ def build_detector(
             "or losses on features alone (PKDLoss, CWDLoss, …), which fit any detector with a neck",
         )
     meta = {} if checkpoint is None else load_strictly(model, checkpoint)
-    return model.requires_grad_(False).eval(), meta
+    model.requires_grad_(False)
+    model.eval()  # whose result is None where a detector has a `train` of its own
+    return model, meta
 
 
 def class_names_of(meta: Mapping[str, Any]) -> tuple[str, ...] | None:

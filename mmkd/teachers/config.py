@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmdet.models.detectors import SingleStageDetector
+from mmdet.models.detectors.kd_one_stage import KnowledgeDistillationSingleStageDetector
 from mmengine.config import Config, ConfigDict
 
 from mmkd.compat import load_config
 from mmkd.errors import UserError, check_options, user_error
+from mmkd.registry import MODELS, is_kind
 
 DISTILLER = "KDSingleStageDetector"
 OPTIONS = ("precision", "compile", "own_stream", "cache", "levels", "class_map")
-_OWN_KEYS = ("teacher", "distill", "task_loss_weight", "inherit")
 # One of these at the top of ``teacher`` says that it is one teacher.
 _OF_ONE = {"config", "type", "ema", "checkpoint", *OPTIONS}
 
@@ -79,7 +82,9 @@ def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict
             found="no `checkpoint`",
             remedy="name the trained weights, or write checkpoint=None if random weights are what you want",
         )
-    return plain_detector(model), teacher.get("checkpoint", from_init)
+    # LD and LAD of mmdet, whose own teacher is not asked.
+    model = _without_teacher(plain_detector(model), KnowledgeDistillationSingleStageDetector)
+    return model, teacher.get("checkpoint", from_init)
 
 
 def check_class_map(class_map: Any) -> dict[str, str]:
@@ -103,10 +108,15 @@ def plain_detector(model: Mapping[str, Any]) -> ConfigDict:
     Args:
         model: any model config; one of `KDSingleStageDetector` gives its student.
     """
+    return _without_teacher(model, MODELS.get(DISTILLER))
+
+
+def _without_teacher(model: Mapping[str, Any], *kinds: type) -> ConfigDict:
+    """The single-stage detector in the config of one of these kinds, which bring a teacher; else as it is."""
     plain = ConfigDict(model)
-    if str(plain.get("type", "")).rpartition(".")[2] == DISTILLER:
-        for key in _OWN_KEYS:
-            plain.pop(key, None)
+    if is_kind(plain, *kinds):
+        for key in set(plain) - {"type", "_scope_", *inspect.signature(SingleStageDetector).parameters}:
+            del plain[key]
         plain.type = "SingleStageDetector"
     return plain
 

@@ -64,7 +64,8 @@ class EMATeacher(FrozenTeacher):
         self.reads_head = bool(_computed(needs) - {"feats"})
         self.gives_boxes, self.gives_towers = "boxes" in needs, "towers" in needs
         self.needs = _computed(needs)
-        self.model = copy.deepcopy(_Plain(student)).requires_grad_(False).eval()
+        self.model = copy.deepcopy(_Plain(student)).requires_grad_(False)
+        self.model.eval()
         self.adapter = adapter_for(self.model.bbox_head)
         self._whole_spec = self.adapter.spec(self.model.bbox_head)
         self._num_classes = self._whole_spec.num_classes

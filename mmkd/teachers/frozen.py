@@ -75,23 +75,32 @@ class FrozenTeacher:
         self.gives_boxes, self.gives_towers = "boxes" in needs, "towers" in needs
         self.needs = _computed(needs)
         self.class_names = class_names_of(meta)
-        self.pixels = Renormalizer(student.data_preprocessor, self.model.data_preprocessor)
         self.levels = check_levels(teacher.get("levels"))
         self.class_index: list[int] | None = None
+        self.example = example_pixels(self.model, self._forward)
+        self.pixels = Renormalizer(
+            student.data_preprocessor, self.model.data_preprocessor, self.example.shape[1]
+        )
         if self.reads_head:
             self.adapter = adapter_for(self.model.bbox_head)
             self._whole_spec = self.adapter.spec(self.model.bbox_head)
         else:
-            self._whole_spec = layout_of_features(self.model)
-        own = self.shared(adapter_for(student.bbox_head).spec(student.bbox_head))
+            self._whole_spec = layout_of_features(self.model, self.example)
+        own = adapter_for(student.bbox_head).spec(student.bbox_head)
         if self.levels is not None:
             count = len(self._whole_spec.strides)
+            if not self.reads_head and len(self.levels) > len(own.strides):
+                raise UserError(
+                    f"teacher.levels must name at most {len(own.strides)} levels, as the student has no "
+                    f"more, found {list(self.levels)}"
+                )
             if not all(0 <= level < count for level in self.levels):
                 raise UserError(
                     f"teacher.levels must be within the teacher's 0 to {count - 1}, found {list(self.levels)}"
                 )
             if self.gives_boxes:
                 raise UserError("teacher.levels cannot be combined with losses on decoded boxes yet")
+        own = self.shared(own)
         # By name, when the data set's names are known; see `map_classes`.
         fewer = "cls_logits" in self.needs and own.num_classes < self._whole_spec.num_classes
         self.awaits_classes = fewer and self.class_names is not None
@@ -107,8 +116,10 @@ class FrozenTeacher:
         self.own_stream = check_switch("own_stream", teacher)
         folded = fold_batch_norm(self.model, self._example)
         # mmcv's folded layers are new ones.
+        self.model.requires_grad_(False)
+        self.model.eval()
         self._layout = torch.contiguous_format if self.deformable else torch.channels_last
-        self.model.requires_grad_(False).eval().to(memory_format=self._layout)
+        self.model.to(memory_format=self._layout)
         self._device: torch.device | None = None  # that it is made ready for
         self._dtype = torch.float32
         self._stream = OwnStream()
@@ -136,6 +147,11 @@ class FrozenTeacher:
         if self.levels is not None:
             spec = spec.select_levels(self.levels)
         return spec.select_classes(self._num_classes)
+
+    def for_example(self) -> DenseOutputs:
+        """What it says of an example image: the layout of its answers, before it is asked."""
+        with torch.no_grad():
+            return self._viewed(self._in_layout(self.example))
 
     def shared(self, student: Selectable) -> Selectable:
         """The student's layout or outputs in the levels that are compared.
@@ -198,8 +214,8 @@ class FrozenTeacher:
         """
         self._make_ready(inputs_BCHW.device)
         with torch.inference_mode(), torch.autocast(inputs_BCHW.device.type, enabled=False):
-            pixels_BCHW = self.pixels(inputs_BCHW.float(), image_shapes)
-            outputs = self._viewed(self._outputs(pixels_BCHW.to(self._dtype, memory_format=self._layout)))
+            pixels_BCHW = self.pixels(inputs_BCHW.float(), image_shapes).to(self._dtype)
+            outputs = self._viewed(self._in_layout(pixels_BCHW))
         if "feats" not in self.needs:  # their shapes are compared, their values are not copied for nobody
             outputs = replace(outputs, feats=tuple(level.to("meta") for level in outputs.feats))
         # Outside of inference mode a copy is a tensor like any other, which a loss may save for its gradient.
@@ -249,6 +265,24 @@ class FrozenTeacher:
     def _choose(self, device: torch.device) -> tuple[torch.dtype, str]:
         return choose_dtype(self.precision, device, deformable=self.deformable, windows=self.windows)
 
+    def _in_layout(self, pixels_BCHW: Tensor) -> DenseOutputs:
+        """The outputs with images and weights in channels-last format, or in torch's own if that fails."""
+        try:
+            return self._outputs(pixels_BCHW.to(memory_format=self._layout))
+        except RuntimeError as error:  # weight-standardised convolutions view their weights
+            if self._layout == torch.contiguous_format:
+                raise
+            with torch.inference_mode(False):  # weights made within would let no gradient through
+                self.model.to(memory_format=torch.contiguous_format)
+            outputs = self._outputs(pixels_BCHW.contiguous())
+            self._layout = torch.contiguous_format
+            print_log(
+                f"the teacher computes in torch's own memory format; in channels-last it fails: "
+                f"{str(error).splitlines()[0]}",
+                "current",
+            )
+            return outputs
+
     def _outputs(self, pixels_BCHW: Tensor) -> DenseOutputs:
         if self.gives_towers:
             with record_towers(self.model.bbox_head) as towers:
@@ -257,7 +291,7 @@ class FrozenTeacher:
 
     def _sorted(self, feats: Any, raw: Any) -> DenseOutputs:
         if not self.reads_head:
-            return DenseOutputs(spec=self.spec, feats=tuple(feats))
+            return DenseOutputs(spec=self._whole_spec, feats=tuple(feats))
         return self.adapter.outputs(self.model.bbox_head, feats, raw, self.needs)
 
     def _forward(self, pixels_BCHW: Tensor) -> tuple[Any, Any]:
@@ -291,7 +325,7 @@ class FrozenTeacher:
     def _skip_unread(self) -> list[str]:
         head = self.model.bbox_head
         with torch.no_grad():
-            feats = self.model.extract_feat(example_pixels(self.model))
+            feats = self.model.extract_feat(self.example)
 
         def read(raw: Any) -> list[Tensor]:
             outputs = self.adapter.outputs(head, feats, raw, self.needs)
@@ -300,4 +334,4 @@ class FrozenTeacher:
         return [f"bbox_head.{name}" for name in skip_unread(head, feats, read)]
 
     def _example(self) -> list[Tensor]:
-        return self._outputs(example_pixels(self.model)).levels()
+        return self._outputs(self.example).levels()

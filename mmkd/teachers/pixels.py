@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmkd.errors import user_error
+
 
 class Renormalizer:
     """Give the teacher the pixels that its own data preprocessor would have made.
@@ -19,9 +21,11 @@ class Renormalizer:
     Args:
         student: the student's data preprocessor.
         teacher: the teacher's.
+        channels: of the teacher's images; if not given, as the student's.
     """
 
-    def __init__(self, student: Any, teacher: Any) -> None:
+    def __init__(self, student: Any, teacher: Any, channels: int | None = None) -> None:
+        self.channels = channels
         mean_s, std_s = _mean_std(student)
         mean_t, std_t = _mean_std(teacher)
         self.swap = _swaps(student) != _swaps(teacher)
@@ -45,9 +49,21 @@ class Renormalizer:
         """The teacher's input.
 
         Args:
-            inputs_BCHW: the student's input, 3 channels.
+            inputs_BCHW: the student's input. Grey images are repeated for a teacher of coloured ones.
             image_shapes: (height, width) of each image without its padding.
+
+        Raises:
+            UserError: the teacher cannot take images with so many channels.
         """
+        if self.channels is not None and inputs_BCHW.shape[1] != self.channels:
+            if inputs_BCHW.shape[1] != 1:
+                raise user_error(
+                    "Teacher and student take images with different numbers of channels.",
+                    expected=f"{inputs_BCHW.shape[1]} (the student's)",
+                    found=f"{self.channels} (the teacher's)",
+                    remedy="choose a teacher that was trained on images like the student's",
+                )
+            inputs_BCHW = inputs_BCHW.expand(-1, self.channels, -1, -1)
         if self.is_identity:
             return inputs_BCHW
         if self.swap:
@@ -62,9 +78,8 @@ class Renormalizer:
 
 def _mean_std(preprocessor: Any) -> tuple[Tensor, Tensor]:
     if not getattr(preprocessor, "_enable_normalize", False):
-        return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
-    mean, std = preprocessor.mean, preprocessor.std
-    return mean.detach().float().cpu().expand(3, 1, 1), std.detach().float().cpu().expand(3, 1, 1)
+        return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+    return preprocessor.mean.detach().float().cpu(), preprocessor.std.detach().float().cpu()
 
 
 def _swaps(preprocessor: Any) -> bool:

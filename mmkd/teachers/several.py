@@ -12,7 +12,6 @@ from torch import Tensor
 
 from mmkd.errors import UserError, user_error
 from mmkd.structures import DenseOutputs, HeadSpec, Levels, Need
-from mmkd.teachers.building import example_pixels
 from mmkd.teachers.cached import CachedTeacher
 from mmkd.teachers.frozen import FrozenTeacher, Selectable
 
@@ -223,7 +222,7 @@ def _layout(live: FrozenTeacher, needs: frozenset[Need]) -> dict[str, Any]:
     # Classes and base priors were compared with the student's; `levels` may take only some of its levels.
     layout: dict[str, Any] = {"strides": live.spec.strides}
     if needs & {"feats", "bbox_pred", "extra"}:
-        outputs = live._viewed(live._outputs(example_pixels(live.model)))
+        outputs = live.for_example()
         if "feats" in needs:
             layout["the widths of the features"] = [level.shape[1] for level in outputs.feats]
         if "bbox_pred" in needs:

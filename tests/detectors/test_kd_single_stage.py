@@ -414,6 +414,11 @@ def test_inherits_the_teachers_weights(checkpoint: str) -> None:
             {"distill": {"cls": {"type": "DistillationLoss", "T": 4}}},
             r"distill\.cls has no option T.*\n.*temperature",
         ),
+        (
+            {"roi_head": {}, "rpn_head": {}},
+            r"does not support this student[\s\S]*roi_head, rpn_head, as in ",
+        ),
+        ({"mask_head": {}}, r"does not support this student[\s\S]*mask_head, as in SingleStageInst"),
         ({"use_syncbn": True}, r"no option use_syncbn.*\n.*bbox_head"),
         ({"task_loss_weight": -1}, "task_loss_weight must be a number ≥ 0, found -1"),
     ],

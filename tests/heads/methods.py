@@ -11,7 +11,7 @@ from mmkd.heads import adapter_for, check_heads
 from mmkd.heads.towers import check_towers, record_towers
 from mmkd.losses import DistillLoss, build_losses
 from mmkd.registry import MODELS
-from mmkd.teachers.building import layout_of_features
+from mmkd.teachers.building import example_pixels, layout_of_features
 
 from .cases import Case, built, stock
 
@@ -34,7 +34,7 @@ def lacks(case: Case, loss: str) -> str:
     try:
         built_term.check(spec, spec)
         if needs <= {"feats"}:  # of such a teacher the neck alone is asked
-            check_heads(spec, layout_of_features(model), needs)
+            check_heads(spec, layout_of_features(model, example_pixels(model, model.extract_feat)), needs)
     except UserError as error:
         return str(error).splitlines()[0]
     if "labels" in needs and not case.labels:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmkd.losses import DistillLoss
-from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Levels
+from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Levels, Need
 
 Case = tuple[DenseOutputs, DenseOutputs, DistillContext]
 
@@ -116,6 +116,18 @@ def with_part(outputs: DenseOutputs, part: str, levels: Levels) -> DenseOutputs:
     return replace(outputs, **{part: levels})
 
 
+def only(needs: frozenset[Need], outputs: DenseOutputs) -> DenseOutputs:
+    """The outputs with the parts that a loss lists, and no others."""
+    return replace(
+        outputs,
+        feats=outputs.feats if "feats" in needs else (),
+        cls_logits=outputs.cls_logits if "cls_logits" in needs else None,
+        bbox_pred=outputs.bbox_pred if "bbox_pred" in needs else None,
+        boxes=outputs.boxes if "boxes" in needs else None,
+        extra=outputs.extra if "extra" in needs else {},
+    )
+
+
 def check_contract(
     build: Callable[[float], DistillLoss],
     part: str = "cls_logits",
@@ -124,7 +136,7 @@ def check_contract(
     per_prior: bool = True,
     case: Case | None = None,
 ) -> None:
-    """Assert all that holds for every loss.
+    """Assert all that holds for every loss, which is given what it says that it needs and no more.
 
     Args:
         build: from a loss weight to the loss.
@@ -133,7 +145,11 @@ def check_contract(
         per_prior: it is a sum over priors that leaves out the padding.
         case: of `make_case` with other sizes.
     """
-    case = student, teacher, context = case or make_case()
+    student, teacher, context = case or make_case()
+    needs, of_student = build(1.0).needs, build(1.0).of_student
+    student, teacher = only(needs, student), only(needs - of_student, teacher)
+    context = replace(context, labels_N=context.labels_N if "labels" in needs else None)
+    case = student, teacher, context
 
     def ready(loss_weight: float) -> DistillLoss:
         torch.manual_seed(0)

@@ -13,6 +13,7 @@ from mmkd.losses.functional_crossed import match_statistics
 from mmkd.registry import MODELS
 
 from ..conftest import batch, build, distilled, losses_of, save_teacher, tiny_atss, tiny_teacher
+from ..heads.cases import stock
 
 KL = {"type": "DistillationLoss", "region": "all", "normalizer": "priors", "loss_weight": 1}
 
@@ -37,6 +38,29 @@ def test_statistics_become_the_teachers() -> None:
     assert torch.isfinite(match_statistics(torch.zeros(1, 2, 3, 3), torch.randn(1, 2, 3, 3))).all()
     with pytest.raises(ValueError, match="one width"):
         match_statistics(torch.randn(1, 2, 3, 3), torch.randn(1, 3, 3, 3))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"type": "LocalizationDistillationLoss"},
+        {"type": "LocalizationDistillationLoss", "region": "main"},
+        {"type": "LocalizationDistillationLoss", "region": "vlr"},
+        *({"type": "BoxIoULoss", "region": r} for r in ("teacher", "foreground", "teacher_foreground")),
+        *({"type": "DistillationLoss", "region": r} for r in ("all", "foreground", "teacher")),
+        {"type": "BCKDLoss"},
+        {"type": "DKDLoss"},
+        {"type": "DISTLoss"},
+    ],
+    ids=lambda loss: "-".join(map(str, loss.values())),
+)
+def test_each_loss_on_outputs_alone(loss: dict[str, Any]) -> None:
+    """What crosses has the parts that the one loss reads, and no others."""
+    cfg = stock("gfl/gfl_r50_fpn_1x_coco.py", deep=True)
+    model = build(distilled(cfg, cfg, distill=crossed(x=loss)))
+    value = losses_of(model, batch())["loss_kd_x"]
+    assert torch.isfinite(value)
+    value.backward()
 
 
 @pytest.mark.parametrize("layer", [1, 2])

@@ -184,7 +184,8 @@ def test_boxes_of_mmdets_own_type() -> None:
 
 
 def test_weights_of_zero_and_needs() -> None:
-    assert LocalizationDistillationLoss().needs == {"bbox_pred", "labels"}
+    assert LocalizationDistillationLoss().needs == {"bbox_pred", "cls_logits", "labels"}
+    assert LocalizationDistillationLoss().of_student == {"cls_logits"}
     assert LocalizationDistillationLoss(region="vlr").needs == {"bbox_pred"}
     assert LocalizationDistillationLoss(main_weight=0).needs == {"bbox_pred"}
     case = case_with_objects()

@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
 
+from mmkd.compat import load_config
 from mmkd.errors import UserError
 from mmkd.teachers import FrozenTeacher, facts, frozen
 
-from ..conftest import batch, build, save_teacher, tiny_atss, tiny_teacher
+from ..conftest import batch, build, distilled, losses_of, save_teacher, tiny_atss, tiny_teacher
+from ..heads.cases import STOCK_CONFIGS, stock
 
 LOGITS: frozenset[Any] = frozenset({"cls_logits"})
 SHAPES = [(96, 128), (96, 128)]
+IMAGENET = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
 
 
 @pytest.fixture
@@ -248,3 +252,144 @@ def test_no_dense_detector() -> None:
     two_stage = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"
     with pytest.raises(UserError, match="no single-stage detector.*\n.*\n.*FasterRCNN"):
         FrozenTeacher({"config": two_stage, "checkpoint": None}, LOGITS, build(tiny_atss()))
+
+
+def test_levels_of_a_teacher_of_features_alone(checkpoint: str) -> None:
+    """They are selected once, in the layout and in the answers, in any order."""
+    everything = make(checkpoint, frozenset({"feats"}))(torch.randn(1, 3, 64, 64), [(64, 64)])
+    entry = {"config": tiny_teacher(), "checkpoint": checkpoint, "precision": "fp32"}
+    fewer = {
+        "neck__num_outs": 3,
+        "bbox_head__anchor_generator__strides": [16, 32, 64],
+        "neck__start_level": 2,
+        "bbox_head__bbox_coder": {
+            "type": "DeltaXYWHBBoxCoder",
+            "target_means": [0.0] * 4,
+            "target_stds": [0.1, 0.1, 0.2, 0.2],
+        },
+    }
+    teacher = FrozenTeacher({**entry, "levels": [1, 2, 3]}, frozenset({"feats"}), build(tiny_atss(**fewer)))
+    assert teacher.spec.strides == ((16, 16), (32, 32), (64, 64))
+    pixels = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
+    chosen = teacher(pixels, [(64, 64)])
+    whole = make(checkpoint, frozenset({"feats"}))(pixels, [(64, 64)])
+    assert chosen.spec == teacher.spec
+    for level, wanted in zip(chosen.feats, whole.feats[1:4], strict=True):
+        torch.testing.assert_close(level, wanted)
+    assert len(everything.feats) == 5
+    with pytest.raises(UserError, match="at most 3 levels"):
+        FrozenTeacher({**entry, "levels": [1, 2, 3, 4]}, frozenset({"feats"}), build(tiny_atss(**fewer)))
+
+
+def test_levels_of_averaged_and_of_cached_teachers(tmp_path: Path, checkpoint: str) -> None:
+    entry = {
+        "config": tiny_teacher(),
+        "checkpoint": checkpoint,
+        "precision": "fp32",
+        "levels": [0, 1, 2],
+    }
+    loss = {"neck": {"type": "PKDLoss"}}
+    data = batch(*SHAPES)
+    values = []
+    for teacher in (entry, [entry, entry], {**entry, "cache": {"dir": str(tmp_path / "c"), "dtype": "fp32"}}):
+        model = build(
+            ConfigDict({**distilled(tiny_atss(), tiny_teacher(), distill=loss), "teacher": teacher})
+        )
+        if hasattr(model.teacher, "for_pipeline"):
+            for number, sample in enumerate(data["data_samples"]):
+                image = tmp_path / f"{number}.jpg"
+                image.touch()
+                sample.set_metainfo({"img_path": str(image)})
+            model.teacher.for_pipeline("none")
+        values.append(losses_of(model, data)["loss_kd_neck"])
+    torch.testing.assert_close(values[1], values[0])
+    torch.testing.assert_close(values[2], values[0])
+
+
+def zoo_teacher(name: str, needs: frozenset[Any], student: str | None = None) -> FrozenTeacher:
+    """A stock detector, whole but for its pretrained weights, as teacher."""
+    cfg = load_config(STOCK_CONFIGS / name).model
+    cfg.backbone.pop("init_cfg", None)
+    cfg.pop("teacher_ckpt", None)
+    own = stock("retinanet/retinanet_r18_fpn_1x_coco.py")
+    own.bbox_head.num_classes = 80
+    if student is not None:
+        own = load_config(STOCK_CONFIGS / student).model
+        own.backbone.pop("init_cfg", None)
+    return FrozenTeacher({"config": cfg, "checkpoint": None, "precision": "fp32"}, needs, build(own))
+
+
+def test_a_teacher_for_which_the_first_example_is_too_small() -> None:
+    teacher = zoo_teacher("ssd/ssd300_coco.py", LOGITS, "ssd/ssd300_coco.py")
+    assert teacher.example.shape == (1, 3, 320, 320)
+    outputs = teacher(torch.randn(1, 3, 300, 300), [(300, 300)])
+    assert [level.shape[-1] for level in outputs.cls_logits or ()] == [38, 19, 10, 5, 3, 1]
+
+
+def test_a_teacher_that_fails_in_channels_last(tmp_path: Path) -> None:
+    """Convolutions with standardised weights, of which the backward pass is needed too."""
+    weights = {"conv_cfg": {"type": "ConvWS"}, "norm_cfg": {"type": "GN", "num_groups": 4}}
+    overrides = {f"neck__{key}": value for key, value in weights.items()}
+    checkpoint = save_teacher(tmp_path / "teacher.pth", tiny_teacher(**overrides))
+    stock_teacher = build(tiny_teacher(**overrides)).eval()
+    stock_teacher.load_state_dict(torch.load(checkpoint)["state_dict"])
+    teacher = make(checkpoint, **overrides)
+    inputs = torch.randn(2, 3, 96, 128)
+    found = teacher(inputs, SHAPES)
+    with torch.no_grad():
+        wanted = stock_teacher(inputs, mode="tensor")[0]
+    for ours, theirs in zip(found.cls_logits or (), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    x = torch.randn(1, 3, 64, 64, requires_grad=True)
+    teacher.through(lambda model, image: model.extract_feat(image)[0], x).sum().backward()
+    assert x.grad is not None
+
+
+@pytest.mark.parametrize(
+    "name", ["ld/ld_r18-gflv1-r101_fpn_1x_coco.py", "lad/lad_r50-paa-r101_fpn_2xb8_coco_1x.py"]
+)
+def test_a_teacher_that_brings_a_teacher_of_its_own(name: str) -> None:
+    """Only its student is built: the other teacher's config and weights are not needed."""
+    needs = frozenset({"feats"}) if name.startswith("lad") else LOGITS
+    student = None if name.startswith("lad") else "gfl/gfl_r50_fpn_1x_coco.py"
+    teacher = zoo_teacher(name, needs, student)
+    assert not teacher.model.training
+    assert not hasattr(teacher.model, "teacher_model")
+    assert len(teacher(torch.randn(1, 3, 64, 64), [(64, 64)]).feats) == 5
+
+
+def test_a_teacher_that_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no kernel for this device")
+
+    monkeypatch.setattr("mmdet.models.necks.FPN.forward", broken)
+    with pytest.raises(UserError, match=r"does not run[\s\S]*no kernel for this device[\s\S]*tools/test.py"):
+        make(None)
+
+
+def test_grey_images(checkpoint: str) -> None:
+    """A teacher of grey images, and one of coloured ones for a student of grey ones."""
+    grey = {
+        "backbone__in_channels": 1,
+        "data_preprocessor__mean": [114.0],
+        "data_preprocessor__std": [57.0],
+        "data_preprocessor__bgr_to_rgb": False,
+    }
+    student = build(tiny_atss(**grey))
+    of_grey = {"config": tiny_teacher(**grey), "checkpoint": None, "precision": "fp32"}
+    of_colours = {"config": tiny_teacher(), "checkpoint": checkpoint, "precision": "fp32"}
+    inputs = torch.randn(2, 1, 96, 128)
+    alike = FrozenTeacher(of_grey, LOGITS, student)
+    assert alike.pixels.is_identity
+    assert alike(inputs, SHAPES).cls_logits is not None
+
+    repeated = FrozenTeacher(of_colours, LOGITS, student)(inputs, SHAPES)
+    pixels = (inputs * 57.0 + 114.0).repeat(1, 3, 1, 1)
+    mean, std = (torch.tensor(IMAGENET[name]).reshape(3, 1, 1) for name in ("mean", "std"))
+    wanted = make(checkpoint)((pixels - mean) / std, SHAPES)
+    torch.testing.assert_close(repeated.flat_cls_logits(), wanted.flat_cls_logits(), rtol=1e-4, atol=1e-4)
+
+    with pytest.raises(
+        UserError, match=r"numbers of channels[\s\S]*3 \(the student's\)[\s\S]*1 \(the teacher's\)"
+    ):
+        FrozenTeacher(of_grey, LOGITS, build(tiny_atss()))(torch.randn(2, 3, 96, 128), SHAPES)

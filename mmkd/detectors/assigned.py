@@ -1,0 +1,88 @@
+"""Whether a student's head computes its loss as mmdet's dense heads do, asked before the first step."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+
+from mmkd.detectors.observe import Observation, observe
+from mmkd.errors import UserError, user_error
+from mmkd.heads import adapter_for
+from mmkd.structures import DenseOutputs
+
+_SIDE = 128
+
+
+def check_loss(head: Any) -> None:
+    """Raise `UserError` if a head's loss wants more than features and samples, like that of mmdet's LD."""
+    try:
+        inspect.signature(head.loss).bind((), [])
+    except TypeError as error:
+        raise user_error(
+            f"The student's head {type(head).__name__} needs a teacher of its own for its loss.",
+            expected="a head whose loss takes features and data samples",
+            found=f"{type(head).__name__}.loss{inspect.signature(head.loss)}",
+            remedy="take the head that it is made from (GFLHead for LDHead, PAAHead for LADHead), with a "
+            "loss of mmkd (LocalizationDistillationLoss for LD)",
+        ) from error
+
+
+def assigned_labels(head: Any, seen: Observation, student: DenseOutputs) -> torch.Tensor | None:
+    """The class assigned to each prior, (N,), if the calls of the head's classification loss were recorded.
+
+    Raises:
+        UserError: they do not tell it.
+    """
+    if seen.loss_cls_args is None:
+        return None
+    return adapter_for(head).assigned_labels(
+        head, student.flat_cls_logits(), seen.loss_cls_args, student.cls_logits
+    )
+
+
+def check_labels(head: Any) -> None:
+    """Raise `UserError` if a head does not tell which class it assigned to each prior.
+
+    A copy of it computes its loss of one made-up image. A head that cannot do that here, for want of a GPU or
+    of the training's state, is left to the first step.
+    """
+    adapter = adapter_for(head)
+    spec = adapter.spec(head)
+    trial = copy.deepcopy(head).train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            feats = tuple(
+                torch.randn(2, channels, -(-_SIDE // y), -(-_SIDE // x))
+                for channels, (x, y) in zip(spec.in_channels, spec.strides, strict=True)
+            )
+            with observe(trial, labels=adapter.label_losses) as seen:
+                trial.loss(feats, [_sample(), _sample()])
+        student = adapter.outputs(trial, feats, seen.raw[0], frozenset({"cls_logits"}))
+        assigned_labels(trial, seen, student)
+    except UserError:
+        raise
+    except Exception:
+        return
+
+
+def _sample() -> Any:
+    """An image with one object."""
+    shape = (_SIDE, _SIDE)
+    sample = DetDataSample(
+        metainfo={
+            "img_shape": shape,
+            "ori_shape": shape,
+            "pad_shape": shape,
+            "batch_input_shape": shape,
+            "scale_factor": (1.0, 1.0),
+        }
+    )
+    box_14 = torch.tensor([[0.25, 0.25, 0.75, 0.75]]) * _SIDE
+    sample.gt_instances = InstanceData(bboxes=box_14, labels=torch.zeros(1, dtype=torch.long))
+    sample.ignored_instances = InstanceData(bboxes=box_14[:0], labels=torch.zeros(0, dtype=torch.long))
+    return sample
