@@ -97,6 +97,7 @@ def _detect(result: Result, cfg: Config, image: str) -> list[tuple[list[float], 
     load_strictly(model, result.checkpoint)
     pipeline = Compose([step for step in get_test_pipeline_cfg(cfg) if step["type"] != "LoadAnnotations"])
     sample: Any = pipeline({"img_path": image, "img_id": 0})
-    found = model.eval().test_step(pseudo_collate([sample]))[0].pred_instances
+    model.eval()
+    found = model.test_step(pseudo_collate([sample]))[0].pred_instances
     keep = found.scores > SCORE_THRESHOLD
     return [(box, int(label)) for box, label in zip(found.bboxes[keep].tolist(), found.labels[keep].tolist())]

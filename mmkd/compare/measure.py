@@ -56,7 +56,8 @@ def measure(members: Mapping[str, tuple[Config, str]]) -> dict[str, Cost]:
             model_cfg.setdefault("data_preprocessor", cfg.data_preprocessor)
         model = MODELS.build(model_cfg)
         load_strictly(model, checkpoint)
-        models[name] = model.eval()
+        model.eval()
+        models[name] = model
         batches[name] = pseudo_collate([DATASETS.build(cfg.test_dataloader.dataset)[0]])
         _, channels, height, width = model.data_preprocessor(copy.deepcopy(batches[name]))["inputs"].shape
         sizes[name] = (int(height), int(width))
