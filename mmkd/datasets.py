@@ -1,13 +1,105 @@
-"""A fraction of any data set, for quick trials."""
+"""What a data set is below its wrappers, its class names, and a fraction of it for quick trials."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmkd.errors import user_error
 from mmkd.registry import DATASETS
+
+# Where wrappers of mmengine and mmdet, which repeat, join, balance or mix, keep what is below them.
+_BELOW = ("dataset", "datasets")
+
+
+def places_of(parent: Any, key: Any = "dataset") -> Iterator[tuple[Any, Any]]:
+    """The innermost data sets' configs below wrappers, each as the container and the key that it has there.
+
+    Args:
+        parent: a data loader's config, a wrapper's, or a list of data sets.
+        key: where the data set is in it.
+    """
+    dataset = parent.get(key) if isinstance(parent, Mapping) else parent[key]
+    if not isinstance(dataset, Mapping):
+        return
+    below = [
+        (name, dataset[name]) for name in _BELOW if isinstance(dataset.get(name), (Mapping, list, tuple))
+    ]
+    for name, part in below:
+        if isinstance(part, Mapping):
+            yield from places_of(dataset, name)
+        else:
+            for position in range(len(part)):
+                yield from places_of(part, position)
+    if not below:
+        yield parent, key
+
+
+def innermost(dataset: Any) -> Iterator[Any]:
+    """The configs of the data sets below wrappers, in their order."""
+    for parent, key in places_of({"dataset": dataset}):
+        yield parent[key]
+
+
+def annotation_file(dataset: Mapping[str, Any]) -> Path | None:
+    """Where a data set's config says that its annotations are; ``None`` if on no disk of this machine."""
+    root, file = str(dataset.get("data_root") or ""), str(dataset.get("ann_file") or "")
+    return None if not file or "://" in root + file or is_remote(dataset) else Path(root, file)
+
+
+def is_remote(cfg: Mapping[str, Any]) -> bool:
+    """Whether a config's ``backend_args`` read from somewhere else than the disk."""
+    backend = (cfg.get("backend_args") or {}).get("backend", "local")
+    return backend not in ("local", "disk")
+
+
+def class_names(metainfo: Any) -> tuple[str, ...] | None:
+    """The class names in the metainfo of a data set or checkpoint.
+
+    Args:
+        metainfo: a dict; a list of them, as mmdet's ``ConcatDataset`` has for parts that differ; or ``None``.
+
+    Raises:
+        UserError: the parts have different classes.
+
+    Example:
+        >>> class_names({"classes": ["cat", "dog"], "palette": None})
+        ('cat', 'dog')
+    """
+    if isinstance(metainfo, Sequence) and not isinstance(metainfo, str):
+        found = [class_names(part) for part in metainfo]
+        other = next((names for names in found if names != found[0]), found[0] if found else None)
+        if found and other != found[0]:
+            raise user_error(
+                "The parts of a data set have different classes.",
+                expected=f"those of the first, {_listed(found[0])}",
+                found=_listed(other),
+                remedy="give all parts the same metainfo=dict(classes=…), in the same order",
+            )
+        return other
+    names = None
+    if isinstance(metainfo, Mapping):
+        names = metainfo.get("classes", metainfo.get("CLASSES"))
+    return (names,) if isinstance(names, str) else None if names is None else tuple(names)
+
+
+def common_metainfo(metainfo: Any, names: Sequence[str] | None) -> dict[str, Any]:
+    """The metainfo on which the parts of a data set agree, as one dict that mmdet's tools can read.
+
+    Args:
+        metainfo: a dict, or a list of them for a data set of several parts.
+        names: its classes, if known.
+    """
+    parts = metainfo if isinstance(metainfo, (list, tuple)) else [metainfo or {}]
+    common = {k: v for k, v in parts[0].items() if all(k in part and part[k] == v for part in parts)}
+    return common if names is None else {**common, "classes": tuple(names)}
+
+
+def _listed(names: Sequence[str] | None) -> str:
+    return "no names" if names is None else ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
 
 
 @DATASETS.register_module(name="FractionOfDataset")

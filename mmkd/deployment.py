@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from mmkd.checkpoints.names import hash_in_name
+from mmkd.datasets import class_names, common_metainfo
 from mmkd.errors import user_error
 from mmkd.teachers.checkpoint import own_keys, read_checkpoint
 
@@ -42,9 +43,11 @@ def write_deployable(checkpoint: str, out: Path, half: bool) -> int:
             key: value.half() if value.is_floating_point() else value for key, value in weights.items()
         }
     meta = content.get("meta")
-    meta = (
-        {key: value for key, value in meta.items() if key == "dataset_meta"} if isinstance(meta, dict) else {}
-    )
+    if isinstance(meta, dict) and meta.get("dataset_meta"):
+        dataset_meta = meta["dataset_meta"]
+        meta = {"dataset_meta": common_metainfo(dataset_meta, class_names(dataset_meta))}
+    else:
+        meta = {}
     temporary = out.with_suffix(".tmp")
     torch.save({"meta": meta, "state_dict": weights}, temporary)
     os.replace(temporary, out)

@@ -1,9 +1,19 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from mmengine.config import Config
 
-from mmkd.datasets import fraction_of_dataset
+from mmkd.datasets import (
+    annotation_file,
+    class_names,
+    common_metainfo,
+    fraction_of_dataset,
+    innermost,
+    places_of,
+)
 from mmkd.errors import UserError
 from mmkd.registry import DATASETS
 
@@ -23,3 +33,40 @@ def test_evenly_spaced_part_of_the_data() -> None:
 def test_out_of_range(fraction: float) -> None:
     with pytest.raises(UserError, match="between 0 and 1"):
         fraction_of_dataset({}, fraction)
+
+
+def test_places_below_several_layers() -> None:
+    def leaf(name: str) -> dict[str, Any]:
+        return {"type": "CocoDataset", "ann_file": name}
+
+    joined = {
+        "type": "ConcatDataset",
+        "datasets": [leaf("a"), {"type": "RepeatDataset", "dataset": leaf("b")}],
+    }
+    loader = {"dataset": {"type": "MultiImageMixDataset", "dataset": joined}}
+    assert [one["ann_file"] for one in innermost(loader["dataset"])] == ["a", "b"]
+    for parent, key in places_of(loader):
+        parent[key] = leaf("c")
+    assert [one["ann_file"] for one in innermost(loader["dataset"])] == ["c", "c"]
+    assert list(innermost(None)) == []
+
+
+def test_where_annotations_are() -> None:
+    assert annotation_file({"data_root": "data", "ann_file": "a.json"}) == Path("data/a.json")
+    assert annotation_file({"data_root": "data", "ann_file": "/b.json"}) == Path("/b.json")
+    assert annotation_file({"data_root": "s3://data", "ann_file": "a.json"}) is None
+    assert annotation_file({"ann_file": "a.json", "backend_args": {"backend": "petrel"}}) is None
+    assert annotation_file({"ann_file": "a.json", "backend_args": {"backend": "local"}}) == Path("a.json")
+    assert annotation_file({}) is None
+
+
+def test_class_names_of_every_form() -> None:
+    assert class_names({"classes": ["a", "b"]}) == class_names({"CLASSES": ("a", "b")}) == ("a", "b")
+    assert class_names({"classes": "RBC"}) == ("RBC",)
+    assert class_names(None) is class_names({}) is class_names([]) is None
+    parts = [{"classes": ("a", "b"), "year": 2007}, {"classes": ["a", "b"], "year": 2012}]
+    assert class_names(parts) == ("a", "b")
+    assert common_metainfo(parts, ("a", "b")) == {"classes": ("a", "b")}
+    assert common_metainfo(None, None) == {}
+    with pytest.raises(UserError, match=r"parts of a data set[\s\S]*a, b[\s\S]*b, a"):
+        class_names([*parts, {"classes": ("b", "a")}])

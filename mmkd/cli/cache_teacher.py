@@ -15,6 +15,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from tqdm import tqdm
 
 from mmkd.cli.common import config_parser, parse, prepare_data, read_config, run
+from mmkd.doctor.preconditions import require
 from mmkd.errors import user_error
 from mmkd.registry import DATASETS, MODELS
 from mmkd.teachers import CachedTeacher, teacher_entries
@@ -39,6 +40,7 @@ def fill(args: argparse.Namespace) -> CachedTeacher:
     """
     cfg = read_config(args)
     prepare_data(cfg, ["train_dataloader"])
+    list(require(cfg, ("train",)))
     init_default_scope(cfg.get("default_scope", "mmdet"))
     entries = teacher_entries(cfg.model.get("teacher"))
     one = len(entries) == 1 and isinstance(cfg.model.teacher, dict)

@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 
 from mmkd.cli.failures import of_the_place
 from mmkd.compat import load_config
+from mmkd.datasets import annotation_file, innermost, places_of
 from mmkd.errors import UserError, place_of, user_error
 from mmkd.hooks import TrainingStopped
 from mmkd.sharding import check_strategy
@@ -122,7 +123,8 @@ def prepare_data(cfg: Config, loaders: Sequence[str]) -> None:
     for name in loaders:
         if cfg.get(name) is None:
             continue
-        for parent, key in _datasets(cfg[name]):
+        _push_indices(cfg[name].get("dataset"))
+        for parent, key in places_of(cfg[name]):
             dataset = parent[key]
             _check_annotations(name, dataset)
             fraction = dataset.get("indices")
@@ -134,30 +136,25 @@ def prepare_data(cfg: Config, loaders: Sequence[str]) -> None:
                         found=f"{name}.dataset.indices={fraction}",
                         remedy="make an annotation file with fewer images",
                     )
-                dataset.pop("indices")
-                parent[key] = ConfigDict(type="FractionOfDataset", dataset=dataset, fraction=fraction)
+                whole = {name: value for name, value in dataset.items() if name != "indices"}
+                parent[key] = ConfigDict(type="FractionOfDataset", dataset=whole, fraction=fraction)
 
 
-def _datasets(parent: Any, key: Any = "dataset") -> Iterator[tuple[Any, Any]]:
-    """The innermost data sets below wrappers, as (container, key)."""
-    dataset = parent.get(key) if isinstance(parent, dict) else parent[key]
-    if not isinstance(dataset, dict):
+def _push_indices(dataset: Any) -> None:
+    """Give ``indices`` of a wrapper, which knows none, to what is below it."""
+    if not isinstance(dataset, Mapping) or "indices" not in dataset:
         return
-    if isinstance(dataset.get("dataset"), dict):
-        yield from _datasets(dataset)
-    elif isinstance(dataset.get("datasets"), list):
-        for position in range(len(dataset["datasets"])):
-            yield from _datasets(dataset["datasets"], position)
-    else:
-        yield parent, key
+    inner = list(innermost(dataset))
+    if any(one is dataset for one in inner):
+        return
+    indices = dataset.pop("indices")  # type: ignore[attr-defined]
+    for one in inner:
+        one.setdefault("indices", indices)
 
 
-def _check_annotations(loader: str, dataset: dict[str, Any]) -> None:
-    root, file = dataset.get("data_root") or "", dataset.get("ann_file") or ""
-    if not isinstance(file, str) or not file or "://" in f"{root}{file}":
-        return  # mmengine says what is wrong with another type
-    path = Path(file) if os.path.isabs(file) else Path(root) / file
-    if not path.exists():
+def _check_annotations(loader: str, dataset: Mapping[str, Any]) -> None:
+    path, root = annotation_file(dataset), dataset.get("data_root")
+    if path is not None and not path.exists():
         raise user_error(
             f"The data set of {loader} is not there.",
             expected=f"annotations at {path}" + ("" if path.is_absolute() else f" below {Path.cwd()}"),

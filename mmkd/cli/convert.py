@@ -13,6 +13,7 @@ from mmengine.runner import save_checkpoint
 from torch import Tensor
 
 from mmkd.cli.common import config_parser, read_config, run
+from mmkd.datasets import common_metainfo
 from mmkd.deployment import check_out_name
 from mmkd.errors import user_error
 from mmkd.registry import MODELS
@@ -75,7 +76,7 @@ def convert(args: argparse.Namespace) -> None:
     given = content.get("meta")
     meta = dict(given) if isinstance(given, Mapping) else {}
     names = class_names_of(meta)
-    dataset_meta = {**(meta.get("dataset_meta") or {}), "classes": names} if names else {}
+    dataset_meta = common_metainfo(meta.get("dataset_meta"), names) if names else {}
     save_checkpoint({"meta": {"dataset_meta": dataset_meta}, "state_dict": weights}, str(args.out))
     told = f"classes {', '.join(names[:5])}{', …' if len(names) > 5 else ''}" if names else "no class names"
     print(f"{args.out}: the {args.part}'s {len(weights)} tensors, {told}")

@@ -16,8 +16,8 @@ from mmengine.registry import init_default_scope
 from mmkd.amp import use_amp
 from mmkd.cli.common import base_parser, parse, prepare_data, read_config, run
 from mmkd.cli.train import add_teacher, add_wandb
+from mmkd.datasets import innermost
 from mmkd.doctor import Case, Section, as_data, count, examine, page
-from mmkd.doctor.case import innermost
 from mmkd.doctor.findings import from_error
 from mmkd.errors import UserError, user_error
 

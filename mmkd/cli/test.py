@@ -11,6 +11,8 @@ from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict
 
 from mmkd.cli.common import base_parser, build_runner, prepare_data, read_config, run
+from mmkd.datasets import innermost
+from mmkd.doctor.preconditions import require
 from mmkd.errors import user_error
 from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
 from mmkd.teachers.checkpoint import load_strictly
@@ -79,23 +81,23 @@ def add_test_time_augmentation(cfg: Config) -> None:
             "tta_cfg": {"nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 100},
         },
     )
-    dataset = cfg.test_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset.dataset
+    datasets = list(innermost(cfg.test_dataloader.dataset))
     if "tta_pipeline" not in cfg:
         keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
         flips = [{"type": "RandomFlip", "prob": prob} for prob in (1.0, 0.0)]
         packing = {"type": "PackDetInputs", "meta_keys": keys}
         last = {"type": "TestTimeAug", "transforms": [flips, [packing]]}
-        cfg.tta_pipeline = [*dataset.pipeline[:-1], last]
+        cfg.tta_pipeline = [*datasets[0].pipeline[:-1], last]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in datasets:
+        dataset.pipeline = cfg.tta_pipeline
 
 
 def test(args: argparse.Namespace) -> dict[str, float]:
     """Build the Runner, load strictly, evaluate; returns the metrics."""
     setup_cache_size_limit_of_dynamo()
     cfg, checkpoint = config_of(args)
+    list(require(cfg, ("test",)))
     runner = build_runner(cfg)
     if checkpoint is not None:
         model = runner.model

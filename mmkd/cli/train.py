@@ -19,6 +19,7 @@ import mmkd
 from mmkd.amp import use_amp
 from mmkd.cli.common import base_parser, build_runner, parse, prepare_data, read_config, run
 from mmkd.cli.failures import keep_state
+from mmkd.doctor.preconditions import require
 from mmkd.errors import user_error
 from mmkd.hooks import ProgressHook
 from mmkd.hooks.options import check_hooks
@@ -79,7 +80,9 @@ def config_of(args: argparse.Namespace) -> Config:
     if "mmkd" not in imports.imports:  # so that the dumped config stands alone
         imports.imports = [*imports.imports, "mmkd"]
     check_hooks(cfg.get("custom_hooks"))
-    add_hooks(cfg, "ReproducibleHook", "ProgressHook", "FreshMetricsHook", "StopHook", "ResumeHook")
+    add_hooks(
+        cfg, "SomeDataHook", "ReproducibleHook", "ProgressHook", "FreshMetricsHook", "StopHook", "ResumeHook"
+    )
     checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
     if checkpoint.get("type") in ("CheckpointHook", CheckpointHook):
         checkpoint["type"] = "DurableCheckpointHook"
@@ -153,8 +156,11 @@ def train(args: argparse.Namespace) -> None:
     """Build the Runner and train."""
     setup_cache_size_limit_of_dynamo()
     cfg = config_of(args)
+    warnings = list(require(cfg, ("train", "val")))
     runner = build_runner(cfg)
     runner.logger.info(f"mmkd {mmkd.__version__}")
+    for one in warnings:
+        runner.logger.warning(f"{one.what}: {one.found}; {one.remedy}")
     try:
         runner.train()
     except Exception as error:

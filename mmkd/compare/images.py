@@ -15,6 +15,7 @@ from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 from numpy.typing import NDArray
 
+from mmkd.datasets import class_names
 from mmkd.registry import DATASETS
 
 SCORE, IOU = 0.3, 0.5
@@ -89,7 +90,7 @@ def read_images(cfg: Config, predictions: Mapping[str, Path]) -> tuple[list[Imag
             for name, each in boxes.items()
         }
         images.append(Image(info["img_path"], truth, boxes, f1))
-    return images, list(dataset.metainfo["classes"])
+    return images, list(class_names(dataset.metainfo) or ())
 
 
 def most_different(

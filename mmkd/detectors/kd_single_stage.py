@@ -157,7 +157,7 @@ class KDSingleStageDetector(SingleStageDetector):
         """Ask the teachers, and watch the student."""
         if not self._classes_checked:  # the Runner has made the data set known by now
             check_whole(self)
-            self.check_class_names(MessageHub.get_current_instance().get_info("dataset_meta", None) or {})
+            self.check_class_names(MessageHub.get_current_instance().get_info("dataset_meta", None))
             self._classes_checked = True
         if in_float16(
             batch_inputs.device
@@ -242,7 +242,7 @@ class KDSingleStageDetector(SingleStageDetector):
             return value * self.task_loss_weight
         return [part * self.task_loss_weight for part in value]
 
-    def check_class_names(self, dataset_meta: Mapping[str, Any]) -> None:
+    def check_class_names(self, dataset_meta: Any) -> None:
         """Find a data set's classes among those in each teacher's checkpoint, by name.
 
         Raises:

@@ -11,6 +11,7 @@ import torch
 from mmengine.dataset import Compose, pseudo_collate
 from torch import Tensor
 
+from mmkd.datasets import class_names
 from mmkd.doctor.agreement import Detections
 from mmkd.doctor.case import Case
 from mmkd.registry import MODELS
@@ -104,7 +105,7 @@ def detect(
     own = case.data_preprocessor()
     theirs = MODELS.build({**(patient.preprocessor if preprocessor is None else preprocessor)})
     renormalize = Renormalizer(own, theirs, patient.channels)
-    table = patient.table(dataset.metainfo["classes"])
+    table = patient.table(class_names(dataset.metainfo) or ())
     found = []
     for position, number in enumerate(numbers):
         image = load_images(case, [number])[0] if images is None else images[position]

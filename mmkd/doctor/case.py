@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
+from mmkd.datasets import annotation_file, innermost
 from mmkd.doctor.findings import NotExamined
 from mmkd.doctor.memory import StepMemory
 from mmkd.registry import DATASETS, MODELS
@@ -20,6 +21,27 @@ from mmkd.teachers import plain_detector, teacher_entries
 MOST_IMAGES_OF_A_STEP = 4
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set of the config, its annotations read.
+
+    Attributes:
+        which: ``train`` or ``val``, for messages.
+        file: the annotation file.
+        folder: of the images.
+        classes: the config's, or the data set type's own.
+        numbered_by_file: mmdet numbers its classes by the order of the file, as `CocoDataset` does.
+        coco: what the file holds.
+    """
+
+    which: str
+    file: Path
+    folder: Path
+    classes: tuple[str, ...]
+    numbered_by_file: bool
+    coco: Mapping[str, Any]
 
 
 @dataclass
@@ -34,12 +56,14 @@ class Case:
         images: how many validation images the teacher is asked about, ≥ 1.
         device: where the models run.
         step_memory: what the training step kept, once it is made.
+        sources: by ``train``, ``val`` or ``test``, the annotations that were read.
     """
 
     cfg: Config
     images: int = 200
     device: str = "cpu"
     step_memory: StepMemory | None = None
+    sources: dict[str, list[Source]] = field(default_factory=dict)
     _made: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -105,22 +129,3 @@ class Case:
         if isinstance(made, NotExamined):
             raise made
         return made
-
-
-def annotation_file(dataset: Mapping[str, Any]) -> Path | None:
-    """Where a data set's config says that its annotations are; ``None`` if on no disk of this machine."""
-    root, file = str(dataset.get("data_root") or ""), str(dataset.get("ann_file") or "")
-    return None if not file or "://" in root + file else Path(root, file)
-
-
-def innermost(dataset: Any) -> Iterator[Mapping[str, Any]]:
-    """The configs of data sets below wrappers that repeat, join or mix them."""
-    if not isinstance(dataset, Mapping):
-        return
-    if isinstance(dataset.get("dataset"), Mapping):
-        yield from innermost(dataset["dataset"])
-    elif isinstance(dataset.get("datasets"), (list, tuple)):
-        for part in dataset["datasets"]:
-            yield from innermost(part)
-    else:
-        yield dataset

@@ -21,20 +21,16 @@ _COMPARED = 50
 Images = Sequence[tuple[Path, Mapping[str, Any]]]
 
 
-def examine_images(
-    which: str, folder: Path, images: Sequence[Mapping[str, Any]], most: int
-) -> Iterator[Finding]:
-    """Look for the images, open the first and compare their sizes.
+def examine_files(which: str, folder: Path, images: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Look for the images.
 
     Args:
         which: ``train`` or ``val``, for messages.
         folder: of the images.
         images: as COCO lists them.
-        most: how many to open, at most.
     """
     what = f"{which}: image files"
-    looked = images[:: max(1, len(images) // _LOOKED_FOR)]
-    names = [str(image.get("file_name")) for image in looked]
+    names = [str(image.get("file_name")) for image in images[:: max(1, len(images) // _LOOKED_FOR)]]
     missing = [name for name in names if not os.path.isfile(folder / name)]
     if missing:
         yield Finding(
@@ -43,6 +39,22 @@ def examine_images(
             f"{len(missing)} of {len(names)} are not in {folder}: {shortened(missing, 3)}",
             f"copy them there, or correct {which}_dataloader.dataset.data_prefix",
         )
+    else:
+        yield Finding("ok", what, f"{len(names)} looked for, all there")
+
+
+def examine_images(
+    which: str, folder: Path, images: Sequence[Mapping[str, Any]], most: int
+) -> Iterator[Finding]:
+    """Open the first images and compare their sizes.
+
+    Args:
+        which: ``train`` or ``val``, for messages.
+        folder: of the images.
+        images: as COCO lists them.
+        most: how many to open, at most.
+    """
+    what = f"{which}: image files"
     unreadable: list[str] = []
     other: list[str] = []
     turned = opened = 0
@@ -73,14 +85,15 @@ def examine_images(
             if turned == len(other)
             else "the boxes are then of another image too: use the images that were annotated",
         )
-    if opened and not (missing or unreadable or other):
-        yield Finding("ok", what, f"{len(names)} looked for, the first {opened} opened, sizes as in the file")
+    if opened and not (unreadable or other):
+        yield Finding("ok", what, f"the first {opened} opened, sizes as in the file")
 
 
-def examine_overlap(train: Images, val: Images) -> Iterator[Finding]:
+def examine_overlap(train: Images, val: Images, *, labelled: bool = True) -> Iterator[Finding]:
     """Whether images of validation are trained on.
 
-    Two files are one image if they are one file, or have one name and the same content.
+    Two files are one image if they are one file, or have one name and the same content. Without the labels
+    of the training it is no error.
     """
     seen = {os.path.realpath(_path(*image)) for image in train}
     same = [image["file_name"] for folder, image in val if os.path.realpath(_path(folder, image)) in seen]
@@ -94,7 +107,7 @@ def examine_overlap(train: Images, val: Images) -> Iterator[Finding]:
     what = "train and val"
     if same or copies:
         yield Finding(
-            "error",
+            "error" if labelled else "warning",
             what,
             f"{len(same) + len(copies)} images of val are trained on: {shortened([*same, *copies], 3)}"
             + (" (all of them)" if len(same) == len(val) else ""),

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmkd.doctor.case import Case, innermost
+from mmkd.datasets import innermost
+from mmkd.doctor.case import Case
 from mmkd.doctor.findings import Finding, NotExamined, collect
 
 # Images of training whose sizes are looked at.

@@ -10,9 +10,10 @@ from typing import Any
 
 from mmdet.datasets import CocoDataset
 
+from mmkd.datasets import class_names, innermost
 from mmkd.doctor.agreement import Agreement, judge
 from mmkd.doctor.asking import Patient, detect, load_patient
-from mmkd.doctor.case import Case, innermost
+from mmkd.doctor.case import Case
 from mmkd.doctor.findings import Finding, NotExamined, collect, shortened
 from mmkd.doctor.teacher_order import examine_order
 from mmkd.doctor.teacher_pixels import examine_pixels
@@ -98,7 +99,7 @@ def _quality(case: Case, patient: Patient) -> Iterator[Finding]:
     """Its AP on the first validation images, beside what is known of it."""
     dataset = case.dataset("val")
     numbers = range(min(case.images, len(dataset)))
-    seen = judge(detect(case, patient, numbers), dataset.metainfo["classes"])
+    seen = judge(detect(case, patient, numbers), class_names(dataset.metainfo) or ())
     yield compared(seen, len(numbers), *_expected(case, patient))
 
 
@@ -133,7 +134,7 @@ def _scatter(images: int) -> float:
 
 def _expected(case: Case, patient: Patient) -> tuple[float | None, str]:
     assert patient.checkpoint is not None
-    classes = case.dataset("val").metainfo["classes"]
+    classes = class_names(case.dataset("val").metainfo) or ()
     files = [str(cfg.get("ann_file")) for cfg in innermost(case.cfg.val_dataloader["dataset"])]
     coco = tuple(classes) == CocoDataset.METAINFO["classes"] and all("val2017" in file for file in files)
     known = zoo_ap(patient.entry.get("config"), patient.checkpoint) if coco else None
@@ -152,7 +153,7 @@ def _fit(case: Case, loaded: list[Patient]) -> Iterator[Finding]:
     yield Finding("ok", "teacher and student", "levels, strides and priors agree in what the losses read")
     train = case.dataset("train").metainfo
     model.check_class_names(train)
-    own = tuple(train.get("classes") or ())
+    own = class_names(train) or ()
     entries = teacher_entries(case.cfg.model.teacher)
     for entry, teacher in zip(entries, single_teachers(model.teacher)):
         names = teacher.class_names

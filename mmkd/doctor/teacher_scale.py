@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.compat import load_config
+from mmkd.datasets import innermost
 from mmkd.doctor.asking import load_images
-from mmkd.doctor.case import innermost
 from mmkd.doctor.findings import Finding
 from mmkd.doctor.pipeline import FAR, object_sizes, transforms_of
 from mmkd.doctor.trial import Trial, clearly_better

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmkd.datasets import class_names
 from mmkd.doctor.agreement import Agreement, judge
 from mmkd.doctor.asking import Patient, detect, load_images
 from mmkd.doctor.case import Case
@@ -26,7 +27,7 @@ class Trial:
     def __init__(self, case: Case, patient: Patient) -> None:
         self.case, self.patient = case, patient
         dataset = case.dataset("val")
-        self.classes = dataset.metainfo["classes"]
+        self.classes = class_names(dataset.metainfo) or ()
         with_objects = [
             n for n in range(min(len(dataset), case.images)) if dataset.get_data_info(n)["instances"]
         ]

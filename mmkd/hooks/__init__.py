@@ -11,6 +11,7 @@ from mmkd.hooks.progress import ProgressHook
 from mmkd.hooks.reproducible import ReproducibleHook
 from mmkd.hooks.resume import ResumeHook
 from mmkd.hooks.schedule import DistillScheduleHook
+from mmkd.hooks.some_data import SomeDataHook
 from mmkd.hooks.stop import StopHook, TrainingStopped
 from mmkd.hooks.teacher_cache import TeacherCacheHook
 from mmkd.hooks.train_only import TrainOnlyHook
@@ -28,6 +29,7 @@ __all__ = [
     "ProgressHook",
     "ReproducibleHook",
     "ResumeHook",
+    "SomeDataHook",
     "StopHook",
     "TeacherCacheHook",
     "TrainOnlyHook",

@@ -12,6 +12,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from mmkd.datasets import class_names
 from mmkd.deployment import write_deployable
 from mmkd.errors import user_error
 from mmkd.hooks.evaluation_table import EvaluationTable
@@ -86,7 +87,7 @@ class WandbSweepHook(Hook):
             self._table = EvaluationTable(
                 self.num_images,
                 self.score_threshold,
-                (runner.visualizer.dataset_meta or {}).get("classes", ()),
+                class_names(runner.visualizer.dataset_meta) or (),
                 config if one else None,  # with several teachers the table shows the student alone
             )
 

@@ -12,6 +12,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from torch import Tensor
 
+from mmkd.datasets import class_names
 from mmkd.errors import UserError, user_error
 from mmkd.heads import adapter_for, check_head_type, is_deformable
 from mmkd.registry import MODELS
@@ -148,6 +149,4 @@ def build_detector(
 
 def class_names_of(meta: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Class names as mmengine 1.x-style (``dataset_meta``) or mmcv 1.x wrote them."""
-    dataset_meta = meta.get("dataset_meta") or {}
-    names = dataset_meta.get("classes") or dataset_meta.get("CLASSES") or meta.get("CLASSES")
-    return None if names is None else tuple(names)
+    return class_names(meta.get("dataset_meta")) or class_names(meta)

@@ -7,24 +7,25 @@ from typing import Any
 
 from mmengine.logging import print_log
 
+from mmkd.datasets import class_names
 from mmkd.errors import user_error
 from mmkd.teachers.several import Single
 
 
-def find_classes(teacher: Single, class_map: Mapping[str, str], dataset_meta: Mapping[str, Any]) -> None:
+def find_classes(teacher: Single, class_map: Mapping[str, str], dataset_meta: Any) -> None:
     """Have a teacher give its logits of a data set's classes, in their order.
 
     Args:
         teacher: one that was trained on the same classes, or on more.
         class_map: from a name of the data set's to the teacher's name for it.
-        dataset_meta: the data set's metainfo.
+        dataset_meta: the data set's metainfo; a list of them for one of several parts.
 
     Raises:
         UserError: the teacher does not know one of them, or the student's head is for another number.
     """
     if "cls_logits" not in teacher.needs:  # features and boxes are of no class
         return
-    own, taught = dataset_meta.get("classes"), teacher.class_names
+    own, taught = class_names(dataset_meta), teacher.class_names
     if own is None or taught is None:
         if teacher.awaits_classes:
             raise user_error(

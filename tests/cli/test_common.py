@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from mmkd.cli.common import base_parser, prepare_data, read_config, run
 from mmkd.cli.common import parse as parse_in_sweep
 from mmkd.errors import UserError
+from mmkd.registry import DATASETS
 
 
 def parse(*argv: str) -> Any:
@@ -96,6 +97,24 @@ def test_fraction_becomes_a_subset_below_wrappers_too() -> None:
     }
     prepare_data(several, ["train_dataloader"])
     assert [d.type for d in several.train_dataloader.dataset.datasets] == ["FractionOfDataset", "CocoDataset"]
+
+
+@pytest.mark.parametrize("indices", [0.25, 10])
+def test_indices_of_a_wrapper_are_those_of_its_parts(indices: float) -> None:
+    cfg = config()
+    part = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = ConfigDict(
+        type="RepeatDataset",
+        times=2,
+        indices=indices,
+        dataset={"type": "ConcatDataset", "datasets": [part, part]},
+    )
+    prepare_data(cfg, ["train_dataloader"])
+    outer = cfg.train_dataloader.dataset
+    assert "indices" not in outer
+    for one in outer.dataset.datasets:
+        assert (one.fraction if isinstance(indices, float) else one.indices) == indices
+    assert len(DATASETS.build(outer)) == 4 * (73 if isinstance(indices, float) else 10)
 
 
 def test_whole_numbers_are_left_to_mmengine() -> None:

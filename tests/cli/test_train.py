@@ -71,7 +71,7 @@ def test_teacher_needs_both_and_a_single_stage_student() -> None:
     [
         (["model.teacher.checkpoint=nowhere.pth"], "The checkpoint file does not exist"),
         (["model.teacher.checkpoint=README.md"], "README.md cannot be read"),
-        (["model.bbox_head.num_classes=4"], "different classes"),
+        (["model.bbox_head.num_classes=4"], "num_classes is 4; the data set has 3"),
         (["model.distill.cls.type=KLLoss"], "one of: BCKDLoss, BoxIoULoss"),
         (["model.distill.cls.temperature=-4"], "temperature must be a number above 0"),
         (["train_dataloader.dataset.data_root=nowhere/"], "no folder nowhere/"),
@@ -119,6 +119,7 @@ custom_hooks = [dict(type='WandbSweepHook', num_images=2), dict(type='StopHook',
     assert types(cfg.custom_hooks) == [
         "WandbSweepHook",
         "StopHook",
+        "SomeDataHook",
         "ReproducibleHook",
         "ProgressHook",
         "FreshMetricsHook",

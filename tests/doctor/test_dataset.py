@@ -41,7 +41,10 @@ def test_classes_written_otherwise() -> None:
 
 
 def test_no_class_matches() -> None:
-    assert all("none of the config's classes matches" in one.found for one in examined(classes("cat", "dog")))
+    *files, head = examined(classes("cat", "dog"))
+    assert [one.what for one in files] == ["train: classes", "val: classes"]
+    assert all("none of the config's classes matches" in one.found for one in files)
+    assert head.found == "model.bbox_head.num_classes is 3; the data set has 2: cat, dog"
 
 
 def test_classes_in_another_order_than_in_the_file() -> None:

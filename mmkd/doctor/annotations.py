@@ -1,0 +1,162 @@
+"""Annotation files against the config: paths, classes, counts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmdet.datasets import CocoDataset
+
+from mmkd.datasets import annotation_file, class_names
+from mmkd.doctor.case import Source
+from mmkd.doctor.findings import Finding, NotExamined, shortened
+from mmkd.registry import DATASETS, class_of
+
+_MANY_EMPTY = 0.5
+
+
+def read_source(which: str, cfg: Mapping[str, Any]) -> Generator[Finding, None, Source | None]:
+    """Find and read the files of a data set; the generator's value is the `Source`, or ``None``."""
+    prefix = cfg.get("data_prefix") or {}
+    folder = (prefix.get("img") or prefix.get("img_path")) if isinstance(prefix, Mapping) else prefix
+    what = f"{which}: annotations"
+    path, images = annotation_file(cfg), Path(cfg.get("data_root") or "", folder or "")
+    if path is None:
+        raise NotExamined(f"a {cfg.get('type')} without a file of annotations on this machine")
+    option = f"{which}_dataloader.dataset"
+    there = True
+    if not path.is_file():
+        yield Finding(
+            "error", what, f"no file {path}", f"download it, or correct {option}.ann_file or data_root"
+        )
+        there = False
+    if not images.is_dir():
+        yield Finding("error", f"{which}: images", f"no folder {images}", f"correct {option}.data_prefix")
+        there = False
+    if not there:
+        return None
+    if path.suffix != ".json":
+        raise NotExamined(f"{path} is no COCO file; only such are read here")
+    try:
+        coco = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        coco, problem = None, str(error)
+    else:
+        problem = "it lacks images, annotations or categories"
+    if not (isinstance(coco, dict) and all(isinstance(coco.get(key), list) for key in _KEYS)):
+        yield Finding(
+            "error",
+            what,
+            f"{path} cannot be read: {problem}",
+            "download it again, or convert it to COCO's format",
+        )
+        return None
+    return Source(which, path, images, classes_of(cfg), _is_plain(cfg), coco)
+
+
+_KEYS = ("images", "annotations", "categories")
+
+
+def examine_classes(source: Source, *, unlabelled: bool = False) -> Iterator[Finding]:
+    """Whether the config's classes are the file's, and how often each is there.
+
+    Args:
+        source: the data set.
+        unlabelled: it needs no box: the task's losses have no weight.
+    """
+    what = f"{source.which}: classes"
+    names = {category["id"]: str(category["name"]) for category in source.coco["categories"]}
+    given = list(names.values())
+    unknown = [name for name in source.classes if name not in given]
+    if unknown:
+        folded = {name.strip().lower(): name for name in given}
+        cased = {name: folded[name.strip().lower()] for name in unknown if name.strip().lower() in folded}
+        found = f"not in the file: {shortened(unknown)}; there: {shortened(given, 12)}"
+        if cased:
+            found += "; differently written: " + shortened(f"{a} is {b}" for a, b in cased.items())
+        if len(unknown) == len(source.classes):
+            found = f"none of the config's classes matches; {found}"
+        yield Finding(
+            "error",
+            what,
+            found,
+            f"{source.which}_dataloader.dataset.metainfo=dict(classes=…) with the file's own spelling, "
+            "and as many in model.bbox_head.num_classes",
+        )
+    in_file = [name for name in given if name in source.classes]
+    if source.numbered_by_file and not unknown and in_file != list(source.classes):
+        wrong = [f"{there} is called {here}" for here, there in zip(source.classes, in_file) if here != there]
+        yield Finding(
+            "error",
+            what,
+            f"in another order than in the file, by which mmdet numbers them: {shortened(wrong)}",
+            f"metainfo=dict(classes={tuple(in_file)})",
+        )
+    counts = Counter(names.get(one.get("category_id")) for one in source.coco["annotations"])
+    table = ", ".join(f"{name} {counts[name]}" for name in source.classes if name in given)
+    without = [name for name in source.classes if name in given and not counts[name]]
+    if without and not unlabelled:
+        yield Finding(
+            "warning",
+            what,
+            f"no box of {shortened(without)}",
+            "nothing is learnt of them, and they are not scored; leave them out or add images",
+        )
+    others = [name for name in given if name not in source.classes]
+    if not unknown:
+        tail = f"; in the file and left out: {shortened(others)}" if others else ""
+        yield Finding("ok", what, f"boxes: {_short(table)}{tail}")
+    strange = counts[None]
+    if strange:
+        yield Finding(
+            "error", what, f"{strange} boxes of a category_id that the file does not list", "mend it"
+        )
+    used = {
+        one.get("image_id")
+        for one in source.coco["annotations"]
+        if names.get(one.get("category_id")) in source.classes
+    }
+    images = source.coco["images"]
+    empty = sum(image.get("id") not in used for image in images)
+    share = empty / max(1, len(images))
+    text = f"{len(images)} images, {empty} without a box ({share:.0%})"
+    if unlabelled:
+        yield Finding("ok", f"{source.which}: images", f"{text}; task_loss_weight=0 needs none")
+    elif len(unknown) < len(source.classes) and not any(counts[name] for name in source.classes):
+        yield Finding(
+            "error",
+            f"{source.which}: images",
+            f"{text} of the config's classes",
+            f"check {source.file} and metainfo.classes; task_loss_weight=0 distils without labels",
+        )
+    elif len(unknown) < len(source.classes) and share > _MANY_EMPTY:
+        yield Finding(
+            "warning",
+            f"{source.which}: images",
+            text,
+            "filter_cfg=dict(filter_empty_gt=True) leaves them out of training",
+        )
+    else:
+        yield Finding("ok", f"{source.which}: images", text)
+
+
+def _short(text: str, most: int = 300) -> str:
+    return text if len(text) <= most else text[:most].rpartition(",")[0] + ", …"
+
+
+def _is_plain(cfg: Mapping[str, Any]) -> bool:
+    """LVIS and Objects365 number their classes otherwise."""
+    return getattr(class_of(cfg, DATASETS), "load_data_list", None) is CocoDataset.load_data_list
+
+
+def classes_of(cfg: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes of a data set by its config, else those of its type; empty if neither names any."""
+    given = (cfg.get("metainfo") or {}).get("classes")
+    if isinstance(given, str) and Path(given).is_file():
+        given = Path(given).read_text(encoding="utf-8").splitlines()
+    if given is None:
+        given = (getattr(class_of(cfg, DATASETS), "METAINFO", None) or {}).get("classes", ())
+    return class_names({"classes": given}) or ()

@@ -1,0 +1,226 @@
+"""What training and doctor ask before the first step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config, ConfigDict
+
+from mmkd.compat import load_config
+from mmkd.doctor.preconditions import examine_preconditions, heads_of, require
+from mmkd.errors import UserError
+
+from ..heads.cases import STOCK_CONFIGS
+from . import bccd
+
+Damage = Callable[[Config], object]
+
+
+def errors(*damages: Damage) -> list[str]:
+    found = examine_preconditions(bccd.case(*damages))
+    return [f"{one.what}: {one.found}; {one.remedy}" for one in found if one.level != "ok"]
+
+
+def each(change: Callable[[Any], object]) -> Damage:
+    """Change the data set of training and that of validation."""
+
+    def damage(cfg: Config) -> None:
+        for loader in (cfg.train_dataloader, cfg.val_dataloader):
+            change(loader.dataset)
+
+    return damage
+
+
+def wrapped(cfg: Config) -> None:
+    """Three layers around the data set of training."""
+    inner = cfg.train_dataloader.dataset
+    joined = {"type": "ConcatDataset", "datasets": [inner, inner]}
+    mixed = {"type": "MultiImageMixDataset", "dataset": joined, "pipeline": []}
+    cfg.train_dataloader.dataset = ConfigDict(type="RepeatDataset", times=2, dataset=mixed)
+
+
+def test_nothing_to_say_of_the_shipped_recipe() -> None:
+    assert errors() == errors(wrapped) == []
+    assert list(require(bccd.case().cfg, ("train", "val"))) == []
+    assert list(require(bccd.case().cfg, ("test",))) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 80])
+def test_classes_of_the_head(count: int) -> None:
+    (found,) = errors(lambda cfg: cfg.model.bbox_head.update(num_classes=count))
+    assert f"model.bbox_head.num_classes is {count}; the data set has 3: Platelets, RBC, WBC" in found
+
+
+@pytest.mark.parametrize(
+    ("config", "places"),
+    [
+        ("mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", ["roi_head.bbox_head", "roi_head.mask_head"]),
+        (
+            "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py",
+            [f"roi_head.bbox_head[{stage}]" for stage in range(3)],
+        ),
+        ("dino/dino-4scale_r50_8xb2-12e_coco.py", ["bbox_head"]),
+        ("solo/solo_r50_fpn_1x_coco.py", ["mask_head"]),
+        (
+            "htc/htc_r50_fpn_1x_coco.py",
+            [f"roi_head.{name}_head[{i}]" for name in ("bbox", "mask") for i in range(3)],
+        ),
+    ],
+)
+def test_heads_of_other_detectors(config: str, places: list[str]) -> None:
+    model = load_config(STOCK_CONFIGS / config).model
+    assert dict(heads_of(model)) == {f"model.{place}": 80 for place in places}
+
+
+def test_a_head_whose_class_says_how_many() -> None:
+    model = {"roi_head": {"bbox_head": {"type": "Shared2FCBBoxHead"}}, "rpn_head": {"num_classes": 1}}
+    assert dict(heads_of(model)) == {"model.roi_head.bbox_head": 80}
+
+
+def test_one_class_as_a_string(tmp_path: Path) -> None:
+    found = errors(each(lambda dataset: dataset.update(metainfo={"classes": "RBC"})))
+    assert [one for one in found if one.startswith("train")] == [
+        "train: classes: metainfo.classes is the string 'RBC', whose letters become the classes; "
+        "write a tuple, with its comma: classes=('RBC',)"
+    ]
+    names = tmp_path / "classes.txt"
+    names.write_text("Platelets\nRBC\nWBC\n")
+    assert errors(each(lambda dataset: dataset.update(metainfo={"classes": str(names)}))) == []
+
+
+@pytest.mark.parametrize("key", ["area", "bbox", "category_id"])
+def test_annotations_without_what_is_read(tmp_path: Path, key: str) -> None:
+    def remove(content: dict[str, Any]) -> None:
+        for one in content["annotations"][:5]:
+            del one[key]
+
+    found = errors(bccd.annotations(tmp_path, remove, "train"))
+    assert any(f"train: annotations: 5 of 3941 annotations have no '{key}'" in one for one in found)
+
+
+def test_no_box_of_the_classes(tmp_path: Path) -> None:
+    empty = bccd.annotations(tmp_path, lambda content: content.update(annotations=[]), "train")
+    (few, none) = errors(empty)
+    assert "no box of Platelets, RBC, WBC" in few
+    assert "292 images, 292 without a box (100%) of the config's classes" in none
+    assert errors(empty, lambda cfg: cfg.model.update(task_loss_weight=0)) == []
+
+
+def test_parts_with_other_classes() -> None:
+    def damage(cfg: Config) -> None:
+        one = cfg.train_dataloader.dataset
+        other = ConfigDict({**one, "metainfo": {"classes": ("RBC", "WBC")}})
+        cfg.train_dataloader.dataset = ConfigDict(type="ConcatDataset", datasets=[one, other])
+
+    assert any("the parts of the data set differ" in one for one in errors(damage))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_workers": 0, "persistent_workers": True}, "torch refuses val_dataloader: persistent_workers"),
+        (
+            {"num_workers": 0, "persistent_workers": False, "prefetch_factor": 4},
+            "torch refuses val_dataloader",
+        ),
+        ({"batch_size": 0}, "torch refuses val_dataloader: batch_size"),
+        ({"num_worker": 2}, "no option num_worker; did you mean num_workers"),
+    ],
+)
+def test_a_loader_that_torch_refuses(options: dict[str, Any], message: str) -> None:
+    (found,) = errors(lambda cfg: cfg.val_dataloader.update(options))
+    assert message in found
+
+
+def test_a_loader_without_its_parts() -> None:
+    assert "no sampler" in errors(lambda cfg: cfg.train_dataloader.pop("sampler"))[0]
+    assert "no dataset" in errors(lambda cfg: cfg.train_dataloader.pop("dataset"))[0]
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "message"),
+    [
+        ({"ann_file": "nowhere/val.json"}, "no file nowhere/val.json"),
+        (
+            {"ann_file": "data/bccd/annotations/train.json"},
+            "72 of the 72 images of val_dataloader",
+        ),
+        ({"type": "CocoMetrik"}, "there is no metric 'CocoMetrik'; did you mean CocoMetric?"),
+    ],
+)
+def test_evaluators(evaluator: dict[str, Any], message: str) -> None:
+    (found,) = errors(lambda cfg: cfg.val_evaluator.update(evaluator))
+    assert message in found
+    (found,) = errors(lambda cfg: cfg.update(val_evaluator=[{**cfg.val_evaluator, **evaluator}]))
+    assert message in found
+
+
+def test_an_evaluator_of_other_classes(tmp_path: Path) -> None:
+    content = json.loads(Path("data/bccd/annotations/val.json").read_text())
+    content["categories"][0]["name"] = "cat"
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    (found,) = errors(lambda cfg: cfg.val_evaluator.update(ann_file=str(tmp_path / "other.json")))
+    assert "has no class Platelets; there: RBC, WBC, cat" in found
+
+
+def test_no_evaluator() -> None:
+    assert "and no val_evaluator" in errors(lambda cfg: cfg.pop("val_evaluator"))[0]
+
+
+def test_results_for_a_server_need_no_annotations(tmp_path: Path) -> None:
+    def damage(cfg: Config) -> None:
+        (tmp_path / "image_info.json").write_text(json.dumps({"images": [], "categories": []}))
+        cfg.test_dataloader.dataset.ann_file = str(tmp_path / "image_info.json")
+        cfg.test_evaluator = {**cfg.val_evaluator, "ann_file": None, "format_only": True}
+
+    case = bccd.case(damage)
+    assert [one for one in examine_preconditions(case, ("test",)) if one.level == "error"] == []
+
+
+@pytest.mark.parametrize("which", ["train", "val"])
+def test_keys_that_a_sample_lacks(which: str) -> None:
+    def damage(cfg: Config) -> None:
+        cfg[f"{which}_dataloader"].dataset.pipeline[-1] = {"type": "PackDetInputs", "meta_keys": ("img_id",)}
+
+    (found,) = errors(damage)
+    assert f"{which}: pipeline: PackDetInputs.meta_keys lacks" in found
+    assert "img_shape" in found
+
+
+def test_channels() -> None:
+    grey = each(lambda dataset: dataset.pipeline[0].update(color_type="grayscale"))
+    found = errors(grey)
+    assert len(found) == 2
+    assert all("1 channel (color_type=" in one for one in found)
+    one_value = {"mean": [114.0], "std": [57.0], "bgr_to_rgb": False}
+    found = errors(grey, lambda cfg: cfg.model.data_preprocessor.update(one_value))
+    assert all("loaded with 1 channel, and ResNet takes 3" in one for one in found)
+    good = (
+        grey,
+        lambda cfg: cfg.model.data_preprocessor.update(one_value),
+        lambda cfg: cfg.model.backbone.update(in_channels=1),
+    )
+    assert errors(*good) == []
+    assert all("3 channels, and ResNet takes 1" in one for one in errors(*good[2:]))
+
+
+def test_images_that_are_elsewhere_are_not_looked_for(tmp_path: Path) -> None:
+    def damage(cfg: Config) -> None:
+        for dataset in (cfg.train_dataloader.dataset, cfg.val_dataloader.dataset):
+            dataset.data_prefix = {"img": str(tmp_path)}
+
+    assert all("are not in" in one for one in errors(damage))
+    assert len(errors(damage)) == 2
+    remote = each(lambda dataset: dataset.pipeline[0].update(backend_args={"backend": "petrel"}))
+    assert errors(damage, remote) == []
+
+
+def test_all_errors_are_said_at_once() -> None:
+    cfg = bccd.case(lambda cfg: cfg.model.bbox_head.update(num_classes=2)).cfg
+    cfg.val_evaluator.ann_file = "nowhere/val.json"
+    with pytest.raises(UserError, match=r"val_evaluator: no file[\s\S]*head: classes[\s\S]*remedy"):
+        require(cfg, ("train", "val"))
