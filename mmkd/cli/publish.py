@@ -1,4 +1,4 @@
-"""Reduce a training checkpoint to what deployment needs: weights and class names."""
+"""Reduce a training checkpoint to what deployment needs: weights, class names, and a config without mmkd."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the tool."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", help="a checkpoint of tools/train.py")
-    parser.add_argument("out", type=Path, help="the file to write")
+    parser.add_argument(
+        "out", type=Path, help="the file to write; the student's config gets its name, ending in .py"
+    )
+    parser.add_argument("--config", help="the training's config (default: the one in the checkpoint)")
     parser.add_argument("--full-precision", action="store_true", help="keep float32 (default: half)")
     return parser.parse_args(argv)
 
 
 def publish(args: argparse.Namespace) -> None:
-    """Write the weights, in half precision, and the data set's meta information.
+    """Write the weights, in half precision, the data set's meta information, and the student's config.
 
     Raises:
-        UserError: the checkpoint cannot be read, or holds no weights.
+        UserError: see `write_deployable`.
     """
-    tensors = write_deployable(args.checkpoint, args.out, half=not args.full_precision)
+    tensors = write_deployable(args.checkpoint, args.out, not args.full_precision, args.config)
     print(f"{args.out}: {tensors} tensors, {args.out.stat().st_size / 2**20:.1f} MiB")
 
 
