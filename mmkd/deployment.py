@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import mmcv.ops.nms
+import mmcv.ops
 import mmengine.registry
 import torch
 from mmengine.config import Config, ConfigDict
@@ -115,18 +116,20 @@ def student_config(cfg: Mapping[str, Any], dataset_meta: Mapping[str, Any]) -> C
     Raises:
         UserError: something that it needs is mmkd's, or is in no module that the config imports.
     """
-    kept = _without_mmkd({name: cfg[name] for name in KEPT if cfg.get(name) is not None})
-    if "default_scope" in cfg:  # which may be None
-        kept["default_scope"] = cfg["default_scope"]
+    kept = _plain_types({name: cfg[name] for name in KEPT if cfg.get(name) is not None})
+    for name in {"default_hooks", "visualizer"} & set(kept):  # for which mmengine has others
+        kept[name] = _without_mmkd(kept[name])
+    if _is_mmkd(str(kept.setdefault("default_scope", "mmdet"))):
+        kept["default_scope"] = "mmdet"
     model = plain_detector(_plain_types(cfg["model"]))
     if cfg.get("data_preprocessor") is not None:  # where the Runner would put it
         model.setdefault("data_preprocessor", cfg["data_preprocessor"])
-    kept["model"] = _without_mmkd(_without_pretrained(model))
+    kept["model"] = _plain_types(_without_pretrained(model))
     _read_no_file(kept.get("test_dataloader") or {}, dataset_meta)
     imports = [name for name in (cfg.get("custom_imports") or {}).get("imports", []) if not _is_mmkd(name)]
     packages = {str(kind): _package(kind) for kind in _types(kept)}
     others = sorted(kind for kind, package in packages.items() if package not in STOCK)
-    needed = sorted(kind for kind in others if packages[kind] is not None)
+    needed = [kind for kind in others if packages[kind] is not None]
     if "mmkd" in packages.values() or (needed and not imports):
         raise user_error(
             "The student's config needs more than stock MMDetection.",
@@ -226,20 +229,28 @@ def _plain_types(value: Any) -> Any:
     """A copy with classes and functions by their names, and without mmkd's scope."""
     if isinstance(value, Mapping):
         return {
-            key: _plain_types(part)
+            key: _registered_name(part) if key == "type" else _plain_types(part)
             for key, part in value.items()
             if not (key == "_scope_" and _is_mmkd(str(part)))
         }
     if isinstance(value, (list, tuple)):
         return type(value)(_plain_types(part) for part in value)
-    if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
     return value
 
 
+def _registered_name(kind: Any) -> Any:
+    """The name by which mmdet finds a class. Its tools look for some, like ``LoadImageFromFile``."""
+    if callable(kind):
+        kind = f"{kind.__module__}.{kind.__qualname__}"
+    if not isinstance(kind, str):
+        return kind
+    package, name = kind.partition(".")[0], kind.rpartition(".")[2]
+    found = _registered(name)
+    return name if found is not None and found.__module__.partition(".")[0] == package else kind
+
+
 def _without_mmkd(value: Any) -> Any:
-    """A copy without the entries that are mmkd's own; what is left is of plain types."""
-    value = _plain_types(value)
+    """A copy without the entries that are mmkd's own."""
     if isinstance(value, dict):
         return {key: _without_mmkd(part) for key, part in value.items() if not _of_mmkd(part)}
     if isinstance(value, (list, tuple)):
@@ -284,25 +295,33 @@ def _types(value: Any) -> Iterator[Any]:
 
 
 def _package(kind: Any) -> str | None:
-    """The package of the class that a type means, without importing what it names; ``None`` if unknown."""
+    """The package of the class that a name means, without importing what it names; ``None`` if unknown."""
     if not isinstance(kind, str):
-        return None if kind is None else str(getattr(kind, "__module__", "")).partition(".")[0]
+        return None
     first, _, rest = kind.partition(".")
     if "." in rest:  # the full name of a class
         return first
-    for registry in _registries():
-        found = registry.module_dict.get(rest or first)
-        if found is not None:
-            return str(found.__module__).partition(".")[0]
-    if hasattr(mmcv.ops.nms, kind):  # found by its name there, in no registry
+    found = _registered(rest or first)
+    if found is not None:
+        return str(found.__module__).partition(".")[0]
+    if hasattr(mmcv.ops, kind):  # found by its name there, in no registry
         return "mmcv"
     return first if rest else None
 
 
+def _registered(name: str) -> Any:
+    """What mmdet finds under a name; ``None`` if nothing."""
+    for registry in _registries():
+        if name in registry.module_dict:
+            return registry.module_dict[name]
+    return None
+
+
+@functools.cache
 def _registries() -> list[Registry]:
-    roots = [node for node in vars(mmengine.registry).values() if isinstance(node, Registry)]
     for node in REGISTRIES:
         node.import_from_location()
+    roots = [node for node in vars(mmengine.registry).values() if isinstance(node, Registry)]
     return [*REGISTRIES, *roots]
 
 
