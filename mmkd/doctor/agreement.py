@@ -12,10 +12,15 @@ from mmdet.evaluation import CocoMetric
 from mmdet.structures.bbox import bbox_overlaps
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import binomtest
 from torch import Tensor
 
 # A class is judged by so many of its objects at least.
-_ENOUGH = 3
+_ENOUGH = 10
+# The chance that objects with right and wrong names would favour another order as clearly.
+_CHANCE = 0.01
+# Another order must raise the AP by so much, and so many times.
+_MORE, _TIMES = 0.05, 1.25
 # Of the objects of classes that change places so many more must get the right name.
 _GAIN = 0.3
 # Where fewer objects are met at all, their classes tell of chance.
@@ -83,6 +88,8 @@ def judge(detections: Sequence[Detections], classes: Sequence[str]) -> Agreement
             table_K[said] = is_
         moved = [replace(one, labels_N=table_K[one.labels_N]) for one in detections]
         ap_best = average_precision(moved, classes)
+        if not (ap_best >= ap + _MORE and ap_best >= ap * _TIMES):  # it explains names, and no detection
+            order, ap_best = {}, ap
     return Agreement(
         ap=ap,
         ap_best=ap_best,
@@ -148,7 +155,7 @@ def better_order(confusion_KK: NDArray[np.int64]) -> dict[int, int]:
 
     Returns:
         From the class that is said to the class that it is, a permutation without its fixed points; empty
-        if the classes are in order or too little was seen.
+        if the classes are in order, or too few objects of one that moves were seen to tell chance from fault.
     """
     seen_K = confusion_KK.sum(axis=0)
     share_KK = confusion_KK / np.maximum(seen_K, 1) * (seen_K >= _ENOUGH)
@@ -156,7 +163,11 @@ def better_order(confusion_KK: NDArray[np.int64]) -> dict[int, int]:
     said_K, is_K = linear_sum_assignment(share_KK + 1e-3 * np.eye(len(share_KK)), maximize=True)
     moved = {int(said): int(is_) for said, is_ in zip(said_K, is_K) if said != is_}
     known = [(said, is_) for said, is_ in moved.items() if seen_K[is_] >= _ENOUGH]
-    if not known:
+    if len(known) < len(moved) or not known:
+        return {}
+    there = sum(int(confusion_KK[said, is_]) for said, is_ in known)
+    here = sum(int(confusion_KK[is_, is_]) for _, is_ in known)
+    if binomtest(there, there + here, alternative="greater").pvalue > _CHANCE:
         return {}
     gain = sum(share_KK[said, is_] - share_KK[is_, is_] for said, is_ in known) / len(known)
     return moved if gain >= _GAIN else {}

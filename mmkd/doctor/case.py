@@ -110,16 +110,19 @@ class Case:
             cfg.data_preprocessor = copy.deepcopy(self.cfg.data_preprocessor)
         return MODELS.build(cfg)
 
+    def loader(self, which: str, batch_size: int | None) -> dict[str, Any]:
+        """The config of a data loader without its data set, in this process, with another batch size."""
+        cfg = {name: value for name, value in self.cfg[f"{which}_dataloader"].items() if name != "dataset"}
+        cfg = {**copy.deepcopy(cfg), "num_workers": 0, "persistent_workers": False, "timeout": 0}
+        cfg.pop("prefetch_factor", None)
+        return cfg if batch_size is None else {**cfg, "batch_size": batch_size}
+
     def _first_batch(self, dataset: Any) -> dict[str, Any]:
-        loader = copy.deepcopy(self.cfg.train_dataloader)
-        loader.dataset = None
-        loader.num_workers, loader.persistent_workers = 0, False
-        loader.pop("prefetch_factor", None)
-        loader.batch_size = min(loader.batch_size, MOST_IMAGES_OF_A_STEP)
-        settings = {**loader.to_dict(), "dataset": dataset}
-        for batch in Runner.build_dataloader(settings, seed=0):
+        size = min(self.cfg.train_dataloader.get("batch_size", 1), MOST_IMAGES_OF_A_STEP)
+        loader = {**self.loader("train", size), "dataset": dataset}
+        for batch in Runner.build_dataloader(loader, seed=0):
             return dict(batch)
-        raise ValueError(f"{len(dataset)} images give no batch of {loader.batch_size}")
+        raise ValueError(f"{len(dataset)} images give no batch of {size}")
 
     def _once(self, what: str, make: Callable[[], T]) -> T:
         if what not in self._made:

@@ -21,6 +21,16 @@ from mmkd.doctor.memory import examine_memory
 from mmkd.doctor.pipeline import examine_pipeline
 from mmkd.doctor.step import examine_step
 from mmkd.doctor.teacher import examine_teachers
+from mmkd.doctor.validation import examine_validation
+
+
+def examine_nothing_of(case: Case) -> Iterator[Finding]:
+    """What no examination looks at."""
+    rest = ["later epochs and what hooks change then", "schedules after the first step", "several processes"]
+    if case.cfg.get("test_dataloader") and case.cfg.test_dataloader != case.cfg.get("val_dataloader"):
+        rest.append("test_dataloader")
+    yield Finding("note", "never examined", "; ".join(rest))
+
 
 Examination = Callable[[Case], Iterator[Finding]]
 EXAMINATIONS: dict[str, Examination] = {
@@ -30,6 +40,8 @@ EXAMINATIONS: dict[str, Examination] = {
     "teacher": examine_teachers,
     "training step": examine_step,
     "memory": examine_memory,
+    "validation": examine_validation,
+    "not examined": examine_nothing_of,
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from mmkd.errors import UserError
 
-Level = Literal["ok", "warning", "error"]
+Level = Literal["ok", "note", "warning", "error"]
 NOT_EXAMINED = "not examined"
 
 
@@ -18,7 +18,8 @@ class Finding:
     """One line of the page.
 
     Attributes:
-        level: a warning does not stop a training and may spoil it; an error does either for certain.
+        level: a warning does not stop a training and may spoil it; an error does either for certain; a note
+            says what was not examined.
         what: what was looked at.
         found: what was seen there.
         remedy: what to do about it; empty where nothing is wrong.
@@ -39,8 +40,8 @@ class Section:
     seconds: float = 0.0
 
 
-class NotExamined(Exception):  # noqa: N818  (nothing is wrong here: it was elsewhere)
-    """What an examination needs is not there, for a reason that the page gives already."""
+class NotExamined(Exception):  # noqa: N818  (nothing is wrong here)
+    """What an examination needs is not there, mostly because of an error elsewhere; says why."""
 
 
 def collect(what: str, findings: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -53,7 +54,7 @@ def collect(what: str, findings: Callable[[], Iterator[Finding]]) -> Iterator[Fi
     try:
         yield from findings()
     except NotExamined as reason:
-        yield Finding("warning", what, f"{NOT_EXAMINED}: {reason}", "mend the errors above, and ask again")
+        yield Finding("note", what, f"{NOT_EXAMINED}: {reason}")
     except UserError as error:
         yield from_error(what, error)
     except Exception as error:

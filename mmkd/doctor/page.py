@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmkd.doctor.findings import Level, Section
+from mmkd.doctor.findings import NOT_EXAMINED, Level, Section
 
-_COLOURS: dict[Level, str] = {"ok": "32", "warning": "33", "error": "31"}
+_COLOURS: dict[Level, str] = {"ok": "32", "note": "36", "warning": "33", "error": "31"}
 _MARK = 9
 _WHAT = 22
 
@@ -41,10 +41,12 @@ def page(title: str, sections: Sequence[Section], *, colour: bool = False, width
 def summary(sections: Sequence[Section]) -> str:
     """How many errors and warnings there are, and what follows."""
     errors, warnings = count(sections, "error"), count(sections, "warning")
+    notes = any(one.found.startswith(NOT_EXAMINED) for section in sections for one in section.findings)
     if errors:
         verdict = "mend the errors before training"
     else:
-        verdict = "ready to train; read the warnings first" if warnings else "ready to train"
+        verdict = "ready to train" + (", as far as it was examined" if notes else "")
+        verdict += "; read the warnings first" if warnings else ""
     return f"{_of(errors, 'error')}, {_of(warnings, 'warning')}: {verdict}"
 
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from mmkd.datasets import innermost, is_remote
 from mmkd.doctor.annotations import classes_of, examine_classes, read_source
 from mmkd.doctor.case import Case, Source
-from mmkd.doctor.findings import NOT_EXAMINED, Finding, NotExamined, collect, shortened
+from mmkd.doctor.findings import Finding, NotExamined, collect, shortened
 from mmkd.doctor.images import examine_files
 from mmkd.errors import UserError
 from mmkd.registry import class_of, is_kind
@@ -90,7 +90,7 @@ def require(cfg: Config, which: Sequence[str]) -> Iterator[Finding]:
             for one in errors
         ]
         raise UserError("\n".join(dict.fromkeys(told)))
-    return (one for one in findings if one.level == "warning" and not one.found.startswith(NOT_EXAMINED))
+    return (one for one in findings if one.level == "warning")
 
 
 def _loader(which: str, loader: Mapping[str, Any]) -> Iterator[Finding]:

@@ -7,12 +7,12 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from mmengine.logging import MessageHub
 from mmengine.optim import build_optim_wrapper
 from torch import Tensor
 
 from mmkd.doctor.case import Case
 from mmkd.doctor.findings import Finding, NotExamined, collect, shortened
+from mmkd.doctor.first_iteration import first_iteration
 from mmkd.doctor.memory import StepMemory, count_saved, largest_layer, of_parameters
 from mmkd.hooks.balance import Balance, measure_balance, recorded_calls, suggested_weight
 from mmkd.hooks.ema_teacher import ema_teacher
@@ -42,16 +42,15 @@ def examine_step(case: Case) -> Iterator[Finding]:
     if average is not None:  # as `EMATeacherHook` does before training
         average.begin(model.state_dict())
     batch = case.batch()
-    # As the Runner tells it, before the first step.
-    MessageHub.get_current_instance().update_info("dataset_meta", case.dataset("train").metainfo)
     settings = case.cfg.get("optim_wrapper")
     if not settings:
         raise NotExamined("the config has no optim_wrapper")
     wrapper = build_optim_wrapper(model, settings.copy())
-    data = model.data_preprocessor(batch, True)
     terms = getattr(model, "terms", {})
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     with ExitStack() as watching:
+        yield from watching.enter_context(first_iteration(case, model, wrapper, batch))
+        data = model.data_preprocessor(batch, True)
         calls = watching.enter_context(recorded_calls(terms))
         tally = watching.enter_context(count_saved(model))
         teachers = [] if not hasattr(model, "teacher") else single_teachers(model.teacher)

@@ -26,6 +26,8 @@ def test_the_shipped_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "teacher",
         "training step",
         "memory",
+        "validation",
+        "not examined",
     ]
     assert not (tmp_path / "work").exists()
 

@@ -4,10 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from mmdet.models import BatchSyncRandomResize
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
 
 from mmkd.doctor import Case, Finding, examine
 from mmkd.losses import DistillationLoss
+from mmkd.registry import HOOKS, MODELS
 
 from . import bccd
 
@@ -106,3 +110,71 @@ def test_a_stock_detector() -> None:
     assert "the teacher" not in memory
     (teacher,) = examine(case, ["teacher"])[0].findings
     assert (teacher.level, teacher.found) == ("ok", "none in the config")
+
+
+def test_what_heads_and_augmentations_ask_of_the_training() -> None:
+    """Epoch, iteration and their ends stand in the message hub, which is gone afterwards."""
+    seen: dict[str, Any] = {}
+
+    @MODELS.register_module(force=True)
+    class AsksTheHub(BatchSyncRandomResize):  # type: ignore[misc]
+        def forward(self, inputs: Any, data_samples: Any) -> Any:
+            hub = MessageHub.get_current_instance()
+            seen.update({name: hub.get_info(name) for name in ("iter", "epoch", "max_iters", "max_epochs")})
+            seen["classes"] = hub.get_info("dataset_meta")["classes"]
+            return super().forward(inputs, data_samples)
+
+    def damage(cfg: Config) -> None:
+        two_images(cfg)
+        sizes = {"random_size_range": (192, 256), "size_divisor": 32, "interval": 1}
+        cfg.model.data_preprocessor.batch_augments = [{"type": "AsksTheHub", **sizes}]
+        cfg.train_cfg.max_epochs = 4
+
+    MessageHub.get_current_instance()
+    before = dict(MessageHub._instance_dict)
+    step, _ = examined(bccd.case(damage))
+    assert {one.level for one in step.values()} == {"ok"}
+    classes = ("Platelets", "RBC", "WBC")
+    assert seen == {"iter": 0, "epoch": 0, "max_iters": 4 * 146, "max_epochs": 4, "classes": classes}
+    assert before == dict(MessageHub._instance_dict)
+
+
+@HOOKS.register_module()
+class _FreezesTheNeck(Hook):
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        assert data_batch is not None
+        runner.model.neck.requires_grad_(False)
+
+
+@HOOKS.register_module()
+class _Fails(Hook):
+    def before_train(self, runner: Any) -> None:
+        raise RuntimeError("no license")
+
+
+def test_hooks_of_the_config_act() -> None:
+    def damage(cfg: Config) -> None:
+        two_images(cfg)
+        cfg.custom_hooks = [*cfg.custom_hooks, {"type": "_FreezesTheNeck"}]
+
+    step, _ = examined(bccd.case(damage))
+    assert "_FreezesTheNeck" in step["hooks"].found
+    assert "trainable parameters get one" in step["gradients"].found
+    assert "all 111" not in step["gradients"].found
+
+
+@pytest.mark.parametrize(
+    ("hook", "message"),
+    [
+        ({"type": "_Fails"}, "before_train: RuntimeError: no license"),
+        ({"type": "EarlyStoppingHook"}, "monitor"),
+    ],
+)
+def test_hooks_that_stop_a_training(hook: dict[str, Any], message: str) -> None:
+    def damage(cfg: Config) -> None:
+        two_images(cfg)
+        cfg.custom_hooks = [*cfg.custom_hooks, hook]
+
+    (step,) = examine(bccd.case(damage), ["training step"])
+    (error,) = bccd.seen([step], "error")
+    assert message in error.found

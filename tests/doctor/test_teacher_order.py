@@ -11,7 +11,7 @@ from . import bccd
 
 
 def examined(*damages: object) -> Finding:
-    case = bccd.case(*damages)  # type: ignore[arg-type]
+    case = bccd.case(*damages, images=20)  # type: ignore[arg-type]
     (finding,) = examine_order(Trial(case, load_patient(case.teachers[0], "cpu")))
     return finding
 

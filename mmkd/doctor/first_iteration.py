@@ -1,0 +1,132 @@
+"""The state in which the first iteration of a training finds its model: message hub, loop and hooks."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mmdet.engine.hooks import DetVisualizationHook
+from mmengine.config import ConfigDict
+from mmengine.hooks import CheckpointHook, EMAHook, LoggerHook, ProfilerHook, SyncBuffersHook
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
+
+from mmkd import hooks as ours
+from mmkd.doctor.case import Case
+from mmkd.doctor.findings import Finding, shortened
+from mmkd.registry import HOOKS, class_of
+
+_NAME = "mmkd-doctor"
+# They write, watch over a long run, or are made by the examination itself.
+_LEFT_OUT = (
+    CheckpointHook,
+    DetVisualizationHook,
+    EMAHook,
+    LoggerHook,
+    ProfilerHook,
+    SyncBuffersHook,
+    ours.DistillMonitorHook,
+    ours.DistillScheduleHook,
+    ours.DistillStateHook,
+    ours.EMATeacherHook,
+    ours.MetricsFileHook,
+    ours.ProgressHook,
+    ours.ReproducibleHook,
+    ours.ResumeHook,
+    ours.StopHook,
+    ours.TeacherCacheHook,
+    ours.WandbSweepHook,
+)
+_DEFAULTS = ("timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
+_STAGES = ("before_run", "before_train", "before_train_epoch")
+
+
+@contextmanager
+def first_iteration(case: Case, model: Any, wrapper: Any, batch: Any) -> Iterator[list[Finding]]:
+    """Be where mmengine's Runner is when it runs the first iteration; gives what went wrong on the way.
+
+    The Runner is real: its loop, its message hub and those hooks of the config that may change the model or
+    its input. It writes to a folder that is gone afterwards, and so is its message hub.
+
+    Args:
+        case: the config.
+        model: built, on its device.
+        wrapper: its optimizer's.
+        batch: of the data loader.
+    """
+    hooks, later = _hooks(case)
+    findings: list[Finding] = []
+    before = {kind: set(kind._instance_dict) for kind in (MessageHub, MMLogger, Visualizer)}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            runner = _runner(case, model, wrapper, hooks, folder)
+            for stage in _STAGES:
+                findings += _call(runner, stage)
+            model.train()
+            findings += _call(runner, "before_train_iter", batch_idx=0, data_batch=batch)
+            if not findings:
+                names = [type(hook).__name__ for hook in runner.hooks[1:]]  # the first tells the message hub
+                found = f"run before the first iteration: {shortened(names)}"
+                findings = [Finding("ok", "hooks", found + (f"; later: {shortened(later)}" if later else ""))]
+            yield findings
+        finally:
+            for kind, there in before.items():
+                for name in set(kind._instance_dict) - there:
+                    del kind._instance_dict[name]
+
+
+def _hooks(case: Case) -> tuple[list[Any], list[str]]:
+    """The configs of the hooks that are asked, and the names of those that act later."""
+    given = list(case.cfg.get("custom_hooks") or [])
+    defaults = case.cfg.get("default_hooks") or {}
+    given += [hook for name, hook in defaults.items() if name not in ("runtime_info", *_DEFAULTS)]
+    asked, later = [ConfigDict(type="mmkd.SomeDataHook")], []
+    for hook in given:
+        kind = class_of(hook, HOOKS) if isinstance(hook, dict) else type(hook)
+        if isinstance(kind, type) and issubclass(kind, _LEFT_OUT):
+            later.append(kind.__name__)
+        elif kind is not ours.SomeDataHook and hook is not None:
+            asked.append(copy.deepcopy(hook))
+    return asked, later
+
+
+def _runner(case: Case, model: Any, wrapper: Any, hooks: list[Any], folder: str) -> Runner:
+    cfg = case.cfg
+    runner = Runner(
+        model=model,
+        work_dir=folder,
+        train_dataloader={**case.loader("train", None), "dataset": case.dataset("train")},
+        train_cfg=copy.deepcopy(cfg.get("train_cfg") or {"by_epoch": True, "max_epochs": 1}),
+        optim_wrapper=wrapper,
+        default_hooks=dict.fromkeys(_DEFAULTS),
+        custom_hooks=hooks,
+        load_from=cfg.get("load_from"),
+        visualizer={"type": "Visualizer", "name": _NAME},
+        log_level="ERROR",
+        default_scope=cfg.get("default_scope") or "mmdet",
+        randomness={"seed": (cfg.get("randomness") or {}).get("seed") or 0},
+        experiment_name=_NAME,
+    )
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    schedulers = copy.deepcopy(cfg.get("param_scheduler"))
+    if schedulers:
+        runner.param_schedulers = runner.build_param_scheduler(schedulers)
+    runner.load_or_resume()
+    return runner
+
+
+def _call(runner: Runner, stage: str, **arguments: Any) -> Iterator[Finding]:
+    for hook in runner.hooks:
+        try:
+            getattr(hook, stage)(runner, **arguments)
+        except Exception as error:
+            yield Finding(
+                "error",
+                f"hook: {type(hook).__name__}",
+                f"{stage}: {type(error).__name__}: {' '.join(str(error).split())[:400]}",
+                "correct its entry in custom_hooks; training would stop there",
+            )

@@ -1,0 +1,33 @@
+"""One batch of validation: loaded, predicted, and taken by each evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from mmengine.evaluator import Evaluator
+from mmengine.runner import Runner
+
+from mmkd.doctor.case import Case
+from mmkd.doctor.findings import Finding, shortened
+
+
+@torch.no_grad()
+def examine_validation(case: Case) -> Iterator[Finding]:
+    """Build the evaluators, and give them what the model says of a first batch."""
+    if not case.cfg.get("val_dataloader"):
+        yield Finding("ok", "validation", "none in the config")
+        return
+    dataset = case.dataset("val")
+    evaluators = case.cfg.val_evaluator
+    evaluator = Evaluator([*evaluators] if isinstance(evaluators, (list, tuple)) else [evaluators])
+    evaluator.dataset_meta = dataset.metainfo
+    model = case.model().to(case.device)
+    model.eval()
+    loader = Runner.build_dataloader({**case.loader("val", 1), "dataset": dataset}, seed=0)
+    for batch in loader:
+        outputs = model.val_step(batch)
+        evaluator.process(data_samples=outputs, data_batch=batch)
+        break
+    names = [type(metric).__name__ for metric in evaluator.metrics]
+    yield Finding("ok", "evaluators", f"{shortened(names)}: built; a prediction is accepted")

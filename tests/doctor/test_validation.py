@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+
+from mmkd.doctor import Finding, examine
+
+from . import bccd
+
+
+def examined(*damages: Any) -> Finding:
+    (finding,) = examine(bccd.case(*damages), ["validation"])[0].findings
+    return finding
+
+
+def test_an_evaluator_takes_a_prediction() -> None:
+    finding = examined()
+    assert (finding.level, finding.found) == ("ok", "CocoMetric: built; a prediction is accepted")
+
+
+def test_without_validation() -> None:
+    def damage(cfg: Config) -> None:
+        cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+
+    assert examined(damage).found == "none in the config"
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "message"),
+    [({"metric": "bboxes"}, "metric should be one of"), ({"thresholds": 3}, "unexpected keyword")],
+)
+def test_an_evaluator_that_cannot_be_built(evaluator: dict[str, Any], message: str) -> None:
+    finding = examined(lambda cfg: cfg.val_evaluator.update(evaluator))
+    assert finding.level == "error"
+    assert message in finding.found
+
+
+def test_a_sample_that_the_evaluator_cannot_take() -> None:
+    def damage(cfg: Config) -> None:
+        keys = ("ori_shape", "img_shape", "scale_factor")
+        cfg.val_dataloader.dataset.pipeline[-1] = {"type": "PackDetInputs", "meta_keys": keys}
+
+    finding = examined(damage)
+    assert finding.level == "error"
+    assert "img_id" in finding.found
