@@ -94,11 +94,14 @@ def load_config(name: str | Path) -> Any:
 
 
 def adapt_mmengine() -> None:
-    """Make mmengine read checkpoints as data and find ``mmkd::`` configs."""
+    """Make mmengine read checkpoints as data, find ``mmkd::`` configs, and survive an unfit torchvision."""
     from mmengine.config.utils import MODULE2PACKAGE
 
     from mmkd.checkpoints.loaders import register_loaders
+    from mmkd.torchvision import may_be_unfit, survive
 
     allow_mmengine_checkpoints()
     register_loaders()
+    if may_be_unfit():
+        survive()
     MODULE2PACKAGE.setdefault("mmkd", "mmkd.recipes")

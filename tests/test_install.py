@@ -53,3 +53,33 @@ def test_unfit_python_is_named(clone: Path) -> None:
     assert done.returncode == 1
     assert "expected Python 3.10, 3.11 or 3.12; found Python 3.8.1" in done.stderr
     assert not (clone / ".venv").exists()
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_torchvision_is_that_of_the_installed_torch(clone: Path, runs: bool) -> None:
+    """By a Python that installs nothing, and says what it was asked to."""
+    (clone / "fake/torch").mkdir(parents=True)
+    (clone / "fake/torch/__init__.py").write_text('__version__ = "2.5.1+cpu"')
+    (clone / "setup.py").touch()
+    python, asked, there = clone / "env/bin/python", clone / "asked.txt", clone / "there"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f"""#!/usr/bin/env bash
+        case "$*" in
+            *"-m pip"*torchvision==*) echo "$*" >> {asked}; [ {int(runs)} = 1 ] && touch {there} ;;
+            *"-m pip"*) echo "$*" >> {asked} ;;
+            *"import torchvision"*) [ -e {there} ] ;;
+            *mmcv.ops* | *"import mmkd"*) ;;
+            *) PYTHONPATH={clone}/fake exec {sys.executable} "$@" ;;
+        esac
+        """
+    )
+    python.chmod(0o755)
+    done = install(clone, VENV=str(clone / "env"), TORCH_INDEX_URL="https://index")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(python)
+    lines = asked.read_text().splitlines()
+    (wanted,) = [line for line in lines if "torchvision==" in line]
+    assert wanted.endswith("install -q --no-deps --index-url https://index torchvision==0.20.1")
+    assert ("torchvision:// weights cannot be named" in done.stderr) != runs
+    assert any("uninstall -q -y torchvision" in line for line in lines) != runs

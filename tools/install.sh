@@ -6,10 +6,11 @@
 # Inside an environment that has mmdet already, nothing of it is reinstalled.
 # Otherwise .venv is made here. Settings, by environment variable:
 #   PYTHON        the interpreter (default: python3 if it fits, else 3.12, 3.11, 3.10)
-#   TORCH         what pip installs (default: torch==2.13.0); an installed torch is kept
+#   TORCH         what pip installs (default: torch==2.13.0), with the torchvision that belongs to it;
+#                 an installed torch is kept
 #   MMENGINE, MMCV, MMDET   likewise, for example the forks: MMCV=onedl-mmcv==2.3.6
 #   VENV          the environment to make, whatever else is there (default: .venv)
-#   TORCH_INDEX_URL   package index for torch alone, for example one with CPU builds
+#   TORCH_INDEX_URL   package index for torch and torchvision alone, for example one with CPU builds
 #   PIP_FIND_LINKS    folders or pages with prebuilt wheels; honoured by pip
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -44,6 +45,17 @@ find_python() {
         fi
     done
     die "expected Python 3.10, 3.11 or 3.12; found $(python3 --version 2>&1). Set PYTHON to one of them."
+}
+
+# It is compiled for one torch. pip, left to itself, takes the newest and another torch with it.
+install_torchvision() {
+    has torchvision && return 0
+    local version
+    version=$("$python" -c 'import re, torch; minor, patch = map(int, re.match(r"2\.(\d+)\.(\d+)", torch.__version__).groups()); print(f"0.{minor + 15}.{patch}")')
+    say "installing torchvision==$version"
+    pip install -q --no-deps ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "torchvision==$version" && has torchvision && return 0
+    pip uninstall -q -y torchvision 2>/dev/null || true
+    say "  none runs with this torch: torchvision:// weights cannot be named, all else works"
 }
 
 install_test_tools() {
@@ -122,6 +134,7 @@ if [ ! -f "$stamp" ] || [ setup.py -nt "$stamp" ] || [ tools/install.sh -nt "$st
     # mmengine and mmcv's build import pkg_resources, which setuptools 81 removed.
     pip install -q "setuptools<81" wheel ninja psutil
     pip install -q "$MMENGINE" addict numpy packaging Pillow pyyaml yapf opencv-python
+    install_torchvision
     install_mmcv
     pip install -q "$MMDET"
     pip install -q --no-build-isolation --editable .

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.fileio import get_file_backend
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
@@ -15,6 +16,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmkd.checkpoints.download import fetch
 from mmkd.checkpoints.local import read_bytes, read_file
 from mmkd.errors import user_error
+from mmkd.torchvision import requirement
 
 ACCEPTED = "a path, or http://, https://, torchvision://, open-mmlab://, mmcls://, s3://, petrel://"
 
@@ -53,12 +55,12 @@ def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
     scheme, _, name = filename.partition("://")
     try:
         addresses = _ZOOS[scheme]()
-    except ImportError as error:
+    except Exception as error:  # an unfit torchvision fails by many
         raise user_error(
-            f"{filename} needs another package.",
-            expected="torchvision",
-            found=str(error),
-            remedy="install it, or name the file's URL",
+            f"{filename} needs the torchvision that belongs to torch {torch.__version__}.",
+            expected=requirement(),
+            found=f"{type(error).__name__}: {error}",
+            remedy=f"pip install {requirement()}, or name the file's URL",
         ) from error
     if "mmlab" in scheme:
         name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)

@@ -26,6 +26,7 @@ from mmkd.hooks import TrainingStopped
 from mmkd.sharding import check_strategy
 from mmkd.sweeps.agent import in_sweep, parameters, run_id
 from mmkd.sweeps.overrides import KeepingDictAction, check_overrides, resolve_aliases
+from mmkd.torchvision import survive
 from mmkd.visualization import finish_failed
 
 
@@ -170,6 +171,7 @@ def build_runner(cfg: Config) -> Any:
     the processes are joined here by gloo first.
     """
     check_strategy(cfg)
+    survive()  # the Runner imports torchvision to log its version
     if cfg.launcher == "pytorch" and get_device() == "cpu":
         torch.distributed.init_process_group("gloo")
         wrapper = {

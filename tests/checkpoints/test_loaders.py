@@ -128,13 +128,23 @@ def test_a_zoo_of_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert CheckpointLoader.load_checkpoint("open-mmlab://own").keys() == {"w"}
 
 
-def test_a_zoo_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> dict[str, str]:
-        raise ImportError("No module named 'torchvision'")
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("No module named 'torchvision'"),
+        RuntimeError("operator torchvision::nms does not exist"),
+        OSError("libcudart.so.12: cannot open shared object file"),
+    ],
+)
+def test_a_zoo_without_its_package(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def unfit() -> dict[str, str]:
+        raise error
 
-    monkeypatch.setitem(loaders._ZOOS, "torchvision", missing)
-    with pytest.raises(UserError, match="torchvision"):
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
+    monkeypatch.setitem(loaders._ZOOS, "torchvision", unfit)
+    with pytest.raises(UserError, match=r"pip install torchvision==0\.28\.0, or") as told:
         CheckpointLoader.load_checkpoint("torchvision://resnet50")
+    assert str(error) in str(told.value)
 
 
 @pytest.mark.parametrize(

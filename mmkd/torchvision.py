@@ -1,0 +1,54 @@
+"""The torchvision that belongs to the installed torch, and one that does not.
+
+mmengine asks torchvision for the addresses of ``torchvision://`` weights, and imports it to log its version.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import logging
+import re
+import sys
+
+import torch
+from mmengine.logging import print_log
+
+
+def requirement() -> str:
+    """What pip is to install, like ``torchvision==0.28.0``: each is compiled for one torch."""
+    minor, patch = re.match(r"\d+\.(\d+)\.(\d+)", torch.__version__).groups()  # type: ignore[union-attr]
+    return f"torchvision==0.{int(minor) + 15}.{patch}"
+
+
+def may_be_unfit() -> bool:
+    """Whether a torchvision is installed that was compiled for another torch, as far as versions tell."""
+    if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is None:
+        return False
+    try:
+        number, _, build = importlib.metadata.version("torchvision").partition("+")
+    except importlib.metadata.PackageNotFoundError:
+        return True
+    own_build = torch.__version__.partition("+")[2]
+    return f"torchvision=={number}" != requirement() or bool(build and build != own_build)
+
+
+def survive() -> None:
+    """Treat a torchvision that does not import as one that is not there, with a warning.
+
+    Compiled for another torch, it fails in ways that nobody expects (``operator torchvision::nms does not
+    exist``), and mmengine imports it to log its version.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except ModuleNotFoundError:
+        pass
+    except Exception as error:
+        sys.modules["torchvision"] = None  # type: ignore[assignment]
+        print_log(
+            f"torchvision does not import and is left out ({type(error).__name__}: {error}). "
+            f"Remedy: pip install {requirement()}, which belongs to torch {torch.__version__}",
+            "current",
+            logging.WARNING,
+        )

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmkd import torchvision
+
+from .conftest import ROOT
+
+UNFIT = 'raise RuntimeError("operator torchvision::nms does not exist")'
+
+
+@pytest.mark.parametrize(
+    ("of_torch", "wanted"),
+    [("2.1.2", "0.16.2"), ("2.5.1+cu121", "0.20.1"), ("2.13.0+cpu", "0.28.0"), ("2.10.0a0+git1", "0.25.0")],
+)
+def test_each_torch_has_its_own(monkeypatch: pytest.MonkeyPatch, of_torch: str, wanted: str) -> None:
+    monkeypatch.setattr(torch, "__version__", of_torch)
+    assert torchvision.requirement() == f"torchvision=={wanted}"
+
+
+@pytest.mark.parametrize(
+    ("installed", "unfit"),
+    [
+        ("0.28.0", False),
+        ("0.28.0+cpu", False),
+        ("0.28.0+cu126", True),
+        ("0.29.0", True),
+        ("0.28.1", True),
+        (None, True),
+    ],
+)
+def test_unfit_by_its_version(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, installed: str | None, unfit: bool
+) -> None:
+    def version(_: str) -> str:
+        if installed is None:
+            raise importlib.metadata.PackageNotFoundError
+        return installed
+
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.setattr(torchvision.importlib.util, "find_spec", lambda _: None)
+    assert not torchvision.may_be_unfit(), "there is none"
+    monkeypatch.setattr(torchvision.importlib.util, "find_spec", lambda _: object())
+    assert torchvision.may_be_unfit() == unfit
+
+
+def test_an_unfit_one_stops_neither_mmkd_nor_a_run(tmp_path: Path) -> None:
+    """In a process of its own, which imports mmkd and logs the environment as mmengine's Runner does."""
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision/__init__.py").write_text(UNFIT)
+    script = """
+        import mmkd
+        from mmengine.runner import CheckpointLoader
+        from mmengine.utils.dl_utils import collect_env
+
+        assert "PyTorch" in collect_env()
+        CheckpointLoader.load_checkpoint("torchvision://resnet18")
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", "if True:" + script],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    wanted = torchvision.requirement()
+    assert "torchvision does not import and is left out (RuntimeError: operator" in done.stdout + done.stderr
+    assert f"Remedy: pip install {wanted}" in done.stdout + done.stderr
+    assert (
+        f"UserError: torchvision://resnet18 needs the torchvision that belongs to torch {torch.__version__}"
+        in (done.stderr)
+    )
+    assert f"pip install {wanted}, or name the file's URL" in done.stderr
