@@ -22,6 +22,15 @@ def requirement() -> str:
     return f"torchvision==0.{int(minor) + 15}.{patch}"
 
 
+def remedy() -> str:
+    """How to install it, like ``pip install torchvision==0.28.0``; builds for CPUs are on PyTorch's index."""
+    build = torch.__version__.partition("+")[2]
+    index = (
+        f" --index-url https://download.pytorch.org/whl/{build}" if re.match("cpu|cu|rocm|xpu", build) else ""
+    )
+    return f"pip install {requirement()}{index}"
+
+
 def may_be_unfit() -> bool:
     """Whether a torchvision is installed that was compiled for another torch, as far as versions tell."""
     if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is None:
@@ -48,7 +57,7 @@ def survive() -> None:
         sys.modules["torchvision"] = None  # type: ignore[assignment]
         print_log(
             f"torchvision does not import and is left out ({type(error).__name__}: {error}). "
-            f"Remedy: pip install {requirement()}, which belongs to torch {torch.__version__}",
+            f"Remedy: {remedy()} (it belongs to torch {torch.__version__})",
             "current",
             logging.WARNING,
         )

@@ -26,6 +26,15 @@ def test_each_torch_has_its_own(monkeypatch: pytest.MonkeyPatch, of_torch: str, 
 
 
 @pytest.mark.parametrize(
+    ("of_torch", "index"), [("2.13.0", ""), ("2.13.0+cpu", "cpu"), ("2.13.0+cu126", "cu126")]
+)
+def test_its_build_is_that_of_torch(monkeypatch: pytest.MonkeyPatch, of_torch: str, index: str) -> None:
+    monkeypatch.setattr(torch, "__version__", of_torch)
+    index = index and f" --index-url https://download.pytorch.org/whl/{index}"
+    assert torchvision.remedy() == f"pip install torchvision==0.28.0{index}"
+
+
+@pytest.mark.parametrize(
     ("installed", "unfit"),
     [
         ("0.28.0", False),
@@ -63,7 +72,7 @@ def test_an_unfit_one_stops_neither_mmkd_nor_a_run(tmp_path: Path) -> None:
         from mmengine.utils.dl_utils import collect_env
 
         assert "PyTorch" in collect_env()
-        CheckpointLoader.load_checkpoint("torchvision://resnet18")
+        CheckpointLoader.load_checkpoint("torchvision://resnet18.default")
     """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", "if True:" + script],
@@ -72,11 +81,8 @@ def test_an_unfit_one_stops_neither_mmkd_nor_a_run(tmp_path: Path) -> None:
         text=True,
         timeout=120,
     )
-    wanted = torchvision.requirement()
-    assert "torchvision does not import and is left out (RuntimeError: operator" in done.stdout + done.stderr
-    assert f"Remedy: pip install {wanted}" in done.stdout + done.stderr
-    assert (
-        f"UserError: torchvision://resnet18 needs the torchvision that belongs to torch {torch.__version__}"
-        in (done.stderr)
-    )
-    assert f"pip install {wanted}, or name the file's URL" in done.stderr
+    told = done.stdout + done.stderr
+    assert "torchvision does not import and is left out (RuntimeError: operator" in told
+    assert f"Remedy: {torchvision.remedy()}" in told
+    assert f"needs the torchvision that belongs to torch {torch.__version__}" in done.stderr
+    assert f"{torchvision.remedy()}, or name the file's URL" in done.stderr

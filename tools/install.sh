@@ -50,12 +50,13 @@ find_python() {
 # It is compiled for one torch. pip, left to itself, takes the newest and another torch with it.
 install_torchvision() {
     has torchvision && return 0
-    local version
-    version=$("$python" -c 'import re, torch; minor, patch = map(int, re.match(r"2\.(\d+)\.(\d+)", torch.__version__).groups()); print(f"0.{minor + 15}.{patch}")')
+    local version build index=${TORCH_INDEX_URL:-}
+    read -r version build < <("$python" -c 'import re, torch; minor, patch = map(int, re.match(r"2\.(\d+)\.(\d+)", torch.__version__).groups()); print(f"0.{minor + 15}.{patch}", torch.__version__.partition("+")[2])')
+    case $build in cpu | cu* | rocm* | xpu) index=${index:-https://download.pytorch.org/whl/$build} ;; esac
     say "installing torchvision==$version"
-    pip install -q --no-deps ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "torchvision==$version" && has torchvision && return 0
+    pip install -q --no-deps --retries 1 ${index:+--index-url "$index"} "torchvision==$version" && has torchvision && return 0
     pip uninstall -q -y torchvision 2>/dev/null || true
-    say "  none runs with this torch: torchvision:// weights cannot be named, all else works"
+    say "  none runs with this torch: of torchvision:// weights the older names work, like resnet18"
 }
 
 install_test_tools() {

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import mmengine
 import torch
 from mmengine.fileio import get_file_backend
+from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from mmkd.checkpoints.download import fetch
 from mmkd.checkpoints.local import read_bytes, read_file
-from mmkd.errors import user_error
-from mmkd.torchvision import requirement
+from mmkd.errors import UserError, user_error
+from mmkd.torchvision import remedy, requirement
 
 ACCEPTED = "a path, or http://, https://, torchvision://, open-mmlab://, mmcls://, s3://, petrel://"
 
@@ -49,21 +52,22 @@ def load_from_http(filename: str, map_location: Any = None) -> dict[str, Any]:
 def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Read a checkpoint by its name in a model zoo that mmengine knows.
 
+    Without a torchvision that runs, the names of torchvision 0.12, like ``resnet18``, are those in mmengine.
+
     Raises:
         UserError: the zoo has no such name, or its file cannot be had.
     """
     scheme, _, name = filename.partition("://")
-    try:
-        addresses = _ZOOS[scheme]()
-    except Exception as error:  # an unfit torchvision fails by many
+    addresses, lacking = _addresses(scheme)
+    if "mmlab" in scheme:
+        name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
+    if name not in addresses and lacking:
         raise user_error(
             f"{filename} needs the torchvision that belongs to torch {torch.__version__}.",
             expected=requirement(),
-            found=f"{type(error).__name__}: {error}",
-            remedy=f"pip install {requirement()}, or name the file's URL",
-        ) from error
-    if "mmlab" in scheme:
-        name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
+            found=lacking,
+            remedy=f"{remedy()}, or name the file's URL",
+        )
     if name not in addresses:
         near = difflib.get_close_matches(name, addresses, n=5)
         raise user_error(
@@ -76,8 +80,35 @@ def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
     if not address.startswith(("http://", "https://")):  # the user's own, below mmengine's folder
         address = str(Path(mmengine_checkpoint._get_mmengine_home()) / address)
         return load_from_local(address, map_location)
-    content = load_from_http(address, map_location)
+    if lacking:
+        print_log(
+            f"torchvision does not import ({lacking}): mmengine says that {filename} is {address}",
+            "current",
+            logging.WARNING,
+        )
+    try:
+        content = load_from_http(address, map_location)
+    except UserError as error:
+        if not lacking:
+            raise
+        raise user_error(
+            f"{filename} cannot be had.",
+            expected=f"{address} to be reached from here",
+            found=str(error).splitlines()[0],
+            remedy=f"download it by hand and name the file; other names need {requirement()}",
+        ) from error
     return mmengine_checkpoint._process_mmcls_checkpoint(content) if scheme == "mmcls" else content
+
+
+def _addresses(scheme: str) -> tuple[Mapping[str, str], str]:
+    """The addresses of a zoo by name, and why torchvision could not be asked for them; empty if it could."""
+    try:
+        return _ZOOS[scheme](), ""
+    except Exception as error:  # an unfit torchvision fails by many
+        if scheme not in ("torchvision", "modelzoo"):
+            raise
+        kept = mmengine.load(Path(mmengine.__path__[0]) / "hub/torchvision_0.12.json")
+        return kept, f"{type(error).__name__}: {error}"
 
 
 def load_from_storage(filename: str, map_location: Any = None) -> dict[str, Any]:

@@ -140,11 +140,22 @@ def test_a_zoo_without_its_package(monkeypatch: pytest.MonkeyPatch, error: Excep
     def unfit() -> dict[str, str]:
         raise error
 
+    def unreachable(url: str, map_location: Any) -> dict[str, Any]:
+        raise UserError(f"{url} cannot be had.")
+
     monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
     monkeypatch.setitem(loaders._ZOOS, "torchvision", unfit)
-    with pytest.raises(UserError, match=r"pip install torchvision==0\.28\.0, or") as told:
-        CheckpointLoader.load_checkpoint("torchvision://resnet50")
+    with pytest.raises(UserError, match=r"pip install torchvision==0\.28\.0 --index-url \S+/cpu, or") as told:
+        CheckpointLoader.load_checkpoint("torchvision://resnet50.imagenet1k_v2")
     assert str(error) in str(told.value)
+
+    asked: list[str] = []
+    monkeypatch.setattr(loaders, "load_from_http", lambda url, map_location: asked.append(url) or {"a": 1})
+    assert CheckpointLoader.load_checkpoint("torchvision://resnet50") == {"a": 1}
+    assert asked == ["https://download.pytorch.org/models/resnet50-0676ba61.pth"], "as torchvision has it"
+    monkeypatch.setattr(loaders, "load_from_http", unreachable)
+    with pytest.raises(UserError, match=r"resnet50 cannot be had(.|\n)*torchvision==0\.28\.0"):
+        CheckpointLoader.load_checkpoint("torchvision://resnet50")
 
 
 @pytest.mark.parametrize(
