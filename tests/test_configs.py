@@ -11,6 +11,7 @@ from mmengine.logging import MessageHub
 from mmengine.optim import build_optim_wrapper
 
 from mmkd.compat import load_config
+from mmkd.deployment import student_config
 from mmkd.heads import is_deformable
 from mmkd.registry import MODELS
 
@@ -58,6 +59,9 @@ def test_config_can_be_inherited_by_package_name(path: Path, tmp_path: Path) -> 
     child.write_text(f"_base_ = ['mmkd::{name}']\nwork_dir = 'elsewhere'\n")
     cfg = Config.fromfile(child)
     assert cfg.work_dir == "elsewhere"
+    alone = student_config(cfg.to_dict(), {}).to_dict()
+    assert "mmkd" not in str(alone), "also where mmengine marks what is inherited"
+    assert "custom_imports" not in alone
     assert cfg.model.bbox_head.type == Config.fromfile(path).model.bbox_head.type
 
 
