@@ -10,7 +10,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from mmengine.runner.amp import autocast
 
-from mmkd.registry import OPTIM_WRAPPERS
+from mmkd.registry import OPTIM_WRAPPERS, name_in
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -30,13 +30,14 @@ class BFloat16OptimWrapper(OptimWrapper):
             yield
 
 
-def use_amp(optim_wrapper: Any, device: str) -> None:
-    """Turn a config's ``optim_wrapper`` into one of mixed precision, in place.
+def use_amp(cfg: Any, device: str) -> None:
+    """Turn the ``optim_wrapper`` of a config into one of mixed precision, in place.
 
     bfloat16 on a processor, else mmengine's float16 with a dynamic loss scale.
     """
+    optim_wrapper = cfg.optim_wrapper
     if device == "cpu":
-        optim_wrapper.type = "BFloat16OptimWrapper"
+        optim_wrapper.type = name_in(cfg, "BFloat16OptimWrapper")
     else:
         optim_wrapper.type = "AmpOptimWrapper"
         optim_wrapper.setdefault("loss_scale", "dynamic")

@@ -71,7 +71,7 @@ def place_of(error: BaseException) -> str:
             continue
         found = frame.f_locals
         if frame.f_code.co_name == "build_from_cfg":
-            building.append(_type_of(found.get("cfg")))
+            building.append(type_of(found.get("cfg")))
         else:
             owner = type(found["self"]).__name__ if "self" in found else frame.f_globals["__name__"]
             function = f"{owner}.{frame.f_code.co_name}"
@@ -83,7 +83,8 @@ def place_of(error: BaseException) -> str:
     return ", ".join(places)
 
 
-def _type_of(cfg: Any) -> str:
+def type_of(cfg: Any) -> str:
+    """How a message names what a config's ``type`` means."""
     if not isinstance(cfg, Mapping):
         return repr(cfg)[:60]
     if "type" not in cfg:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import mmdet.registry
-from mmdet.registry import DATASETS, HOOKS, MODELS, OPTIM_WRAPPERS
+from mmdet.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIM_WRAPPERS, TRANSFORMS, VISBACKENDS
 from mmengine.registry import Registry
 
 REGISTRIES = [
@@ -20,7 +20,20 @@ REGISTRIES = [
 ]
 SCOPE = [Registry(node.name, parent=node, scope="mmkd") for node in REGISTRIES]
 
-__all__ = ["DATASETS", "HOOKS", "MODELS", "OPTIM_WRAPPERS", "REGISTRIES", "SCOPE", "class_of", "is_kind"]
+__all__ = [
+    "DATASETS",
+    "HOOKS",
+    "METRICS",
+    "MODELS",
+    "OPTIM_WRAPPERS",
+    "REGISTRIES",
+    "SCOPE",
+    "TRANSFORMS",
+    "VISBACKENDS",
+    "class_of",
+    "is_kind",
+    "name_in",
+]
 
 
 def class_of(cfg: Any, registry: Registry = MODELS) -> Any:
@@ -40,6 +53,16 @@ def class_of(cfg: Any, registry: Registry = MODELS) -> Any:
     """
     kind = cfg.get("type") if isinstance(cfg, Mapping) else cfg
     return registry.get(kind) if isinstance(kind, str) else kind
+
+
+def name_in(cfg: Mapping[str, Any], name: str) -> str:
+    """The name of one of mmkd's classes by which mmengine finds it, whatever the scope of a config.
+
+    Args:
+        cfg: a config; ``default_scope`` is ``None`` in most pure-Python ones.
+        name: of the class, in mmdet's registries.
+    """
+    return name if cfg.get("default_scope", "mmdet") in ("mmdet", "mmkd") else f"mmdet.{name}"
 
 
 def is_kind(cfg: Any, *kinds: type, registry: Registry = MODELS) -> bool:

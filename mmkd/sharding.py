@@ -10,7 +10,8 @@ from mmengine.registry import MODEL_WRAPPERS, STRATEGIES
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from mmkd.errors import user_error
+from mmkd.errors import type_of, user_error
+from mmkd.registry import class_of
 
 WHOLE = ("SingleDeviceStrategy", "DDPStrategy")
 
@@ -26,14 +27,13 @@ def check_strategy(cfg: Mapping[str, Any]) -> None:
     """
     if "distill" not in (cfg.get("model") or {}):
         return
-    strategy, wrapper = cfg.get("strategy"), (cfg.get("model_wrapper_cfg") or {}).get("type")
-    kind = strategy.get("type") if isinstance(strategy, Mapping) else strategy
-    whole = [STRATEGIES.get(name) for name in WHOLE]
-    if kind is not None and kind not in WHOLE and not isinstance(kind, tuple(whole)) and kind not in whole:
-        _refuse(f"strategy={kind!r}")
-    found = MODEL_WRAPPERS.get(wrapper) if isinstance(wrapper, str) else wrapper
+    strategy, wrapper = cfg.get("strategy"), cfg.get("model_wrapper_cfg") or {}
+    kind, whole = class_of(strategy, STRATEGIES), tuple(STRATEGIES.get(name) for name in WHOLE)
+    if strategy is not None and kind not in whole and not isinstance(kind, whole):
+        _refuse(f"strategy={type_of(strategy) if isinstance(strategy, Mapping) else strategy!r}")
+    found = class_of(wrapper, MODEL_WRAPPERS)
     if isinstance(found, type) and not issubclass(found, (DistributedDataParallel, DataParallel)):
-        _refuse(f"model_wrapper_cfg.type={wrapper!r}")
+        _refuse(f"model_wrapper_cfg.type={type_of(wrapper)}")
 
 
 def unwrapped(model: Any) -> Any:

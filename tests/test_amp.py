@@ -34,9 +34,10 @@ HALVES = [torch.bfloat16, torch.float16][: repeats(1, 2)]
     ],
 )
 def test_wrapper_for_the_device(device: str, expected: dict[str, str]) -> None:
-    cfg = ConfigDict(type="OptimWrapper", optimizer={"type": "SGD", "lr": 0.1})
+    wrapper = {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.1}}
+    cfg = ConfigDict(optim_wrapper=wrapper)
     use_amp(cfg, device)
-    assert cfg == {**expected, "optimizer": {"type": "SGD", "lr": 0.1}}
+    assert cfg.optim_wrapper == {**expected, "optimizer": {"type": "SGD", "lr": 0.1}}
 
 
 def test_forward_in_bfloat16_and_the_rest_in_float32() -> None:

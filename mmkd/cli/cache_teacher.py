@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mmkd.cli.common import config_parser, parse, prepare_data, read_config, run
 from mmkd.doctor.preconditions import require
-from mmkd.errors import user_error
+from mmkd.errors import type_of, user_error
 from mmkd.registry import DATASETS, MODELS
 from mmkd.teachers import CachedTeacher, teacher_entries
 from mmkd.teachers.pipeline import base_datasets, recipe_of, variants
@@ -41,14 +41,14 @@ def fill(args: argparse.Namespace) -> CachedTeacher:
     cfg = read_config(args)
     prepare_data(cfg, ["train_dataloader"])
     list(require(cfg, ("train",)))
-    init_default_scope(cfg.get("default_scope", "mmdet"))
+    init_default_scope(cfg.get("default_scope") or "mmdet")
     entries = teacher_entries(cfg.model.get("teacher"))
     one = len(entries) == 1 and isinstance(cfg.model.teacher, dict)
     if not one or entries[0].get("cache") is None:
         raise user_error(
             "There is no cache to fill.",
             expected="a distilled config with one teacher=dict(…, cache=dict(dir='…'))",
-            found=f"model.type='{cfg.model.type}', "
+            found=f"model.type={type_of(cfg.model)}, "
             + ("no teacher" if not entries else "a teacher without cache" if one else "several teachers"),
             remedy="add it, or --cfg-options model.teacher.cache.dir=work_dirs/teacher_cache",
         )

@@ -23,6 +23,7 @@ from mmkd.compat import load_config
 from mmkd.datasets import annotation_file, innermost, places_of
 from mmkd.errors import UserError, place_of, user_error
 from mmkd.hooks import TrainingStopped
+from mmkd.registry import name_in
 from mmkd.sharding import check_strategy
 from mmkd.sweeps.agent import in_sweep, parameters, run_id
 from mmkd.sweeps.overrides import KeepingDictAction, check_overrides, resolve_aliases
@@ -137,8 +138,11 @@ def prepare_data(cfg: Config, loaders: Sequence[str]) -> None:
                         found=f"{name}.dataset.indices={fraction}",
                         remedy="make an annotation file with fewer images",
                     )
-                whole = {name: value for name, value in dataset.items() if name != "indices"}
-                parent[key] = ConfigDict(type="FractionOfDataset", dataset=whole, fraction=fraction)
+                whole = dataset.copy()  # the same may stand in several places
+                whole.pop("indices")
+                parent[key] = ConfigDict(
+                    type=name_in(cfg, "FractionOfDataset"), dataset=whole, fraction=fraction
+                )
 
 
 def _push_indices(dataset: Any) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 from mmkd.cli.common import config_parser, read_config, run
 from mmkd.datasets import common_metainfo
 from mmkd.deployment import check_out_name
-from mmkd.errors import user_error
-from mmkd.registry import MODELS
+from mmkd.errors import type_of, user_error
+from mmkd.registry import MODELS, class_of
 from mmkd.teachers import plain_detector
 from mmkd.teachers.building import class_names_of
 from mmkd.teachers.checkpoint import load_weights, read_checkpoint
@@ -65,11 +65,11 @@ def convert(args: argparse.Namespace) -> None:
     content = read_checkpoint(args.checkpoint)
     weights, left_out = part_of(content.get("state_dict", content), args.part, args.checkpoint)
     init_default_scope(cfg.get("default_scope") or "mmdet")
-    if "model" not in cfg or MODELS.get(cfg.model.type) is None:
+    if "model" not in cfg or class_of(cfg.model) is None:
         raise user_error(
             "--config has no model that is known here.",
             expected="the stock config of the network that is wanted, as mmdet::gfl/gfl_r50_fpn_1x_coco.py",
-            found=f"model.type='{cfg.model.type}'" if "model" in cfg else ", ".join(cfg),
+            found=f"model.type={type_of(cfg.model)}" if "model" in cfg else ", ".join(cfg),
             remedy="name that config; the one of the other code base cannot be built here",
         )
     load_weights(MODELS.build(plain_detector(cfg.model)), weights, args.checkpoint)

@@ -64,7 +64,7 @@ def diagnose(args: argparse.Namespace) -> list[Section]:
         )
     device = get_device()
     if args.amp:
-        use_amp(cfg.optim_wrapper, device)
+        use_amp(cfg, device)
     if args.wandb:
         add_wandb(cfg)
     init_default_scope(cfg.get("default_scope") or "mmdet")

@@ -15,11 +15,12 @@ import matplotlib.pyplot as plt
 import mmcv
 import torch
 from matplotlib.patches import Patch, Rectangle
+from mmcv.transforms import LoadAnnotations
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 
-from mmkd.registry import DATASETS, MODELS
+from mmkd.registry import DATASETS, MODELS, TRANSFORMS, is_kind
 from mmkd.teachers.checkpoint import load_strictly
 
 SCORE_THRESHOLD = 0.4
@@ -95,7 +96,8 @@ def draw_detections(results: Sequence[Result], cfg: Config, path: Path) -> None:
 def _detect(result: Result, cfg: Config, image: str) -> list[tuple[list[float], int]]:
     model = MODELS.build(result.model)
     load_strictly(model, result.checkpoint)
-    pipeline = Compose([step for step in get_test_pipeline_cfg(cfg) if step["type"] != "LoadAnnotations"])
+    steps = get_test_pipeline_cfg(cfg)
+    pipeline = Compose([one for one in steps if not is_kind(one, LoadAnnotations, registry=TRANSFORMS)])
     sample: Any = pipeline({"img_path": image, "img_id": 0})
     model.eval()
     found = model.test_step(pseudo_collate([sample]))[0].pred_instances

@@ -13,7 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmkd.cli.common import base_parser, build_runner, prepare_data, read_config, run
 from mmkd.datasets import innermost
 from mmkd.doctor.preconditions import require
-from mmkd.errors import user_error
+from mmkd.errors import type_of, user_error
 from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
 from mmkd.teachers.checkpoint import load_strictly
 
@@ -50,7 +50,7 @@ def config_of(args: argparse.Namespace) -> tuple[Config, str | None]:
             raise user_error(
                 "--teacher evaluates the teacher of a distilled config, with the checkpoint named there.",
                 expected="a config with model.teacher, and no checkpoint argument",
-                found=f"model.type='{cfg.model.type}', checkpoint {args.checkpoint}",
+                found=f"model.type={type_of(cfg.model)}, checkpoint {args.checkpoint}",
                 remedy="leave out one of the two",
             )
         model, checkpoint = teacher_model_and_checkpoint(cfg.model.teacher)

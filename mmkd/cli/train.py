@@ -20,10 +20,10 @@ from mmkd.amp import use_amp
 from mmkd.cli.common import base_parser, build_runner, parse, prepare_data, read_config, run
 from mmkd.cli.failures import keep_state
 from mmkd.doctor.preconditions import require
-from mmkd.errors import user_error
+from mmkd.errors import type_of, user_error
 from mmkd.hooks import ProgressHook
 from mmkd.hooks.options import check_hooks
-from mmkd.registry import HOOKS, MODELS
+from mmkd.registry import HOOKS, MODELS, VISBACKENDS, class_of, is_kind, name_in
 from mmkd.sweeps.agent import in_hosted_sweep, run_id
 from mmkd.teachers import teacher_entries
 from mmkd.teachers.config import DISTILLER
@@ -60,7 +60,7 @@ def config_of(args: argparse.Namespace) -> Config:
     add = partial(add_teacher, teacher=args.teacher, checkpoint=args.teacher_checkpoint)
     cfg = read_config(args, add if args.teacher or args.teacher_checkpoint else None)
     if args.amp:
-        use_amp(cfg.optim_wrapper, get_device())
+        use_amp(cfg, get_device())
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise user_error(
@@ -84,8 +84,8 @@ def config_of(args: argparse.Namespace) -> Config:
         cfg, "SomeDataHook", "ReproducibleHook", "ProgressHook", "FreshMetricsHook", "StopHook", "ResumeHook"
     )
     checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
-    if checkpoint.get("type") in ("CheckpointHook", CheckpointHook):
-        checkpoint["type"] = "DurableCheckpointHook"
+    if class_of(checkpoint, HOOKS) is CheckpointHook:
+        checkpoint["type"] = name_in(cfg, "DurableCheckpointHook")
     if "distill" in cfg.model:
         add_hooks(cfg, "DistillStateHook")
     teachers = teacher_entries(cfg.model.get("teacher"))
@@ -101,9 +101,9 @@ def config_of(args: argparse.Namespace) -> Config:
 def add_hooks(cfg: Config, *names: str) -> None:
     """Add hooks with their defaults, unless the config has them."""
     hooks = cfg.get("custom_hooks") or []
-    have = [hook.get("type") for hook in hooks if isinstance(hook, dict)]
-    missing = [name for name in names if name not in have and HOOKS.get(name) not in have]
-    cfg.custom_hooks = [*hooks, *({"type": name} for name in missing)]
+    have = [class_of(hook, HOOKS) if isinstance(hook, dict) else type(hook) for hook in hooks]
+    missing = [name for name in names if HOOKS.get(name) not in have]
+    cfg.custom_hooks = [*hooks, *({"type": name_in(cfg, name)} for name in missing)]
 
 
 def add_wandb(cfg: Config) -> None:
@@ -111,13 +111,14 @@ def add_wandb(cfg: Config) -> None:
     visualizer = cfg.get("visualizer") or ConfigDict(type="DetLocalVisualizer", name="visualizer")
     backends = visualizer.get("vis_backends") or [{"type": "LocalVisBackend"}]
     for backend in backends:
-        if backend["type"] in ("WandbVisBackend", WandbVisBackend):
-            backend["type"] = "WandbBackend"
+        if class_of(backend, VISBACKENDS) is WandbVisBackend:
+            backend["type"] = name_in(cfg, "WandbBackend")
             for option in ("commit", "log_code_name"):
                 backend.pop(option, None)
-    if not any(backend["type"] in ("WandbBackend", WandbBackend) for backend in backends):
-        backends = [*backends, {"type": "WandbBackend"}]
-    cfg.visualizer = {**visualizer, "vis_backends": backends}
+    if not any(class_of(backend, VISBACKENDS) is WandbBackend for backend in backends):
+        backends = [*backends, {"type": name_in(cfg, "WandbBackend")}]
+    visualizer["vis_backends"] = backends
+    cfg.visualizer = visualizer
     add_hooks(cfg, "WandbSweepHook")
 
 
@@ -137,18 +138,17 @@ def add_teacher(cfg: Config, teacher: str | None, checkpoint: str | None) -> Non
             found=f"--teacher {teacher} --teacher-checkpoint {checkpoint}",
             remedy="give both",
         )
-    init_default_scope(cfg.get("default_scope", "mmdet"))
-    detector = MODELS.get(cfg.model.type)
-    if not (isinstance(detector, type) and issubclass(detector, SingleStageDetector)):
+    init_default_scope(cfg.get("default_scope") or "mmdet")
+    if not is_kind(cfg.model, SingleStageDetector):
         raise user_error(
             "This config cannot be distilled by --teacher.",
             expected="a single-stage detector (ATSS, RetinaNet, GFL, FCOS, …)",
-            found=f"model.type='{cfg.model.type}'",
+            found=f"model.type={type_of(cfg.model)}",
             remedy="choose a single-stage student",
         )
     cfg.model.teacher = ConfigDict(config=teacher, checkpoint=checkpoint)
-    if cfg.model.type != DISTILLER:
-        cfg.model.type = DISTILLER
+    if not is_kind(cfg.model, MODELS.get(DISTILLER)):
+        cfg.model.type = name_in(cfg, DISTILLER)
         cfg.model.distill = ConfigDict(cls={"type": "DistillationLoss"})
 
 

@@ -66,7 +66,7 @@ def read_images(cfg: Config, predictions: Mapping[str, Path]) -> tuple[list[Imag
     Returns:
         The images that have objects, and the names of the classes.
     """
-    init_default_scope(cfg.get("default_scope", "mmdet"))
+    init_default_scope(cfg.get("default_scope") or "mmdet")
     if cfg.get("custom_imports"):
         import_modules_from_strings(**cfg.custom_imports)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)

@@ -48,7 +48,7 @@ def measure(members: Mapping[str, tuple[Config, str]]) -> dict[str, Cost]:
     """
     models, batches, flops, sizes = {}, {}, {}, {}
     for name, (cfg, checkpoint) in members.items():
-        init_default_scope(cfg.get("default_scope", "mmdet"))
+        init_default_scope(cfg.get("default_scope") or "mmdet")
         if cfg.get("custom_imports"):
             import_modules_from_strings(**cfg.custom_imports)
         model_cfg = copy.deepcopy(cfg.model)

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmdet.evaluation import CocoMetric
 from mmengine.config import Config, ConfigDict
 
 from mmkd.compare.plan import STUDENT, TEACHER, Member, Plan, read_config
 from mmkd.errors import UserError, user_error
+from mmkd.registry import METRICS, is_kind
 from mmkd.sweeps.overrides import KeepingDictAction, check_overrides, resolve_aliases
 from mmkd.teachers import plain_detector, teacher_entries, teacher_model_and_checkpoint
 
@@ -100,7 +102,7 @@ def evaluation_config(cfg: Config, data: Config, split: str) -> Config:
                 found="format_only=True",
                 remedy="choose the other split by `evaluate` in the plan",
             )
-        if str(metric.get("type")).rpartition(".")[2] == "CocoMetric":
+        if is_kind(metric, CocoMetric, registry=METRICS):
             metric.classwise = True
     out.model = plain_detector(copy.deepcopy(cfg.model))
     for key in ("data_preprocessor", "custom_imports"):  # of the detector, not of the data

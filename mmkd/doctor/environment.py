@@ -14,9 +14,12 @@ from pathlib import Path
 
 import torch
 from mmengine.utils import digit_version
+from mmengine.visualization import WandbVisBackend
 
 from mmkd.doctor.case import Case
 from mmkd.doctor.findings import Finding
+from mmkd.registry import VISBACKENDS, is_kind
+from mmkd.visualization import WandbBackend
 
 # From, below, and the newest that mmkd's own tests ran with (docs/stacks.md, forks included). mmdet itself
 # refuses an mmcv that is not for it.
@@ -39,7 +42,7 @@ def examine_environment(case: Case) -> Iterator[Finding]:
     yield _devices()
     yield from _work_dir(Path(case.cfg.get("work_dir") or "work_dirs"))
     backends = (case.cfg.get("visualizer") or {}).get("vis_backends") or []
-    if any("Wandb" in str(backend.get("type")) for backend in backends):
+    if any(is_kind(one, WandbVisBackend, WandbBackend, registry=VISBACKENDS) for one in backends):
         yield _wandb()
 
 

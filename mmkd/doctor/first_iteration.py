@@ -84,7 +84,7 @@ def _hooks(case: Case) -> tuple[list[Any], list[str]]:
     given = list(case.cfg.get("custom_hooks") or [])
     defaults = case.cfg.get("default_hooks") or {}
     given += [hook for name, hook in defaults.items() if name not in ("runtime_info", *_DEFAULTS)]
-    asked, later = [ConfigDict(type="mmkd.SomeDataHook")], []
+    asked, later = [ConfigDict(type=ours.SomeDataHook)], []
     for hook in given:
         kind = class_of(hook, HOOKS) if isinstance(hook, dict) else type(hook)
         if isinstance(kind, type) and issubclass(kind, _LEFT_OUT):

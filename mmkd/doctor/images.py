@@ -89,11 +89,10 @@ def examine_images(
         yield Finding("ok", what, f"the first {opened} opened, sizes as in the file")
 
 
-def examine_overlap(train: Images, val: Images, *, labelled: bool = True) -> Iterator[Finding]:
+def examine_overlap(train: Images, val: Images) -> Iterator[Finding]:
     """Whether images of validation are trained on.
 
-    Two files are one image if they are one file, or have one name and the same content. Without the labels
-    of the training it is no error.
+    Two files are one image if they are one file, or have one name and the same content.
     """
     seen = {os.path.realpath(_path(*image)) for image in train}
     same = [image["file_name"] for folder, image in val if os.path.realpath(_path(folder, image)) in seen]
@@ -107,7 +106,7 @@ def examine_overlap(train: Images, val: Images, *, labelled: bool = True) -> Ite
     what = "train and val"
     if same or copies:
         yield Finding(
-            "error" if labelled else "warning",
+            "warning",
             what,
             f"{len(same) + len(copies)} images of val are trained on: {shortened([*same, *copies], 3)}"
             + (" (all of them)" if len(same) == len(val) else ""),

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from mmdet.evaluation import CocoMetric
-from mmdet.registry import METRICS, TRANSFORMS
 from mmengine.config import Config
 from torch.utils.data import DataLoader
 
@@ -24,7 +23,7 @@ from mmkd.doctor.case import Case, Source
 from mmkd.doctor.findings import Finding, NotExamined, collect, shortened
 from mmkd.doctor.images import examine_files
 from mmkd.errors import UserError
-from mmkd.registry import class_of, is_kind
+from mmkd.registry import METRICS, TRANSFORMS, class_of, is_kind
 
 # Taken from the config by mmengine's Runner; the rest is torch's.
 _OF_RUNNER = {"dataset", "sampler", "batch_sampler", "collate_fn", "worker_init_fn", "num_batch_per_epoch"}

@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmcv.transforms import LoadAnnotations, Resize
+
 from mmkd.compat import load_config
 from mmkd.datasets import innermost
 from mmkd.doctor.asking import load_images
 from mmkd.doctor.findings import Finding
 from mmkd.doctor.pipeline import FAR, object_sizes, transforms_of
 from mmkd.doctor.trial import Trial, clearly_better
+from mmkd.registry import TRANSFORMS, is_kind
 
 # So little may two scales differ by rounding.
 _SAME = 0.05
@@ -85,7 +88,7 @@ def own_pipeline(entry: Mapping[str, Any]) -> Sequence[Any] | None:
         for dataset in innermost((loader or {}).get("dataset")):
             if dataset.get("pipeline"):
                 # Of what is in the images only the student's data set knows, and that without the pipeline.
-                return [one for one in dataset["pipeline"] if "Annotations" not in str(one["type"])]
+                return [one for one in dataset["pipeline"] if not _is(one, LoadAnnotations)]
     return None
 
 
@@ -101,10 +104,14 @@ def rescaled(transforms: Sequence[Any], factor: float) -> list[Any] | None:
 def _is_resize(transform: Mapping[str, Any]) -> bool:
     scale = transform.get("scale")
     return (
-        str(transform.get("type")).endswith("Resize")
+        _is(transform, Resize)
         and isinstance(scale, (tuple, list))
         and all(isinstance(side, int) for side in scale)
     )
+
+
+def _is(transform: Mapping[str, Any], kind: type) -> bool:
+    return is_kind(transform, kind, registry=TRANSFORMS)
 
 
 def _scale(transforms: Sequence[Any]) -> Any:

@@ -16,10 +16,10 @@ import torch
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from torch import Tensor
 
-from mmkd.errors import user_error
+from mmkd.errors import type_of, user_error
 from mmkd.heads.labels import classes_of, image_by_image
 from mmkd.heads.refusals import NOT_SERVED, no_foreground, unsupported
-from mmkd.registry import MODELS
+from mmkd.registry import MODELS, class_of
 from mmkd.structures import DenseOutputs, HeadSpec, Levels, Need
 
 
@@ -231,8 +231,8 @@ def check_head_type(model: Mapping[str, Any], whose: str) -> None:
         model: the model config.
         whose: ``student`` or ``teacher``, for the message.
     """
-    found = (model.get("bbox_head") or {}).get("type")
-    if isinstance(found, str) and MODELS.get(found) is None:
+    head = model.get("bbox_head") or {}
+    if "type" in head and class_of(head) is None:
         valid = sorted(
             name
             for name, entry in MODELS.module_dict.items()
@@ -243,7 +243,7 @@ def check_head_type(model: Mapping[str, Any], whose: str) -> None:
         raise user_error(
             f"The {whose}'s head is not registered.",
             expected=f"bbox_head.type, one of: {', '.join(valid)}",
-            found=found,
+            found=type_of(head),
             remedy="correct the name, or list the module that registers it under custom_imports",
         )
 

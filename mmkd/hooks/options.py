@@ -7,8 +7,8 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
-from mmkd.errors import UserError, check_arguments, user_error
-from mmkd.registry import HOOKS
+from mmkd.errors import UserError, check_arguments, type_of, user_error
+from mmkd.registry import HOOKS, class_of
 
 
 def check_hooks(hooks: Any) -> None:
@@ -34,11 +34,11 @@ def check_hooks(hooks: Any) -> None:
                 found=repr(hook),
                 remedy="correct or remove it",
             )
-        _check_own(f"custom_hooks[{place}] ({hook['type']})", hook)
+        _check_own(f"custom_hooks[{place}] ({type_of(hook)})", hook)
 
 
 def _check_own(what: str, hook: Mapping[str, Any]) -> None:
-    kind = HOOKS.get(hook["type"]) if isinstance(hook["type"], str) else hook["type"]
+    kind = class_of(hook, HOOKS)
     if kind is None or not kind.__module__.startswith("mmkd."):
         return  # mmengine says if there is none
     check_arguments(what, set(hook) - {"type", "priority", "_scope_"}, kind)

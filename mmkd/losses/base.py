@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmkd.errors import UserError, check_arguments, user_error
-from mmkd.registry import MODELS
+from mmkd.registry import MODELS, class_of
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need
 
 
@@ -92,13 +92,12 @@ def build_losses(losses: Mapping[str, Any], path: str) -> nn.ModuleDict:
                 found=repr(name),
                 remedy="choose another",
             )
-        found = cfg.get("type") if isinstance(cfg, Mapping) else cfg
-        loss = MODELS.get(found) if isinstance(found, str) else found
+        loss = class_of(cfg)
         if not (isinstance(cfg, Mapping) and isinstance(loss, type) and issubclass(loss, DistillLoss)):
             raise user_error(
                 f"{path}.{name} is no distillation loss.",
                 expected=f"type, one of: {', '.join(registered_losses())}",
-                found=repr(found),
+                found=repr(cfg.get("type") if isinstance(cfg, Mapping) else cfg),
                 remedy=f"correct the type, as in {example}",
             )
         check_arguments(f"{path}.{name}", set(cfg) - {"type", "_scope_"}, loss)

@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config, DictAction
 
 from mmkd.errors import user_error
-from mmkd.registry import REGISTRIES
+from mmkd.registry import REGISTRIES, class_of
 
 # What wandb.config.lr and the like mean in an MMDetection config.
 ALIASES = {
@@ -91,9 +91,8 @@ def check_overrides(cfg: Config, options: Mapping[str, Any], strict: bool) -> No
 
 def _arguments(part: Any) -> set[str]:
     """What the class that a part of a config names by its ``type`` accepts."""
-    name = part.get("type") if isinstance(part, Mapping) else None
-    for registry in REGISTRIES if isinstance(name, str) else ():
-        found = registry.get(name)
+    for registry in REGISTRIES if isinstance(part, Mapping) and "type" in part else ():
+        found = class_of(part, registry)
         if isinstance(found, type):
             # Many of mmdet's classes pass **kwargs on to their parents.
             inits = [vars(cls)["__init__"] for cls in found.__mro__[:-1] if "__init__" in vars(cls)]

@@ -13,9 +13,9 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from mmkd.datasets import class_names
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError, type_of, user_error
 from mmkd.heads import adapter_for, check_head_type, is_deformable
-from mmkd.registry import MODELS
+from mmkd.registry import MODELS, class_of
 from mmkd.structures import HeadSpec
 from mmkd.teachers.checkpoint import load_strictly
 
@@ -121,11 +121,11 @@ def build_detector(
     Raises:
         UserError: it is no single-stage detector, or the checkpoint does not fit.
     """
-    if MODELS.get(model_cfg.type) is None:
+    if class_of(model_cfg) is None:
         raise user_error(
             "The teacher's detector is not registered.",
             expected="the name of a registered detector",
-            found=str(model_cfg.type),
+            found=type_of(model_cfg),
             remedy="correct the name, or list the module that registers it under custom_imports",
         )
     if dense:

@@ -10,10 +10,12 @@ from typing import Any
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.models.detectors.kd_one_stage import KnowledgeDistillationSingleStageDetector
 from mmengine.config import Config, ConfigDict
+from mmengine.model import PretrainedInit
+from mmengine.registry import WEIGHT_INITIALIZERS
 
 from mmkd.compat import load_config
 from mmkd.errors import UserError, check_options, user_error
-from mmkd.registry import MODELS, is_kind
+from mmkd.registry import MODELS, class_of, is_kind
 
 DISTILLER = "KDSingleStageDetector"
 OPTIONS = ("precision", "compile", "own_stream", "cache", "levels", "class_map")
@@ -117,7 +119,9 @@ def _without_teacher(model: Mapping[str, Any], *kinds: type) -> ConfigDict:
     if is_kind(plain, *kinds):
         for key in set(plain) - {"type", "_scope_", *inspect.signature(SingleStageDetector).parameters}:
             del plain[key]
-        plain.type = "SingleStageDetector"
+        # A config with bare names has mmdet's scope.
+        bare = isinstance(plain.type, str) and "." not in plain.type
+        plain.type = "SingleStageDetector" if bare else "mmdet.SingleStageDetector"
     return plain
 
 
@@ -156,6 +160,6 @@ def _read_model(config: Any) -> ConfigDict:
 def _pop_pretrained(model: ConfigDict) -> str | None:
     """Take the initialisation out; give the checkpoint that it named."""
     init_cfg = model.pop("init_cfg", None)
-    if isinstance(init_cfg, Mapping) and init_cfg.get("type") == "Pretrained":
+    if isinstance(init_cfg, Mapping) and class_of(init_cfg, WEIGHT_INITIALIZERS) is PretrainedInit:
         return str(init_cfg.get("checkpoint"))
     return None

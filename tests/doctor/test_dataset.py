@@ -126,7 +126,7 @@ def test_val_is_part_of_train(tmp_path: Path) -> None:
         cfg.train_dataloader.dataset.data_prefix = {"img": "images/val/"}
 
     (finding,) = examined(damage)
-    assert (finding.level, finding.what) == ("error", "train and val")
+    assert (finding.level, finding.what) == ("warning", "train and val")
     assert "72 images of val are trained on" in finding.found
     assert "all of them" in finding.found
 
