@@ -187,3 +187,20 @@ def test_a_step_whose_forward_pass_overflows_is_left_out(
     assert learned == [False] * TOLERATED + [True] + [False] * TOLERATED
     with pytest.raises(UserError, match=f"the {TOLERATED + 1}th step in a row"):
         step()
+
+
+@pytest.mark.usefixtures("float16_on_cpu")
+def test_statistics_of_a_step_that_is_left_out_are_put_back(checkpoint: str) -> None:
+    """An overflow in the backbone, whose BatchNorm would keep it for ever."""
+    model = build(distilled(tiny_atss(backbone__norm_eval=False), tiny_teacher(), checkpoint)).train()
+    optim_wrapper = scaled(model, 256.0)
+    model.train_step(batch((64, 64)), optim_wrapper)
+    before = copy.deepcopy(model.state_dict())
+    overflow = model.backbone.conv1.register_forward_hook(lambda *call: call[-1] * float("inf"))
+    logs = model.train_step(batch((64, 64)), optim_wrapper)
+    overflow.remove()
+    assert not torch.isfinite(logs["loss"])
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) or name.endswith("num_batches_tracked"), name
+    model.train_step(batch((64, 64)), optim_wrapper)
+    assert not torch.equal(model.backbone.bn1.running_mean, before["backbone.bn1.running_mean"])

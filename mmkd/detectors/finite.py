@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.logging import MessageHub, print_log
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmkd.errors import user_error
 
@@ -21,19 +21,34 @@ class FiniteCheck:
     """Stop training before a loss that is not finite reaches the weights.
 
     Under the loss scaler of mixed precision it does not reach them: the scaler sees the gradients and leaves
-    the step out. There up to `TOLERATED` steps in a row pass, each with a warning. All processes
-    decide alike, whichever has the loss.
+    the step out. There up to `TOLERATED` steps in a row pass, each with a warning, and the running statistics
+    of normalisation layers are put back as well. All processes decide alike, whichever has the loss.
     """
 
     def __init__(self) -> None:
         self.scaled = False
         self._in_a_row = 0
+        self._buffers: list[Tensor] = []
+        self._before = torch.empty(0)
 
     @torch.compiler.disable
     def look_at(self, optim_wrapper: Any) -> None:
         """Find out whether this optimizer wrapper scales losses, and so leaves steps out."""
         scaler = getattr(optim_wrapper, "loss_scaler", None)
         self.scaled = scaler is not None and bool(scaler.is_enabled())
+
+    def remember(self, model: nn.Module) -> None:
+        """Keep the running statistics before a forward pass, if its step may be left out."""
+        if self.scaled:
+            self._buffers = [buffer for buffer in model.buffers() if buffer.dtype == torch.float32]
+            self._before = torch.cat([buffer.flatten() for buffer in self._buffers] or [torch.empty(0)])
+
+    def _put_back(self) -> None:
+        parts = self._before.split([buffer.numel() for buffer in self._buffers])
+        for buffer, part in zip(self._buffers, parts):
+            buffer.data.copy_(
+                part.view_as(buffer)
+            )  # autograd forbids others; BatchNorm in training reads none
 
     @torch.compiler.disable
     def __call__(self, total: Tensor, log_vars: Mapping[str, Tensor]) -> None:
@@ -65,6 +80,7 @@ class FiniteCheck:
                 "current",
                 logging.WARNING,
             )
+            self._put_back()
             return
         often = f"for the {self._in_a_row}th step in a row: " if self.scaled else ""
         raise user_error(

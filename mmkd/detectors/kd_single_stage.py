@@ -163,6 +163,7 @@ class KDSingleStageDetector(SingleStageDetector):
             batch_inputs.device
         ):  # for DistributedDataParallel, which calls no `train_step` of ours
             self._finite.scaled = True
+        self._finite.remember(self)
         active = [name for name, term in self.terms.items() if term.loss_weight > 0]
         asked = asked_by(self.teacher, active)  # on a stream of its own a teacher runs beside the student
         answers = [teacher.ask(batch_inputs, batch_data_samples) for teacher, _ in asked]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import ExitStack
 from typing import Any
@@ -54,11 +55,13 @@ class ProgressHook(Hook):
         if self._bar is None:
             return
         loss = torch.as_tensor((outputs or {}).get("loss", float("nan"))).detach().item()
-        self._average = (
-            loss if self._average is None else self._average + self.momentum * (loss - self._average)
-        )
+        if math.isfinite(loss):  # else the step was left out
+            self._average = (
+                loss if self._average is None else self._average + self.momentum * (loss - self._average)
+            )
         self._bar.set_description(f"epoch {runner.epoch + 1}/{runner.max_epochs}", refresh=False)
-        self._bar.set_postfix(loss=f"{self._average:.4f}", refresh=False)
+        if self._average is not None:
+            self._bar.set_postfix(loss=f"{self._average:.4f}", refresh=False)
         self._bar.update()
 
     def after_run(self, runner: Runner) -> None:

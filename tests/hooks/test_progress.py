@@ -30,12 +30,13 @@ def test_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     original = run.logger.handlers[0]
     hook.before_train(run)
     hook.after_train_iter(run, 0, outputs={"loss": 4.0})
+    hook.after_train_iter(run, 1, outputs={"loss": float("nan")})  # of a step that a loss scaler left out
     hook.after_train_iter(run, 1, outputs={"loss": 2.0})
     run.logger.info("a line of the log")
     hook.after_run(run)
     text = screen.getvalue()
     assert "epoch 1/2" in text
-    assert "3/4" in text
+    assert "4/4" in text
     assert "loss=3.0000" in text, "running average of 4 and 2"
     assert "a line of the log" in text
     assert run.logger.handlers == [original]
