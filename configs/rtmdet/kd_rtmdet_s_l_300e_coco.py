@@ -1,4 +1,6 @@
 # RTMDet: large teacher, small student, COCO.
+# Its CachedMosaic and CachedMixUp remember samples in each worker: a run does not repeat to the bit with another
+# num_workers, or after a resumption.
 _base_ = ['mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py']
 custom_imports = dict(imports=['mmkd'])
 

@@ -24,6 +24,10 @@ class ReproducibleHook(Hook):
     resumed run goes on with the numbers that the uninterrupted one would have
     drawn, and the number of data loader workers does not matter.
 
+    Not covered are transforms that mix in samples which they were given before, like mmdet's `CachedMosaic`
+    and `CachedMixUp`: each worker has a memory of its own, and a resumed run begins with empty ones. The log
+    names them.
+
     The seed is the Runner's: that of ``randomness``, or a random one, which
     mmengine keeps in checkpoints. mmkd's train tool adds this hook.
     """
@@ -35,6 +39,12 @@ class ReproducibleHook(Hook):
         loop, loader = runner.train_loop, runner.train_dataloader
         if isinstance(loader.dataset, IterableDataset):  # it has no indices to key
             return
+        remembering = transforms_with_memory(loader.dataset)
+        if remembering:
+            runner.logger.warning(
+                f"{', '.join(remembering)} mixes in samples of before, which each worker remembers for itself: "
+                "this run will not repeat with another num_workers or after a resumption"
+            )
         if isinstance(loop, EpochBasedTrainLoop):
             for sampler in (loader.sampler, getattr(loader.batch_sampler, "sampler", None)):
                 if sampler is not None and hasattr(sampler, "seed"):
@@ -57,6 +67,26 @@ class ReproducibleHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed what the model draws in this step."""
         seed_everything(runner.seed, runner.iter, get_rank())
+
+
+def transforms_with_memory(dataset: Any) -> list[str]:
+    """The names of the transforms of a built data set that keep samples from call to call."""
+    found: dict[str, None] = {}
+    seen: set[int] = set()
+
+    def look(part: Any) -> None:
+        if isinstance(part, (list, tuple)):
+            for one in part:
+                look(one)
+        elif hasattr(part, "__dict__") and id(part) not in seen:
+            seen.add(id(part))
+            if isinstance(getattr(part, "results_cache", None), list):
+                found[type(part).__name__] = None
+            for name in ("dataset", "datasets", "pipeline", "transforms", "pipeline_transforms"):
+                look(vars(part).get(name))
+
+    look(dataset)
+    return list(found)
 
 
 def _key(

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from mmkd.hooks import ReproducibleHook, ResumeHook, StopHook, TrainingStopped
+from mmkd.hooks.reproducible import transforms_with_memory
+from mmkd.registry import DATASETS
 
 from .toy import Call, ToyModel, toy_runner
 
@@ -112,3 +114,38 @@ def test_iterable_data_is_left_alone(tmp_path: Path) -> None:
     )
     run.train()
     assert run.model.seen == [[0, 1], [2, 3]]
+
+
+def cells(*transforms: dict[str, Any]) -> Any:
+    """Blood cells behind two wrappers, with these transforms."""
+    loads = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations", "with_bbox": True}]
+    inner = {
+        "type": "CocoDataset",
+        "data_root": "data/bccd/",
+        "ann_file": "annotations/val.json",
+        "data_prefix": {"img": "images/val/"},
+        "metainfo": {"classes": ("Platelets", "RBC", "WBC")},
+        "indices": 8,
+        "pipeline": [*loads, *transforms, {"type": "PackDetInputs"}],
+    }
+    joined = {"type": "ConcatDataset", "datasets": [inner]}
+    return DATASETS.build({"type": "RepeatDataset", "times": 2, "dataset": joined})
+
+
+def test_transforms_that_remember_samples_are_named() -> None:
+    assert transforms_with_memory(cells()) == []
+    mosaic = {"type": "CachedMosaic", "img_scale": (64, 64), "max_cached_images": 4}
+    mixup = {"type": "CachedMixUp", "img_scale": (64, 64), "max_cached_images": 4}
+    assert transforms_with_memory(cells(mosaic, {"type": "RandomApply", "transforms": [mixup]})) == [
+        "CachedMosaic",
+        "CachedMixUp",
+    ]
+
+
+def test_the_log_says_what_is_not_covered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = runner(tmp_path)
+    told: list[str] = []
+    monkeypatch.setattr(run.logger, "warning", lambda text, *_: told.append(str(text)))
+    run.train_dataloader.dataset.results_cache = []
+    ReproducibleHook().before_train(run)
+    assert "Noisy mixes in samples of before" in told[0]
