@@ -42,7 +42,7 @@ class ReproducibleHook(Hook):
         remembering = transforms_with_memory(loader.dataset)
         if remembering:
             runner.logger.warning(
-                f"{', '.join(remembering)} mixes in samples of before, which each worker remembers for itself: "
+                f"{', '.join(remembering)} mixes in samples of before, which each worker keeps for itself: "
                 "this run will not repeat with another num_workers or after a resumption"
             )
         if isinstance(loop, EpochBasedTrainLoop):
