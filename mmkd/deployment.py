@@ -15,7 +15,7 @@ import mmengine.registry
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
-from mmengine.registry import Registry
+from mmengine.registry import DefaultScope, Registry
 from torch import Tensor
 
 from mmkd.checkpoints.names import hash_in_name
@@ -169,7 +169,8 @@ def _fitting(
 ) -> str:
     made = student_config(cfg, dataset_meta)
     if "custom_imports" not in made:
-        load_weights(MODELS.build(ConfigDict(made.model).copy()), weights, checkpoint)
+        with DefaultScope.overwrite_default_scope(made.default_scope):
+            load_weights(MODELS.build(ConfigDict(made.model).copy()), weights, checkpoint)
     return str(made.pretty_text)
 
 

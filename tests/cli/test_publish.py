@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmdet.apis import inference_detector
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
 
 from mmkd.cli.publish import main
 from mmkd.cli.train import main as train
@@ -69,6 +69,7 @@ def test_a_trained_student_detects_without_mmkd(tmp_path: Path, monkeypatch: pyt
     assert train([str(tmp_path / "kd.py")]) == 0
     trained = tmp_path / "run/epoch_1.pth"
     students = [tmp_path / "half", tmp_path / "full"]
+    DefaultScope._instance_dict.clear()  # as in a process of the tool
     assert main([str(trained), f"{students[0]}.pth"]) == 0
     assert main([str(trained), f"{students[1]}.pth", "--full-precision"]) == 0
 
