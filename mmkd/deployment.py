@@ -269,7 +269,7 @@ def _without_pretrained(value: Any) -> Any:
         return {
             key: _without_pretrained(part)
             for key, part in value.items()
-            if not (key == "init_cfg" and isinstance(part, Mapping) and part.get("type") == "Pretrained")
+            if not (key == "init_cfg" and isinstance(part, Mapping) and "checkpoint" in part)
         }
     return [_without_pretrained(part) for part in value] if isinstance(value, list) else value
 
