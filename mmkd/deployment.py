@@ -126,7 +126,8 @@ def student_config(cfg: Mapping[str, Any], dataset_meta: Mapping[str, Any]) -> C
         model.setdefault("data_preprocessor", cfg["data_preprocessor"])
     kept["model"] = _plain_types(_without_pretrained(model))
     _read_no_file(kept.get("test_dataloader") or {}, dataset_meta)
-    imports = [name for name in (cfg.get("custom_imports") or {}).get("imports", []) if not _is_mmkd(name)]
+    named = (cfg.get("custom_imports") or {}).get("imports") or []
+    imports = [name for name in ([named] if isinstance(named, str) else named) if not _is_mmkd(name)]
     packages = {str(kind): _package(kind) for kind in _types(kept)}
     others = sorted(kind for kind, package in packages.items() if package not in STOCK)
     needed = [kind for kind in others if packages[kind] is not None]

@@ -154,6 +154,7 @@ def test_modules_of_the_user() -> None:
     assert "custom_imports" not in own
     mine = training(custom_imports=imports, tta_model={"type": "MyTTAModel"})
     assert student_config(mine, {}).custom_imports.imports == ["mine.models"]
+    assert "custom_imports" not in student_config(training(custom_imports={"imports": "mmkd"}), {})
     with pytest.raises(UserError, match=r"more than stock(.|\n)*mine\.MyTTAModel"):
         student_config(training(tta_model={"type": "mine.MyTTAModel"}), {})
     with pytest.raises(UserError, match=r"more than stock(.|\n)*ProgressHook"):
