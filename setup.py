@@ -70,14 +70,15 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "mmkd-train=mmkd.cli.train:main",
-            "mmkd-test=mmkd.cli.test:main",
-            "mmkd-cache-teacher=mmkd.cli.cache_teacher:main",
-            "mmkd-sweep=mmkd.cli.sweep:main",
-            "mmkd-compare=mmkd.cli.compare:main",
-            "mmkd-doctor=mmkd.cli.doctor:main",
-            "mmkd-publish=mmkd.cli.publish:main",
-            "mmkd-convert=mmkd.cli.convert:main",
+            "mmkd=mmkd.cli.main:main",
+            "mmkd-train=mmkd.cli.main:train",
+            "mmkd-test=mmkd.cli.main:test",
+            "mmkd-cache-teacher=mmkd.cli.main:cache_teacher",
+            "mmkd-sweep=mmkd.cli.main:sweep",
+            "mmkd-compare=mmkd.cli.main:compare",
+            "mmkd-doctor=mmkd.cli.main:doctor",
+            "mmkd-publish=mmkd.cli.main:publish",
+            "mmkd-convert=mmkd.cli.main:convert",
         ]
     },
 )

@@ -3,25 +3,39 @@
 ``custom_imports = dict(imports=['mmkd'])`` in a config registers everything.
 """
 
-from mmkd.compat import adapt_mmengine, check_environment
+import sys
+from pathlib import Path
 
-check_environment()
-adapt_mmengine()
+from mmkd.version import __version__
 
-from mmkd.durable import use_durable_files  # noqa: E402
 
-use_durable_files()
+def _only_tells_of_itself() -> bool:
+    """Whether this process is one of mmkd's commands that only prints its help or version."""
+    program = Path(sys.argv[0])
+    ours = program.name.startswith("mmkd") or program.parent.name == "tools" or sys.argv[0] == "-m"
+    asked = not {"-h", "--help", "--version"}.isdisjoint(sys.argv[1:])
+    return (ours and asked) or sys.argv in ([str(program.with_name("mmkd"))], ["-m"])
 
-from mmkd.amp import BFloat16OptimWrapper  # noqa: E402
-from mmkd.datasets import fraction_of_dataset  # noqa: E402
-from mmkd.detectors import KDSingleStageDetector  # noqa: E402
-from mmkd.errors import UserError  # noqa: E402
-from mmkd.hooks import MetricsFileHook, ProgressHook, StopHook, WandbSweepHook  # noqa: E402
-from mmkd.losses import DistillationLoss  # noqa: E402
-from mmkd.structures import DenseOutputs, DistillContext  # noqa: E402
-from mmkd.teachers import FrozenTeacher  # noqa: E402
-from mmkd.version import __version__  # noqa: E402
-from mmkd.visualization import WandbBackend  # noqa: E402
+
+if not _only_tells_of_itself():
+    from mmkd.compat import adapt_mmengine, check_environment
+
+    check_environment()
+    adapt_mmengine()
+
+    from mmkd.durable import use_durable_files
+
+    use_durable_files()
+
+    from mmkd.amp import BFloat16OptimWrapper
+    from mmkd.datasets import fraction_of_dataset
+    from mmkd.detectors import KDSingleStageDetector
+    from mmkd.errors import UserError
+    from mmkd.hooks import MetricsFileHook, ProgressHook, StopHook, WandbSweepHook
+    from mmkd.losses import DistillationLoss
+    from mmkd.structures import DenseOutputs, DistillContext
+    from mmkd.teachers import FrozenTeacher
+    from mmkd.visualization import WandbBackend
 
 __all__ = [
     "BFloat16OptimWrapper",

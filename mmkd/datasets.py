@@ -56,6 +56,23 @@ def is_remote(cfg: Mapping[str, Any]) -> bool:
     return backend not in ("local", "disk")
 
 
+def where_from(path: Path) -> str:
+    """What to do about a file of data that is not there.
+
+    Args:
+        path: of the file, as a config gives it.
+    """
+    parts = path.parts
+    for names, remedy in (
+        (("data", "bccd"), "work in a clone of mmkd, which has data/bccd in it"),
+        (("data", "cards"), "work in a clone of mmkd, which has data/cards in it"),
+        (("data", "coco"), "download COCO from https://cocodataset.org/#download to data/coco"),
+    ):
+        if any(parts[place : place + 2] == names for place in range(len(parts))):
+            return remedy
+    return f"put it at {path}"
+
+
 def class_names(metainfo: Any) -> tuple[str, ...] | None:
     """The class names in the metainfo of a data set or checkpoint.
 

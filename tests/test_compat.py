@@ -111,3 +111,22 @@ def test_getattr_itself_is_not_allowed() -> None:
     entries = compat.mmengine_safe_globals()
     assert builtins.getattr not in entries
     assert all(entry[0] is not builtins.getattr for entry in entries if isinstance(entry, tuple))
+
+
+def test_recipes_by_package_name_are_registered_without_advice(tmp_path: Path) -> None:
+    """mmengine calls `mmkd.utils.register_all_modules` for the scope of such a config."""
+    (tmp_path / "c.py").write_text("_base_ = ['mmkd::bccd/student.py']\n")
+    code = (
+        "import mmkd\nfrom mmengine.config import Config\nfrom mmengine.registry import MODELS\n"
+        f"cfg = Config.fromfile({str(tmp_path / 'c.py')!r})\nprint(type(MODELS.build(cfg.model)).__name__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split()[-1] == "ATSS"
+    assert "not installed" not in done.stdout + done.stderr

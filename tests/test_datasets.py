@@ -13,6 +13,7 @@ from mmkd.datasets import (
     fraction_of_dataset,
     innermost,
     places_of,
+    where_from,
 )
 from mmkd.errors import UserError
 from mmkd.registry import DATASETS
@@ -70,3 +71,9 @@ def test_class_names_of_every_form() -> None:
     assert common_metainfo(None, None) == {}
     with pytest.raises(UserError, match=r"parts of a data set[\s\S]*a, b[\s\S]*b, a"):
         class_names([*parts, {"classes": ("b", "a")}])
+
+
+def test_where_data_come_from() -> None:
+    assert "clone of mmkd" in where_from(Path("data/bccd/annotations/train.json"))
+    assert "cocodataset.org" in where_from(Path("/home/me/data/coco/annotations/x.json"))
+    assert where_from(Path("mine/x.json")) == "put it at mine/x.json"

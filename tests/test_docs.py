@@ -95,12 +95,14 @@ def commands(block: Block) -> Iterator[list[str]]:
 
 
 def entry_points() -> dict[str, str]:
-    found = re.findall(r'"(mmkd-[a-z-]+)=(mmkd\.cli\.\w+):main"', (ROOT / "setup.py").read_text())
-    return dict(found)
+    found = re.findall(r'"(mmkd-[a-z-]+)=mmkd\.cli\.main:(\w+)"', (ROOT / "setup.py").read_text())
+    return {command: f"mmkd.cli.{tool}" for command, tool in found}
 
 
 def tool_of(words: list[str]) -> tuple[str, list[str]] | None:
     """The module behind a command of ours, and its arguments."""
+    if words[0] == "mmkd" and len(words) > 1 and f"mmkd-{words[1]}" in entry_points():
+        return entry_points()[f"mmkd-{words[1]}"], words[2:]
     if words[0] in entry_points():
         return entry_points()[words[0]], words[1:]
     if words[0] == "python" and len(words) > 1 and (found := re.fullmatch(r"tools/(\w+)\.py", words[1])):

@@ -8,7 +8,7 @@ warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 try:
-    from mmkd.cli.doctor import main
+    from mmkd.cli.main import doctor as main
 except ImportError as error:  # it says what is missing, and how to get it
     print(f"mmkd: error: {error}", file=sys.stderr)
     sys.exit(2)

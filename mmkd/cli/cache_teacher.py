@@ -14,7 +14,8 @@ from mmengine.registry import init_default_scope
 from torch.utils.data import ConcatDataset, DataLoader
 from tqdm import tqdm
 
-from mmkd.cli.common import config_parser, parse, prepare_data, read_config, run
+from mmkd.cli import parsers
+from mmkd.cli.common import parse, prepare_data, read_config, run
 from mmkd.doctor.preconditions import require
 from mmkd.errors import type_of, user_error
 from mmkd.registry import DATASETS, MODELS
@@ -24,11 +25,7 @@ from mmkd.teachers.pipeline import base_datasets, recipe_of, variants
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """A distilled config, and how to go through its images."""
-    parser = config_parser(
-        "Ask the teacher about each training image, in each size and flip that the pipeline may give it."
-    )
-    parser.add_argument("--batch-size", type=int, help="images at a time (default: as in training)")
-    parser.add_argument("--workers", type=int, help="processes that load images (default: as in training)")
+    parser = parsers.cache_teacher()
     return parse(parser, argv)
 
 
@@ -97,3 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     args = parse_args(argv)
     return run(lambda: fill(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

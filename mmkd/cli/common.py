@@ -18,9 +18,10 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmkd.cli.console import nobody_reads, print_anything
 from mmkd.cli.failures import of_the_place
 from mmkd.compat import load_config
-from mmkd.datasets import annotation_file, innermost, places_of
+from mmkd.datasets import annotation_file, innermost, places_of, where_from
 from mmkd.errors import UserError, place_of, user_error
 from mmkd.hooks import TrainingStopped
 from mmkd.registry import name_in
@@ -31,35 +32,11 @@ from mmkd.torchvision import survive
 from mmkd.visualization import finish_failed
 
 
-def config_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with a config and its overrides."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("config", help="config file, or a name like mmdet::atss/atss_r50_fpn_1x_coco.py")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=KeepingDictAction,
-        help="override settings of the config: key=value …; lists as key=a,b or key='[a,b]'",
-    )
-    parser.set_defaults(work_dir=None, launcher="none", local_rank=0)
-    return parser
-
-
-def base_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the options that mmdet's train and test tools share."""
-    parser = config_parser(description)
-    parser.add_argument("--work-dir", help="folder for logs and checkpoints (default: work_dirs/<config>)")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
-    # Set by torch.distributed.launch.
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
-    return parser
-
-
 def read_config(args: argparse.Namespace, prepare: Callable[[Config], object] | None = None) -> Config:
     """Read the config that the arguments name, with their overrides and work dir.
 
     Args:
-        args: of a parser that began as `config_parser`.
+        args: of a parser that began as `mmkd.cli.parsers.config`.
         prepare: changes the config before the overrides.
 
     Raises:
@@ -164,7 +141,7 @@ def _check_annotations(loader: str, dataset: Mapping[str, Any]) -> None:
             f"The data set of {loader} is not there.",
             expected=f"annotations at {path}" + ("" if path.is_absolute() else f" below {Path.cwd()}"),
             found="no such file" if not root or Path(root).exists() else f"no folder {root}",
-            remedy=f"download it, or set {loader}.dataset.data_root (and the evaluator's ann_file)",
+            remedy=f"{where_from(path)}, or set {loader}.dataset.data_root (and the evaluator's ann_file)",
         )
 
 
@@ -197,6 +174,7 @@ def run(main: Callable[[], object]) -> int:
         The exit code: 0; that of `TrainingStopped`; 2 for what the user can mend;
         1 for anything else, after its traceback; 130 after an interrupt.
     """
+    print_anything()
     # mmdet's heads warn of an attribute that mmdet's heads use.
     warnings.filterwarnings("ignore", message="DeprecationWarning: `num_anchors`")
     code: Any = 0
@@ -212,6 +190,9 @@ def run(main: Callable[[], object]) -> int:
     except UserError as error:
         print(f"\nmmkd: error: {error}", file=sys.stderr)
         code = 2
+    except BrokenPipeError:  # `| head` has read enough
+        nobody_reads()
+        return int(code)
     except KeyboardInterrupt:
         print("\nmmkd: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
         code = 130

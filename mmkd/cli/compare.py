@@ -9,33 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmkd.cli import parsers
 from mmkd.cli.common import run
-from mmkd.compare.plan import SPLITS, Plan, plan_of_configs, read_plan
+from mmkd.compare.plan import Plan, plan_of_configs, read_plan
 from mmkd.errors import UserError, check_options
-from mmkd.sweeps.overrides import KeepingDictAction
 
 NEEDED = ("pandas", "jinja2", "scipy", "filelock")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the tool."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="What is finished is kept: after an interruption, call it again."
-    )
-    parser.add_argument(
-        "plan", nargs="+", help="a plan file (.yaml), or configs: the student's, then distilled ones"
-    )
-    parser.add_argument("--work-dir", type=Path, help="default: work_dirs/<name of the plan>")
-    parser.add_argument("--rerun", nargs="+", default=[], metavar="NAME", help="make these runs anew")
-    parser.add_argument("--report-only", action="store_true", help="train nothing, report what is finished")
-    configs = parser.add_argument_group("in place of a plan file")
-    configs.add_argument("--name", help="of the comparison (default: of its variants)")
-    configs.add_argument("--dataset", help="what the report calls the data")
-    configs.add_argument("--seeds", nargs="+", type=int, help="default: 0")
-    configs.add_argument("--teacher", metavar="CONFIG", help="default: that of the first distilled config")
-    configs.add_argument("--teacher-checkpoint", metavar="FILE", help="without it, --teacher is trained")
-    configs.add_argument("--evaluate", choices=SPLITS, help="what the figures come from (default: test)")
-    configs.add_argument("--cfg-options", nargs="+", action=KeepingDictAction, help="for every run")
+    parser = parsers.compare()
     args = parser.parse_args(argv)
     own = ("name", "dataset", "seeds", "teacher", "teacher_checkpoint", "evaluate", "cfg_options")
     given = [f"--{name.replace('_', '-')}" for name in own if getattr(args, name) is not None]
@@ -115,3 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             codes.append(130)
 
     return run(work) or codes[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

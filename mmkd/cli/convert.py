@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import save_checkpoint
 from torch import Tensor
 
-from mmkd.cli.common import config_parser, read_config, run
+from mmkd.cli import parsers
+from mmkd.cli.common import read_config, run
 from mmkd.datasets import common_metainfo
 from mmkd.deployment import check_out_name
 from mmkd.errors import type_of, user_error
@@ -32,17 +34,9 @@ PREFIXES = {
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the tool."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", help="of MMRazor, FGD, MGD, CrossKD, LD or mmdet; path or URL")
-    parser.add_argument("out", type=Path, help="the file to write")
-    parser.add_argument(
-        "--config", required=True, help="of the network that is wanted; all of its weights must be there"
-    )
-    parser.add_argument(
-        "--part", choices=list(PREFIXES), default="student", help="which network (default: student)"
-    )
+    parser = parsers.convert()
     args = parser.parse_args(argv)
-    options = config_parser("").parse_args([args.config])
+    options = parsers.config("").parse_args([args.config])
     return argparse.Namespace(**{**vars(options), **vars(args)})
 
 
@@ -133,3 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     args = parse_args(argv)
     return run(lambda: convert(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

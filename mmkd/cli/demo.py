@@ -47,7 +47,7 @@ def demo(args: argparse.Namespace) -> str:
         train(args, "distilled", DISTILLED),
     ]
     table = format_table(results)
-    (args.work_dir / "table.md").write_text(table + "\n")
+    (args.work_dir / "table.md").write_text(table + "\n", encoding="utf-8")
     draw_curves(results, args.work_dir / "curves.png")
     draw_detections(results, Config.fromfile(STUDENT), args.work_dir / "detections.png")
     print(f"\n{table}\n\nBlood cells (BCCD), {args.work_dir}/: table.md, curves.png, detections.png")
@@ -61,7 +61,7 @@ def evaluate_teacher(args: argparse.Namespace) -> Result:
         _tool("test.py", DISTILLED, "--teacher", "--work-dir", str(work_dir), options=args.cfg_options)
     newest = max(work_dir.glob("*/*.json"))
     model, checkpoint = teacher_model_and_checkpoint(cfg.model.teacher)
-    return Result("teacher", model, str(checkpoint), json.loads(newest.read_text()))
+    return Result("teacher", model, str(checkpoint), json.loads(newest.read_text(encoding="utf-8")))
 
 
 def train(args: argparse.Namespace, name: str, config: str) -> Result:
@@ -69,12 +69,16 @@ def train(args: argparse.Namespace, name: str, config: str) -> Result:
     work_dir, options = args.work_dir / name, [*args.cfg_options, f"randomness.seed={args.seed}"]
     recipe, done = work_dir / "recipe.txt", work_dir / "metrics_val_last.json"
     text = "\n".join([Config.fromfile(config).pretty_text, *options])
-    if not (recipe.is_file() and recipe.read_text() == text and done.is_file()):
+    if not (recipe.is_file() and recipe.read_text(encoding="utf-8") == text and done.is_file()):
         shutil.rmtree(work_dir, ignore_errors=True)
         _tool("train.py", config, "--work-dir", str(work_dir), options=options)
-        recipe.write_text(text)
-    last = json.loads(done.read_text())
-    rows = [json.loads(line) for file in work_dir.glob("*/vis_data/scalars.json") for line in file.open()]
+        recipe.write_text(text, encoding="utf-8")
+    last = json.loads(done.read_text(encoding="utf-8"))
+    rows = [
+        json.loads(line)
+        for file in work_dir.glob("*/vis_data/scalars.json")
+        for line in file.open(encoding="utf-8")
+    ]
     return Result(
         name,
         plain_detector(Config.fromfile(config).model),
@@ -118,3 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; returns its exit code."""
     args = parse_args(argv)
     return run(lambda: demo(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

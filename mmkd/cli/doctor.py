@@ -7,14 +7,14 @@ import json
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
 from mmkd.amp import use_amp
-from mmkd.cli.common import base_parser, parse, prepare_data, read_config, run
+from mmkd.cli import parsers
+from mmkd.cli.common import parse, prepare_data, read_config, run
 from mmkd.cli.train import add_teacher, add_wandb
 from mmkd.datasets import innermost
 from mmkd.doctor import Case, Section, as_data, count, examine, page
@@ -24,23 +24,16 @@ from mmkd.errors import UserError, user_error
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of training that change what is trained, and how much to look at."""
-    parser = base_parser(
-        "Examine environment, data, teacher, one training step and memory; say what to mend. "
-        "Exit code: 0 without errors, 1 with, 2 if the config cannot be read."
-    )
-    parser.add_argument("--amp", action="store_true", help="as it will be trained")
-    parser.add_argument("--wandb", action="store_true", help="as it will be trained")
-    parser.add_argument("--teacher", metavar="CONFIG", help="distil this config from that of a teacher")
-    parser.add_argument("--teacher-checkpoint", metavar="FILE", help="the weights of --teacher")
-    parser.add_argument(
-        "--images", type=int, default=200, help="validation images for the teacher's AP (default: 200)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there as well")
+    parser = parsers.doctor()
     return parse(parser, argv)
 
 
-def diagnose(args: argparse.Namespace) -> list[Section]:
+def diagnose(args: argparse.Namespace, sections: list[Section]) -> None:
     """Examine the config that the arguments name, and print the page.
+
+    Args:
+        args: of the command.
+        sections: is given the findings, before anything is printed.
 
     Raises:
         UserError: the config cannot be read, or an argument is out of its range.
@@ -68,15 +61,14 @@ def diagnose(args: argparse.Namespace) -> list[Section]:
     if args.wandb:
         add_wandb(cfg)
     init_default_scope(cfg.get("default_scope") or "mmdet")
-    sections = [prepared] if (prepared := _prepare(cfg)).findings else []
+    sections += [prepared] if (prepared := _prepare(cfg)).findings else []
     case = Case(cfg, args.images, str(device))
     sections += examine(case, begin=_announce)
     title = f"mmkd doctor: {args.config}"
-    print(page(title, sections, colour=sys.stdout.isatty()))
     if args.json is not None:
         text = json.dumps(as_data(title, sections), indent=2, ensure_ascii=False)
         args.json.write_text(text + "\n", encoding="utf-8")
-    return sections
+    print(page(title, sections, colour=sys.stdout.isatty()))
 
 
 def _prepare(cfg: Config) -> Section:
@@ -101,5 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     args = parse_args(argv)
     sections: list[Section] = []
-    code = run(lambda: sections.extend(diagnose(args)))
+    code = run(lambda: diagnose(args, sections))
     return code or (1 if count(sections, "error") else 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from mmkd.cli import parsers
 from mmkd.cli.common import run
 from mmkd.deployment import write_deployable
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the tool."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", help="a checkpoint of tools/train.py")
-    parser.add_argument(
-        "out", type=Path, help="the file to write; the student's config gets its name, ending in .py"
-    )
-    parser.add_argument("--config", help="the training's config (default: the one in the checkpoint)")
-    parser.add_argument("--full-precision", action="store_true", help="keep float32 (default: half)")
+    parser = parsers.publish()
     return parser.parse_args(argv)
 
 
@@ -36,3 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     args = parse_args(argv)
     return run(lambda: publish(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmkd.cli import parsers
 from mmkd.cli.common import run
 from mmkd.compat import load_config
 from mmkd.errors import UserError
@@ -19,19 +21,7 @@ from mmkd.visualization import check_wandb
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the tool."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sweep", type=Path, help="a sweep file, as `wandb sweep` takes it")
-    parser.add_argument("--count", type=int, required=True, help="number of trials")
-    hosted = parser.add_argument_group("hosted by W&B")
-    hosted.add_argument("--project", help="W&B project (default: the sweep file's, or WANDB_PROJECT)")
-    hosted.add_argument("--entity", help="W&B user or team")
-    hosted.add_argument("--sweep-id", help="join this sweep, made before from the same file")
-    local = parser.add_argument_group("on this machine")
-    local.add_argument("--local", action="store_true", help="run the sweep here, without an account")
-    local.add_argument("--work-dir", type=Path, help="default: work_dirs/sweep_<file>")
-    local.add_argument("--resume", action="store_true", help="go on with the sweep in the work dir")
-    local.add_argument("--jobs", type=int, default=1, help="trials at once")
-    local.add_argument("--seed", type=int, help="of the suggestions")
+    parser = parsers.sweep()
     args = parser.parse_args(argv)
     foreign = ("project", "entity", "sweep_id") if args.local else ("work_dir", "resume", "seed")
     if any(getattr(args, name) for name in foreign) or (args.jobs != 1 and not args.local):
@@ -100,7 +90,7 @@ def write_best(description: SweepFile, values: dict[str, Any], path: Path) -> No
     base = description.config if "::" in description.config else str(Path(description.config).resolve())
     lines = [f"# The best trial of {description.path}.", f"_base_ = [{base!r}]", ""]
     lines += [f"{key} = {value!r}" for key, value in nested.items()]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def draw(study: Any, metric: str, path: Path) -> None:
@@ -135,3 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     args = parse_args(argv)
     return run(lambda: sweep(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
@@ -10,7 +11,8 @@ from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict
 
-from mmkd.cli.common import base_parser, build_runner, prepare_data, read_config, run
+from mmkd.cli import parsers
+from mmkd.cli.common import build_runner, prepare_data, read_config, run
 from mmkd.datasets import innermost
 from mmkd.doctor.preconditions import require
 from mmkd.errors import type_of, user_error
@@ -20,14 +22,7 @@ from mmkd.teachers.checkpoint import load_strictly
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """mmdet's options for testing, and ``--teacher``."""
-    parser = base_parser("Evaluate a checkpoint. A distilled config is evaluated as its plain student.")
-    parser.add_argument("checkpoint", nargs="?", help="the checkpoint to evaluate (not with --teacher)")
-    parser.add_argument("--teacher", action="store_true", help="evaluate the teacher that the config names")
-    parser.add_argument("--out", help="write the predictions to this .pkl file")
-    parser.add_argument("--show", action="store_true", help="show the predictions in a window")
-    parser.add_argument("--show-dir", help="save pictures of the predictions below the work dir")
-    parser.add_argument("--wait-time", type=float, default=2, help="seconds per picture with --show")
-    parser.add_argument("--tta", action="store_true", help="test-time augmentation")
+    parser = parsers.test()
     return parser.parse_args(argv)
 
 
@@ -114,3 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     args = parse_args(argv)
     return run(lambda: test(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

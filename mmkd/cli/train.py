@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from functools import partial
 
@@ -17,7 +18,8 @@ from mmengine.visualization import WandbVisBackend
 
 import mmkd
 from mmkd.amp import use_amp
-from mmkd.cli.common import base_parser, build_runner, parse, prepare_data, read_config, run
+from mmkd.cli import parsers
+from mmkd.cli.common import build_runner, parse, prepare_data, read_config, run
 from mmkd.cli.failures import keep_state
 from mmkd.doctor.preconditions import require
 from mmkd.errors import type_of, user_error
@@ -32,22 +34,7 @@ from mmkd.visualization import WandbBackend
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """mmdet's options for training, and a teacher for any config."""
-    parser = base_parser("Train a detector, alone or with a teacher.")
-    parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision")
-    parser.add_argument(
-        "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size"
-    )
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        help="go on from the last checkpoint in the work dir, or from the one named",
-    )
-    parser.add_argument(
-        "--wandb", action="store_true", help="log to Weights & Biases (in its sweeps, always)"
-    )
-    parser.add_argument("--teacher", metavar="CONFIG", help="distil this config from that of a teacher")
-    parser.add_argument("--teacher-checkpoint", metavar="FILE", help="the weights of --teacher")
+    parser = parsers.train()
     return parse(parser, argv)
 
 
@@ -175,3 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     args = parse_args(argv)
     return run(lambda: train(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

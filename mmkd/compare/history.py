@@ -59,7 +59,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     """
     rows: dict[tuple[bool, int], dict[str, Any]] = {}
     for file in sorted(folder.glob("*/vis_data/scalars.json")):
-        for line in file.read_text(errors="replace").splitlines():
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:  # cut off when the process was killed

@@ -186,7 +186,7 @@ class Runs:
         last = run.folder / "last_checkpoint"
         if not last.is_file():
             raise UserError("it wrote no checkpoint; the config needs a CheckpointHook")
-        record.checkpoint = str(run.folder / Path(last.read_text().strip()).name)
+        record.checkpoint = str(run.folder / Path(last.read_text(encoding="utf-8").strip()).name)
         if Path(record.checkpoint).name == INTERRUPTED:  # it was stopped in a way that is no error
             raise UserError("it was stopped before its end; the same command goes on with it")
         record.trained = True
@@ -206,7 +206,7 @@ class Runs:
         out = folder / PREDICTIONS
         arguments = [str(config), str(record.checkpoint), "--work-dir", str(folder), "--out", str(out)]
         call("test", arguments, run.folder / TEST_LOG)
-        written = json.loads(max(folder.glob("*/*.json")).read_text())
+        written = json.loads(max(folder.glob("*/*.json")).read_text(encoding="utf-8"))
         record.metrics = {k: float(v) for k, v in written.items() if k not in ("time", "data_time")}
         record.evaluated = mark
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmdet.datasets import CocoDataset
 
-from mmkd.datasets import annotation_file, class_names
+from mmkd.datasets import annotation_file, class_names, where_from
 from mmkd.doctor.case import Source
 from mmkd.doctor.findings import Finding, NotExamined, shortened
 from mmkd.registry import DATASETS, class_of
@@ -30,7 +30,7 @@ def read_source(which: str, cfg: Mapping[str, Any]) -> Generator[Finding, None, 
     there = True
     if not path.is_file():
         yield Finding(
-            "error", what, f"no file {path}", f"download it, or correct {option}.ann_file or data_root"
+            "error", what, f"no file {path}", f"{where_from(path)}, or correct {option}.ann_file or data_root"
         )
         there = False
     if not images.is_dir():

@@ -6,6 +6,7 @@ Nothing here builds a model or a data set.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +18,13 @@ from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 from torch.utils.data import DataLoader
 
-from mmkd.datasets import innermost, is_remote
+from mmkd.datasets import innermost, is_remote, where_from
 from mmkd.doctor.annotations import classes_of, examine_classes, read_source
 from mmkd.doctor.case import Case, Source
 from mmkd.doctor.findings import Finding, NotExamined, collect, shortened
 from mmkd.doctor.images import examine_files
 from mmkd.errors import UserError
-from mmkd.registry import METRICS, TRANSFORMS, class_of, is_kind
+from mmkd.registry import METRICS, TRANSFORMS, VISBACKENDS, class_of, is_kind
 
 # Taken from the config by mmengine's Runner; the rest is torch's.
 _OF_RUNNER = {"dataset", "sampler", "batch_sampler", "collate_fn", "worker_init_fn", "num_batch_per_epoch"}
@@ -35,6 +36,17 @@ _READ = {
 _EVALUATED = {"annotations": ("image_id", "category_id", "bbox", "area", "iscrowd"), "images": ("id",)}
 # What a prediction is turned back into an image's coordinates by, and found again by.
 _META_OF_TESTS = ("img_id", "ori_shape", "img_shape", "scale_factor")
+# What mmengine's backends import when they are built.
+_PACKAGES = {
+    "TensorboardVisBackend": ("tensorboard", "tensorboardX"),
+    "WandbVisBackend": ("wandb",),
+    "WandbBackend": ("wandb",),
+    "MLflowVisBackend": ("mlflow",),
+    "ClearMLVisBackend": ("clearml",),
+    "NeptuneVisBackend": ("neptune",),
+    "DVCLiveVisBackend": ("dvclive",),
+    "AimVisBackend": ("aim",),
+}
 # Heads that classify something else than the data set's classes, by the name that they have in a model.
 _OTHER_CLASSES = ("rpn_head", "semantic_head", "panoptic_head", "panoptic_fusion_head")
 
@@ -46,6 +58,7 @@ def examine_preconditions(case: Case, which: Sequence[str] = ("train", "val")) -
         case: the config.
         which: ``train``, ``val`` or ``test``.
     """
+    yield from collect("visualizer", partial(_backends, case))
     for name in which:
         loader = case.cfg.get(f"{name}_dataloader")
         if not loader:
@@ -90,6 +103,20 @@ def require(cfg: Config, which: Sequence[str]) -> Iterator[Finding]:
         ]
         raise UserError("\n".join(dict.fromkeys(told)))
     return (one for one in findings if one.level == "warning")
+
+
+def _backends(case: Case) -> Iterator[Finding]:
+    """Whether what the visualizer logs by is installed."""
+    for backend in (case.cfg.get("visualizer") or {}).get("vis_backends") or []:
+        name = getattr(class_of(backend, VISBACKENDS), "__name__", "")
+        packages = _PACKAGES.get(name, ())
+        if packages and not any(importlib.util.find_spec(package) for package in packages):
+            yield Finding(
+                "error",
+                "visualizer",
+                f"{name} needs {' or '.join(packages)}, which is not installed",
+                f"pip install {packages[0]}, or leave {name} out of visualizer.vis_backends",
+            )
 
 
 def _loader(which: str, loader: Mapping[str, Any]) -> Iterator[Finding]:
@@ -317,7 +344,7 @@ def _evaluator(case: Case, which: str, cfg: Mapping[str, Any]) -> Iterator[Findi
         return
     path = Path(str(file))
     if not path.is_file():
-        yield Finding("error", option, f"no file {path}", f"download it, or correct {option}.ann_file")
+        yield Finding("error", option, f"no file {path}", f"{where_from(path)}, or correct {option}.ann_file")
         return
     sources = case.sources.get(which) or []
     if not sources:  # which was said where they were read

@@ -57,7 +57,7 @@ def remove_outdated(runner: Runner) -> None:
     """Remove the checkpoint of an interruption that has been made up for."""
     folder = Path(runner.work_dir)
     last = folder / "last_checkpoint"
-    named = Path(last.read_text().strip()).name if last.is_file() else ""
+    named = Path(last.read_text(encoding="utf-8").strip()).name if last.is_file() else ""
     if is_main_process() and named != CHECKPOINT:
         (folder / CHECKPOINT).unlink(missing_ok=True)
 

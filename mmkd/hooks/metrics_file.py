@@ -64,12 +64,12 @@ class MetricsFileHook(Hook):
         }
         path = Path(runner.work_dir) / file
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, path)
 
     @master_only
     def _drop_stale(self, best: Path, runner: Runner) -> None:
-        if best.is_file() and json.loads(best.read_text())["checkpoint"] != _name(self._best):
+        if best.is_file() and json.loads(best.read_text(encoding="utf-8"))["checkpoint"] != _name(self._best):
             runner.logger.info(f"{best} is not of this run's best checkpoint; it will be written anew")
             best.unlink()
 

@@ -36,7 +36,7 @@ def parameters() -> dict[str, Any]:
     if not file:
         return {}
     try:
-        content = yaml.safe_load(Path(file).read_text()) or {}
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
         return {key: entry["value"] for key, entry in content.items() if key != "wandb_version"}
     except (OSError, yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
         raise user_error(

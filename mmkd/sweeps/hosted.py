@@ -45,7 +45,7 @@ class HostedSweep:
         Raises:
             UserError: W&B cannot be reached or does not accept it.
         """
-        content = yaml.safe_load(self.sweep.path.read_text())
+        content = yaml.safe_load(self.sweep.path.read_text(encoding="utf-8"))
         try:
             return str(wandb.sweep(content, project=self.project, entity=self.entity))
         except Exception as error:

@@ -8,14 +8,15 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 
-from mmkd.cli.common import base_parser, prepare_data, read_config, run
+from mmkd.cli import parsers
 from mmkd.cli.common import parse as parse_in_sweep
+from mmkd.cli.common import prepare_data, read_config, run
 from mmkd.errors import UserError
 from mmkd.registry import DATASETS
 
 
 def parse(*argv: str) -> Any:
-    return base_parser("test").parse_args(argv)
+    return parsers.base("test").parse_args(argv)
 
 
 def test_work_dir() -> None:
@@ -31,21 +32,21 @@ def test_parameters_of_wandbs_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     words = ["configs/bccd/student.py", "--lr=0.25", "--amp"]
     with pytest.raises(SystemExit):
-        parse_in_sweep(base_parser("test"), words)
+        parse_in_sweep(parsers.base("test"), words)
 
     monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(file))
     monkeypatch.setenv("WANDB_SWEEP_ID", "s")
     monkeypatch.setenv("WANDB_RUN_ID", "r")
     with pytest.raises(SystemExit):  # neither a value nor one of the parameters
-        parse_in_sweep(base_parser("test"), words)
-    args = parse_in_sweep(base_parser("test"), ["configs/bccd/student.py", "--lr=0.25"])
+        parse_in_sweep(parsers.base("test"), words)
+    args = parse_in_sweep(parsers.base("test"), ["configs/bccd/student.py", "--lr=0.25"])
     cfg = read_config(args)
     assert cfg.optim_wrapper.optimizer.lr == 0.25, "what the command says counts"
     assert cfg.train_dataloader.batch_size == 3, "what it leaves out is in the agent's file"
     assert cfg.data_root == "two words, and more"
     assert cfg.model.backbone.norm_eval is True
     assert cfg.work_dir == "work_dirs/student/r"
-    given = parse_in_sweep(base_parser("test"), ["configs/bccd/student.py", "--work-dir", "w"])
+    given = parse_in_sweep(parsers.base("test"), ["configs/bccd/student.py", "--work-dir", "w"])
     assert read_config(given).work_dir == "w/r", "the runs of a sweep share the command"
 
 
@@ -54,7 +55,7 @@ def test_boolean_flags_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     file.write_text("model.backbone.norm_eval: {value: true}")
     monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(file))
     monkeypatch.setenv("WANDB_SWEEP_ID", "s")
-    args = parse_in_sweep(base_parser("test"), ["configs/bccd/student.py", "--model.backbone.norm_eval"])
+    args = parse_in_sweep(parsers.base("test"), ["configs/bccd/student.py", "--model.backbone.norm_eval"])
     assert read_config(args).model.backbone.norm_eval is True
 
 

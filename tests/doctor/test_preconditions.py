@@ -224,3 +224,13 @@ def test_all_errors_are_said_at_once() -> None:
     cfg.val_evaluator.ann_file = "nowhere/val.json"
     with pytest.raises(UserError, match=r"val_evaluator: no file[\s\S]*head: classes[\s\S]*remedy"):
         require(cfg, ("train", "val"))
+
+
+def test_a_visualizer_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def logs(cfg: Config) -> None:
+        cfg.visualizer = {"type": "DetLocalVisualizer", "vis_backends": [{"type": "TensorboardVisBackend"}]}
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    (found,) = errors(logs)
+    assert "TensorboardVisBackend needs tensorboard or tensorboardX, which is not installed" in found
+    assert "pip install tensorboard" in found

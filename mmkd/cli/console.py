@@ -1,0 +1,18 @@
+"""Printing on any console: with characters that it lacks, and when nobody reads any more."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def print_anything() -> None:
+    """Let standard output and error replace what their encoding lacks, like Windows' code pages."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not where a notebook or a test has put its own
+            stream.reconfigure(errors="replace")
+
+
+def nobody_reads() -> None:
+    """After a broken pipe, as of ``| head``: write nowhere, so that the end of Python does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,58 @@
+"""The commands ``mmkd-train``, ``mmkd train`` and their kind: help and versions at once, then the tool.
+
+Nothing here imports torch, so ``--help`` takes no time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from mmkd.cli import parsers
+from mmkd.cli.console import print_anything
+from mmkd.version import __version__
+
+TOOLS = {
+    "train": "train a detector, alone or with a teacher",
+    "test": "evaluate a checkpoint",
+    "doctor": "examine a config before it is trained",
+    "compare": "train student and variants over seeds, and report what is gained",
+    "sweep": "search for the best settings",
+    "cache-teacher": "ask the teacher once, before training",
+    "publish": "reduce a checkpoint to weights and a config that need no mmkd",
+    "convert": "read checkpoints of other distillation code",
+}
+
+
+def run_tool(name: str, argv: Sequence[str] | None = None) -> int:
+    """Run a tool; returns its exit code. What its options get wrong is said before anything is imported."""
+    print_anything()
+    module = name.replace("-", "_")
+    getattr(parsers, module)().parse_known_args(argv)
+    code: int = importlib.import_module(f"mmkd.cli.{module}").main(argv)
+    return code
+
+
+train, test, doctor, compare, sweep, cache_teacher, publish, convert = (partial(run_tool, x) for x in TOOLS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``mmkd TOOL …``; returns the tool's exit code."""
+    print_anything()
+    words = sys.argv[1:] if argv is None else list(argv)
+    name = words[0] if words else "--help"
+    if name in TOOLS:
+        sys.argv[0] = f"mmkd {name}"  # for its messages
+        return run_tool(name, words[1:])
+    if name == "--version":
+        print(f"mmkd {__version__}")
+        return 0
+    usage = ["usage: mmkd TOOL …", "", *(f"  {tool:<15}{about}" for tool, about in TOOLS.items())]
+    usage += ["", "mmkd TOOL --help shows a tool's options; mmkd-TOOL is the same command."]
+    if name in ("-h", "--help"):
+        print("\n".join(usage))
+        return 0
+    print("\n".join([*usage, "", f"mmkd: error: there is no tool {name!r}"]), file=sys.stderr)
+    return 2

@@ -1,0 +1,13 @@
+"""What mmengine calls by name in every package that it finds by a scope."""
+
+from mmengine.registry import init_default_scope as set_default_scope
+
+
+def register_all_modules(init_default_scope: bool = True) -> None:
+    """Register mmkd's modules, which importing mmkd has done.
+
+    Args:
+        init_default_scope: make ``mmdet``, in whose registries they are, the default scope.
+    """
+    if init_default_scope:
+        set_default_scope("mmdet")

@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from mmkd.cli import convert, parsers
+from mmkd.compare.plan import SPLITS
+
+
+def test_choices_are_those_of_the_tools() -> None:
+    assert parsers.SPLITS == SPLITS
+    assert tuple(convert.PREFIXES) == parsers.PARTS
+
+
+def test_overrides_are_read_as_mmengine_does() -> None:
+    args = parsers.train().parse_args(["c.py", "--cfg-options", "a.b=1", "c=[1,2]", "d=x"])
+    assert args.cfg_options == {"a.b": 1, "c": [1, 2], "d": "x"}
