@@ -1,5 +1,6 @@
 """The error that a user can mend."""
 
+import difflib
 import inspect
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -24,11 +25,12 @@ def check_options(what: str, given: Iterable[str], valid: Iterable[str]) -> None
     valid = sorted(valid)
     unknown = sorted(map(str, set(given) - set(valid)))
     if unknown:
+        near = difflib.get_close_matches(unknown[0], valid, n=1, cutoff=0.7)
         raise user_error(
             f"{what} has no option {', '.join(unknown)}.",
             expected=", ".join(valid),
             found=", ".join(unknown),
-            remedy="correct or remove it",
+            remedy=f"did you mean {near[0]}?" if near else "correct or remove it",
         )
 
 

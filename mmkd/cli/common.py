@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import gc
 import os
 import sys
@@ -22,12 +23,13 @@ from mmkd.cli.console import nobody_reads, print_anything
 from mmkd.cli.failures import of_the_place
 from mmkd.compat import load_config
 from mmkd.datasets import annotation_file, innermost, places_of, where_from
+from mmkd.doctor.spelling import KNOWN
 from mmkd.errors import UserError, place_of, user_error
 from mmkd.hooks import TrainingStopped
 from mmkd.registry import name_in
 from mmkd.sharding import check_strategy
 from mmkd.sweeps.agent import in_sweep, parameters, run_id
-from mmkd.sweeps.overrides import KeepingDictAction, check_overrides, resolve_aliases
+from mmkd.sweeps.overrides import ALIASES, KeepingDictAction, check_overrides, resolve_aliases
 from mmkd.torchvision import survive
 from mmkd.visualization import finish_failed
 
@@ -51,6 +53,8 @@ def read_config(args: argparse.Namespace, prepare: Callable[[Config], object] | 
         if given:
             options = resolve_aliases(cfg, given)
             check_overrides(cfg, options, strict=in_sweep())
+            for key in options:
+                _warn_of(cfg, key)
             cfg.merge_from_dict(options)
     except UserError:
         raise
@@ -69,6 +73,17 @@ def read_config(args: argparse.Namespace, prepare: Callable[[Config], object] | 
     if run_id() is not None:  # the runs of a sweep share the command
         cfg.work_dir = os.path.join(cfg.work_dir, str(run_id()))
     return cfg
+
+
+def _warn_of(cfg: Config, key: str) -> None:
+    """Say it where an override makes a new key at the top of a config, which nothing reads."""
+    name = key.partition(".")[0]
+    if name in cfg or name in KNOWN:
+        return
+    near = difflib.get_close_matches(name, {*KNOWN, *cfg}, n=1, cutoff=0.6)
+    near = near or [each for each in ALIASES.values() if each.rpartition(".")[2] == name]
+    advice = f"; did you mean {key.replace(name, near[0], 1)}?" if near else ""
+    print(f"mmkd: warning: nothing reads {key}, which --cfg-options adds{advice}", file=sys.stderr)
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -193,8 +208,8 @@ def run(main: Callable[[], object]) -> int:
     except BrokenPipeError:  # `| head` has read enough
         nobody_reads()
         return int(code)
-    except KeyboardInterrupt:
-        print("\nmmkd: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"\nmmkd: interrupted{f'; {error}' if str(error) else ''}", file=sys.stderr)
         code = 130
     except Exception as error:
         told, code = of_the_place(error), 2

@@ -73,7 +73,11 @@ def train() -> argparse.ArgumentParser:
     parser.add_argument(
         "--wandb", action="store_true", help="log to Weights & Biases (in its sweeps, always)"
     )
-    parser.add_argument("--teacher", metavar="CONFIG", help="distil this config from that of a teacher")
+    parser.add_argument(
+        "--teacher",
+        metavar="CONFIG",
+        help="distil from this teacher, by what fits both",
+    )
     parser.add_argument("--teacher-checkpoint", metavar="FILE", help="the weights of --teacher")
     return parser
 

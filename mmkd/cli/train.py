@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.utils import setup_cache_size_limit_of_dynamo
@@ -21,6 +25,10 @@ from mmkd.amp import use_amp
 from mmkd.cli import parsers
 from mmkd.cli.common import build_runner, parse, prepare_data, read_config, run
 from mmkd.cli.failures import keep_state
+from mmkd.cli.work_dir import check_work_dir
+from mmkd.datasets import innermost
+from mmkd.detectors.recipe import recommended
+from mmkd.doctor.annotations import classes_of
 from mmkd.doctor.preconditions import require
 from mmkd.errors import type_of, user_error
 from mmkd.hooks import ProgressHook
@@ -110,9 +118,9 @@ def add_wandb(cfg: Config) -> None:
 
 
 def add_teacher(cfg: Config, teacher: str | None, checkpoint: str | None) -> None:
-    """Turn a stock single-stage config into a distilled one, in place.
+    """Turn a stock single-stage config into a distilled one, in place, by what fits the pair.
 
-    A config that is distilled already gets this teacher instead of its own.
+    It gets a work dir of its own. A config that is distilled already gets this teacher instead of its own.
 
     Raises:
         UserError: one of the two is missing, or the detector is no plain
@@ -133,16 +141,32 @@ def add_teacher(cfg: Config, teacher: str | None, checkpoint: str | None) -> Non
             found=f"model.type={type_of(cfg.model)}",
             remedy="choose a single-stage student",
         )
-    cfg.model.teacher = ConfigDict(config=teacher, checkpoint=checkpoint)
+    entry = {"config": teacher, "checkpoint": checkpoint}
     if not is_kind(cfg.model, MODELS.get(DISTILLER)):
+        data = innermost((cfg.get("train_dataloader") or {}).get("dataset"))
+        recipe = {"teacher": entry, **recommended(cfg.model, entry, next(map(classes_of, data), ()) or None)}
+        cfg.model.update(copy.deepcopy(recipe))
         cfg.model.type = name_in(cfg, DISTILLER)
-        cfg.model.distill = ConfigDict(cls={"type": "DistillationLoss"})
+        student = cfg.filename and Path(cfg.filename).stem
+        cfg.work_dir = f"{cfg.get('work_dir') or f'work_dirs/{student}'}-kd-{Path(teacher).stem}"
+        _show(cfg, recipe)
+    else:
+        cfg.model.teacher = ConfigDict(entry)
+
+
+def _show(cfg: Config, recipe: dict[str, Any]) -> None:
+    """Print the recipe as the config that a user would write."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    model = Config({"model": {"type": DISTILLER, **recipe}}).pretty_text.strip()
+    print(f"mmkd: what fits this pair, as a config:\n\n_base_ = [{cfg.filename!r}]\n{model}\n")
 
 
 def train(args: argparse.Namespace) -> None:
     """Build the Runner and train."""
     setup_cache_size_limit_of_dynamo()
     cfg = config_of(args)
+    check_work_dir(cfg)
     warnings = list(require(cfg, ("train", "val")))
     runner = build_runner(cfg)
     runner.logger.info(f"mmkd {mmkd.__version__}")
@@ -150,6 +174,11 @@ def train(args: argparse.Namespace) -> None:
         runner.logger.warning(f"{one.what}: {one.found}; {one.remedy}")
     try:
         runner.train()
+    except KeyboardInterrupt:
+        last = find_latest_checkpoint(cfg.work_dir)
+        raise KeyboardInterrupt(
+            f"--resume goes on from {last}" if last else "nothing was saved yet"
+        ) from None
     except Exception as error:
         raise keep_state(runner, error) from error
     finally:

@@ -143,7 +143,8 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
         "name": row["recipe"],
         "role": row["role"],
         "config": row["config"],
-        "recommended": row["recommended"],
+        "badge": _badge(row),
+        "lost": row["map_difference"] is not None and row["map_difference"] <= 0,
         "metrics": {name: _mean(value["mean"], None) for name, value in row["metrics"].items()},
         "spreads": {
             name: "" if value["std"] is None else f"± {value['std']:.3f}"
@@ -170,6 +171,14 @@ def _mean(mean: float | None, std: float | None) -> str:
 
 def _signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", "−")
+
+
+def _badge(row: Mapping[str, Any]) -> str:
+    """What stands below a recipe's name: a recommendation holds as far as the recipe gained."""
+    if not row["recommended"]:
+        return ""
+    gained = row["map_difference"] is None or row["map_difference"] > 0
+    return "recommended" if gained else "recommended by the plan, not better here"
 
 
 def _interval(ends: Sequence[float]) -> str:

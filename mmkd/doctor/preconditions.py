@@ -23,6 +23,7 @@ from mmkd.doctor.annotations import classes_of, examine_classes, read_source
 from mmkd.doctor.case import Case, Source
 from mmkd.doctor.findings import Finding, NotExamined, collect, shortened
 from mmkd.doctor.images import examine_files
+from mmkd.doctor.spelling import examine_spelling
 from mmkd.errors import UserError
 from mmkd.registry import METRICS, TRANSFORMS, VISBACKENDS, class_of, is_kind
 
@@ -58,6 +59,7 @@ def examine_preconditions(case: Case, which: Sequence[str] = ("train", "val")) -
         case: the config.
         which: ``train``, ``val`` or ``test``.
     """
+    yield from collect("spelling", partial(examine_spelling, case.cfg))
     yield from collect("visualizer", partial(_backends, case))
     for name in which:
         loader = case.cfg.get(f"{name}_dataloader")

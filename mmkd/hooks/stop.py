@@ -38,8 +38,8 @@ class StopHook(Hook):
         stop_signals: end training for good; exit code 0. By default SIGTERM in a
             sweep, whose agent sends it to a run that is not worth going on with.
         preempt_signals: the machine is needed elsewhere; exit code 128 + signal,
-            so that a scheduler starts the run again. By default SIGUSR1, and
-            SIGTERM outside of a sweep.
+            so that a scheduler starts the run again. By default SIGUSR1, SIGINT (Ctrl-C),
+            and SIGTERM outside of a sweep. A second SIGINT ends the process at once.
 
     Raises:
         UserError: an unknown signal, or one that is in both lists.
@@ -56,7 +56,7 @@ class StopHook(Hook):
         if stop_signals is None:
             stop_signals = ["SIGTERM"] if in_sweep() and "SIGTERM" not in (preempt_signals or ()) else []
         if preempt_signals is None:
-            names = [name for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+            names = [name for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
             preempt_signals = [name for name in names if name not in stop_signals]
         check_options("StopHook", [*stop_signals, *preempt_signals], [s.name for s in signal.Signals])
         both = set(stop_signals) & set(preempt_signals)
@@ -76,6 +76,7 @@ class StopHook(Hook):
         self._common_batches = 0
         self._settled = True
         self._validating = False
+        self._interrupted = False
 
     def request(self, exit_code: int, reason: str) -> None:
         """Ask for the end of training; safe from signal handlers and other threads.
@@ -180,6 +181,9 @@ class StopHook(Hook):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
+        if number == signal.SIGINT and self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = self._interrupted or number == signal.SIGINT
         self.request(self.exit_codes[signal.Signals(number)], signal.Signals(number).name)
 
     def _agree(self) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 
 from mmengine.logging import print_log
 
+_SHOWN = 6
+
 
 def describe(model: Any, found: Mapping[str, Any]) -> dict[str, Any]:
     """Log what the teacher is and what of it is used.
@@ -25,7 +27,10 @@ def describe(model: Any, found: Mapping[str, Any]) -> dict[str, Any]:
         "parameters_computed": sum(p.numel() for p in model.parameters()),
         **found,
     }
-    classes = "no class names" if facts["classes"] is None else ", ".join(facts["classes"][:5])
+    names = facts["classes"]
+    classes = "no class names" if names is None else ", ".join(names[:_SHOWN])
+    if names is not None and len(names) > _SHOWN:
+        classes += f", … {len(names) - _SHOWN} more"
     print_log(
         f"teacher: {facts['detector']}, {facts['parameters_computed'] / 1e6:.2f} M parameters computed, "
         f"checkpoint {facts['checkpoint']}, {classes}, "

@@ -1,0 +1,70 @@
+"""A work dir belongs to one config: what a run has written there is not written over by another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmkd.datasets import innermost
+from mmkd.errors import type_of, user_error
+
+
+def check_work_dir(cfg: Config) -> None:
+    """Refuse a work dir that holds checkpoints of another config.
+
+    The same config may train there again, resumed or anew, with other numbers.
+
+    Raises:
+        UserError: it does.
+    """
+    folder = Path(cfg.work_dir)
+    if not any(folder.glob("*.pth")):
+        return
+    mine = Path(cfg.filename).name if cfg.filename else ""
+    dumped = sorted(path for path in folder.glob("*.py"))
+    if not dumped:
+        return
+    for path in dumped:
+        if path.name == mine and identity(_read(path)) == identity(cfg):
+            return
+    raise user_error(
+        f"The work dir {folder} holds checkpoints of another config.",
+        expected="a folder of its own for each config, so that no result is written over",
+        found=", ".join(path.name for path in dumped)
+        + (f", which trained something else under the name {mine}" if folder / mine in dumped else ""),
+        remedy=f"give this one another --work-dir, or remove {folder} if its checkpoints are not needed",
+    )
+
+
+def identity(cfg: Mapping[str, Any]) -> list[Any]:
+    """What is trained on what: the types in the model, its teachers, and the files of the training data."""
+    data = (cfg.get("train_dataloader") or {}).get("dataset")
+    model = cfg.get("model") or {}
+    teacher = model.get("teacher") or {}
+    return [
+        *sorted(_types(model)),  # mmengine writes a config in the order of its keys
+        str(teacher.get("config")) if isinstance(teacher, Mapping) else len(teacher),
+        *(f"{one.get('data_root') or ''}{one.get('ann_file') or ''}" for one in innermost(data)),
+    ]
+
+
+def _types(part: Any, place: str = "model") -> Iterator[str]:
+    if isinstance(part, Mapping):
+        if "type" in part:
+            yield f"{place}: {type_of(part).rpartition('.')[2]}"
+        for name, value in part.items():
+            if name != "teacher":
+                yield from _types(value, f"{place}.{name}")
+    elif isinstance(part, (list, tuple)):
+        for value in part:
+            yield from _types(value, place)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        return Config.fromfile(path, import_custom_modules=False)
+    except Exception:  # whatever it is, it is not this config
+        return {}

@@ -1,0 +1,131 @@
+"""The losses that fit a student and a teacher, for those who name a teacher and no recipe."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmdet.models.dense_heads import GFLHead
+
+from mmkd.errors import UserError
+from mmkd.heads import adapter_for
+from mmkd.registry import MODELS
+from mmkd.teachers import build_detector, plain_detector, teacher_model_and_checkpoint
+from mmkd.teachers.building import example_pixels
+
+# The light hand on the features is that of the recipes that were measured (docs/results.md).
+FEATURES = {"type": "PKDLoss", "loss_weight": 0.3}
+
+
+def recommended(
+    student: Mapping[str, Any], teacher: Mapping[str, Any], classes: Sequence[str] | None
+) -> dict[str, Any]:
+    """What distils this pair: logits, boxes, quality, features and inherited weights, as far as they fit.
+
+    Each loss is tried by building the model with it alone.
+
+    Args:
+        student: the model config of a single-stage detector.
+        teacher: ``dict(config=…, checkpoint=…)``.
+        classes: the data set's, if it names them.
+
+    Returns:
+        ``distill``, and where they are of use ``inherit`` and ``teacher``.
+
+    Raises:
+        UserError: nothing fits; says why the first loss does not, or what is wrong with the teacher.
+    """
+    with torch.random.fork_rng(devices=[]):
+        own = MODELS.build(plain_detector(copy.deepcopy(student)))
+        own.eval()
+        theirs, _ = build_detector(*teacher_model_and_checkpoint(teacher), dense=False)
+    teacher = {**teacher, **_levels(own, theirs)}
+    losses: dict[str, Any] = {}
+    first: UserError | None = None
+    for name, choices in _candidates(own, theirs):
+        for loss in choices:
+            try:
+                _build(student, teacher, {name: loss}).check_class_names({"classes": classes})
+            except UserError as error:
+                first = first or error
+                continue
+            losses[name] = loss
+            break
+    if not losses:
+        assert first is not None
+        raise first
+    parts = [part for part in ("neck", "bbox_head") if _shares(own, theirs, part)]
+    found: dict[str, Any] = {"teacher": teacher} if "levels" in teacher and set(losses) == {"neck"} else {}
+    return {**found, **({"inherit": parts} if parts else {}), "distill": losses}
+
+
+def _candidates(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """By name, the forms of a loss in their order; the first that fits is taken."""
+    head, taught = own.bbox_head, getattr(theirs, "bbox_head", None)
+    yield (
+        "cls",
+        [
+            {"type": "DistillationLoss"},
+            {"type": "DistillationLoss", "region": "teacher"},
+            {"type": "DistillationLoss", "activation": "softmax", "region": "all"},
+        ],
+    )
+    distributions = [isinstance(one, GFLHead) for one in (head, taught)]
+    if all(distributions) and getattr(head, "reg_max", None) == getattr(taught, "reg_max", None):
+        yield "box", [{"type": "LocalizationDistillationLoss"}, {"type": "BoxIoULoss"}]
+    else:
+        yield "box", [{"type": "BoxIoULoss"}]
+    quality = _quality(own)
+    if quality and quality == _quality(theirs):
+        yield "quality", [{"type": "QualityLoss"}, {"type": "QualityLoss", "region": "teacher"}]
+    yield "neck", [dict(FEATURES)]
+
+
+@torch.no_grad()
+def _quality(model: Any) -> list[str]:
+    """The names of a head's further outputs."""
+    try:
+        adapter = adapter_for(model.bbox_head)
+        feats = model.extract_feat(example_pixels(model, model.extract_feat))
+        outputs = adapter.outputs(model.bbox_head, feats, model.bbox_head(feats), frozenset({"extra"}))
+    except (UserError, AttributeError):
+        return []
+    return list(outputs.extra)
+
+
+def _build(student: Mapping[str, Any], teacher: Mapping[str, Any], losses: Mapping[str, Any]) -> Any:
+    cfg = plain_detector(copy.deepcopy(student))
+    only_features = all(loss["type"] == FEATURES["type"] for loss in losses.values())
+    entry = {name: value for name, value in teacher.items() if name != "levels" or only_features}
+    cfg.update(type="mmdet.KDSingleStageDetector", teacher=entry, distill=copy.deepcopy(dict(losses)))
+    with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
+        return MODELS.build(cfg)
+
+
+@torch.no_grad()
+def _levels(own: Any, theirs: Any) -> dict[str, Any]:
+    """``levels`` for a teacher whose maps begin at another stride, as those of two-stage detectors."""
+    strides = [max(stride) for stride in adapter_for(own.bbox_head).spec(own.bbox_head).strides]
+    if hasattr(theirs, "bbox_head"):
+        return {}
+    pixels = example_pixels(theirs, theirs.extract_feat)
+    given = [round(pixels.shape[-1] / feat.shape[-1]) for feat in theirs.extract_feat(pixels)]
+    levels: list[int] = []
+    for stride in strides:
+        if stride not in given:
+            break
+        levels.append(given.index(stride))
+    return {"levels": levels} if levels and given != strides else {}
+
+
+def _shares(own: Any, theirs: Any, part: str) -> bool:
+    """Whether a part of both has parameters of the same names and shapes."""
+    one, other = getattr(own, part, None), getattr(theirs, part, None)
+    if one is None or other is None:
+        return False
+    taught = dict(other.named_parameters())
+    return any(name in taught and taught[name].shape == p.shape for name, p in one.named_parameters())

@@ -1,0 +1,125 @@
+"""Keys of a config that nothing reads, where a name that is read is near."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine.optim import OptimWrapper
+from mmengine.registry import LOOPS, OPTIMIZERS, PARAM_SCHEDULERS
+from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
+
+from mmkd.doctor.findings import Finding
+from mmkd.registry import OPTIM_WRAPPERS, REGISTRIES, class_of, is_kind
+
+# Of short names like ``lr``, and of others.
+_CLOSE = {True: 0.8, False: 0.83}
+# What a config has at its top beside the Runner's arguments.
+_AT_TOP = (
+    "auto_scale_lr",
+    "backend_args",
+    "compile",
+    "data_preprocessor",
+    "data_root",
+    "dataset_type",
+    "find_unused_parameters",
+    "metainfo",
+    "runner_type",
+    "test_pipeline",
+    "train_pipeline",
+    "tta_model",
+    "tta_pipeline",
+    "val_pipeline",
+)
+_RUNNERS = (Runner, FlexibleRunner)
+KNOWN = sorted({*_AT_TOP, *(name for kind in _RUNNERS for name in inspect.signature(kind).parameters)})
+# Read by mmengine before a class is called.
+_ALWAYS = {"type", "_scope_", "_delete_", "by_epoch", "priority", "convert_to_iter_based"}
+_LOOKED_INTO = (
+    "model",
+    "optim_wrapper",
+    "param_scheduler",
+    "train_dataloader",
+    "val_dataloader",
+    "custom_hooks",
+)
+
+
+def examine_spelling(cfg: Mapping[str, Any]) -> Iterator[Finding]:
+    """Look for misspelled keys at the top, in the loops, and wherever a ``type`` says what is read."""
+    for key in cfg:
+        near = difflib.get_close_matches(key, KNOWN, n=1, cutoff=0.85)
+        # Names like ``test_pipeline_stage2`` are variables of the config.
+        if near and key not in KNOWN and not key.startswith(near[0]) and not key.endswith(near[0]):
+            yield Finding("warning", f"key {key}", "nothing reads it", f"did you mean {near[0]}?")
+    yield from _loop(cfg.get("train_cfg"))
+    for key in _LOOKED_INTO:
+        yield from _within(cfg.get(key), key)
+
+
+def _loop(train_cfg: Any) -> Iterator[Finding]:
+    if not isinstance(train_cfg, Mapping):
+        return
+    loop = class_of(train_cfg, LOOPS) if "type" in train_cfg else None
+    if loop is None:
+        by_epoch = train_cfg.get("by_epoch", "max_iters" not in train_cfg)
+        loop = EpochBasedTrainLoop if by_epoch else IterBasedTrainLoop
+    yield from _unknown(train_cfg, "train_cfg", loop)
+    for name in ("max_epochs", "max_iters"):
+        value = train_cfg.get(name)
+        if isinstance(value, int) and value < 1:
+            remedy = f"set train_cfg.{name} to 1 or more"
+            yield Finding("error", "train_cfg", f"{name}={value} trains nothing", remedy)
+
+
+def _within(part: Any, place: str) -> Iterator[Finding]:
+    if isinstance(part, Mapping):
+        kind = _class(part)
+        if kind is not None and not is_kind(part, OptimWrapper, registry=OPTIM_WRAPPERS):
+            yield from _unknown(part, place, kind)
+        for key, value in part.items():
+            yield from _within(value, f"{place}.{key}")
+    elif isinstance(part, (list, tuple)):
+        for position, value in enumerate(part):
+            yield from _within(value, f"{place}[{position}]")
+
+
+def _class(part: Mapping[str, Any]) -> type | None:
+    for registry in (*REGISTRIES, OPTIMIZERS, PARAM_SCHEDULERS) if "type" in part else ():
+        try:
+            kind = class_of(part, registry)
+        except Exception:  # a name with dots that is nobody's, which building it reports
+            return None
+        if isinstance(kind, type):
+            return kind
+    return None
+
+
+def _unknown(part: Mapping[str, Any], place: str, kind: type) -> Iterator[Finding]:
+    """Keys that a class does not take, where one that it takes is near."""
+    valid: set[str] = set()
+    takes_any = False
+    for one in kind.__mro__[:-1]:
+        init = vars(one).get("__init__")
+        if init is None:
+            continue
+        parameters = inspect.signature(init).parameters.values()
+        valid.update(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        if not takes_any:
+            takes_any = hasattr(init, "__wrapped__")  # a decorator may translate names of before
+            break
+    for key in part:
+        if key in valid or key in _ALWAYS or not isinstance(key, str):
+            continue
+        near = difflib.get_close_matches(key, valid, n=1, cutoff=_CLOSE[len(key) <= 4])
+        if near:
+            yield Finding(
+                # Detectors and heads may take an option out of a part before it is built.
+                "warning" if takes_any or place.startswith("model.") else "error",
+                place,
+                f"{kind.__name__} has no option {key}",
+                f"did you mean {place}.{near[0]}?",
+            )

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.logging import MessageHub
+
+from mmkd.detectors.recipe import recommended
+from mmkd.errors import UserError
+
+from ..conftest import batch, build, losses_of, save_teacher, tiny_atss, tiny_teacher
+from ..heads.cases import CASES, Case, stock
+
+
+def recipe(folder: Path, student: Any, teacher: Any, classes: Any = None, **meta: Any) -> dict[str, Any]:
+    model = build(teacher)
+    torch.save({"meta": meta, "state_dict": model.state_dict()}, folder / "teacher.pth")
+    entry = {"config": teacher, "checkpoint": str(folder / "teacher.pth")}
+    found = recommended(student, entry, classes)
+    cfg = ConfigDict({"teacher": entry, **copy.deepcopy(student), **found, "type": "KDSingleStageDetector"})
+    MessageHub.get_current_instance().update_info("epoch", 0)  # which TOOD asks
+    losses = losses_of(build(cfg), batch())
+    assert all(torch.isfinite(losses[f"loss_kd_{name}"]) for name in found["distill"])
+    return found
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.trains], ids=lambda case: case.head)
+def test_every_head_gets_what_fits_and_trains(case: Case, tmp_path: Path) -> None:
+    if case.head == "VFNetHead":
+        pytest.skip("its deformable convolutions need larger images than these")
+    cfg = stock(case.config)
+    found = recipe(tmp_path, cfg, cfg)
+    losses = found["distill"]
+    assert {"cls", "box"} <= set(losses)
+    assert ("quality" in losses) == bool(case.quality)
+    assert ("region" in losses["cls"]) == (not case.labels)
+    assert (losses["box"]["type"] == "LocalizationDistillationLoss") == (case.head == "GFLHead")
+    assert found["inherit"] == ["neck", "bbox_head"]
+
+
+def test_of_two_atss(tmp_path: Path) -> None:
+    found = recipe(tmp_path, tiny_atss(), tiny_teacher())
+    assert found == {
+        "inherit": ["neck", "bbox_head"],
+        "distill": {
+            "cls": {"type": "DistillationLoss"},
+            "box": {"type": "BoxIoULoss"},
+            "quality": {"type": "QualityLoss"},
+            "neck": {"type": "PKDLoss", "loss_weight": 0.3},
+        },
+    }
+
+
+def test_classes_that_the_teacher_does_not_know_leave_out_their_logits(tmp_path: Path) -> None:
+    known = {"dataset_meta": {"classes": ("a", "b", "c")}}
+    assert "cls" in recipe(tmp_path, tiny_atss(), tiny_teacher(), ("a", "b", "c"), **known)["distill"]
+    assert "cls" not in recipe(tmp_path, tiny_atss(), tiny_teacher(), ("a", "b", "d"), **known)["distill"]
+
+
+def test_another_head_gives_boxes_and_features(tmp_path: Path) -> None:
+    retina = stock("retinanet/retinanet_r18_fpn_1x_coco.py")
+    found = recipe(tmp_path, tiny_atss(), retina)
+    assert set(found["distill"]) == {"neck"}, "nine base priors against one"
+    fcos = stock("fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py")
+    assert {"box", "neck"} <= set(recipe(tmp_path, tiny_atss(), fcos)["distill"])
+
+
+def test_a_two_stage_teacher_gives_the_levels_that_both_have(tmp_path: Path) -> None:
+    teacher = load_two_stage()
+    found = recipe(tmp_path, tiny_atss(), teacher)
+    assert set(found["distill"]) == {"neck"}
+    assert found["teacher"]["levels"] == [1, 2, 3, 4]
+
+
+def load_two_stage() -> Any:
+    from mmkd.compat import load_config
+
+    from ..heads.cases import STOCK_CONFIGS
+
+    cfg = load_config(STOCK_CONFIGS / "faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py").model
+    cfg.backbone.update(depth=18, base_channels=8, init_cfg=None)
+    cfg.neck.update(in_channels=[8, 16, 32, 64], out_channels=64)
+    cfg.rpn_head.update(in_channels=64, feat_channels=64)
+    cfg.roi_head.bbox_roi_extractor.out_channels = 64
+    cfg.roi_head.bbox_head.update(in_channels=64, fc_out_channels=32)
+    return cfg
+
+
+def test_a_teacher_that_does_not_load_is_said(tmp_path: Path) -> None:
+    path = save_teacher(tmp_path / "t.pth", tiny_atss())
+    with pytest.raises(UserError, match="does not fit the model"):
+        recommended(tiny_atss(), {"config": tiny_teacher(), "checkpoint": path}, None)
