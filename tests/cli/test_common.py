@@ -159,7 +159,9 @@ def test_last_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(fail(UserError("do this"))) == 2
     assert capsys.readouterr().err == "\nmmkd: error: do this\n"
     assert run(fail(KeyboardInterrupt())) == 130
-    assert "--resume" in capsys.readouterr().err
+    assert capsys.readouterr().err == "\nmmkd: interrupted\n"
+    assert run(fail(KeyboardInterrupt("--resume goes on from epoch_3.pth"))) == 130
+    assert capsys.readouterr().err == "\nmmkd: interrupted; --resume goes on from epoch_3.pth\n"
     assert run(fail(RuntimeError("odd"))) == 1
     err = capsys.readouterr().err
     assert "Traceback" in err

@@ -140,15 +140,32 @@ def test_unknown_and_double_signals_are_refused() -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, {"SIGTERM": 0, "SIGUSR1": 138}),
+        ({}, {"SIGTERM": 0, "SIGUSR1": 138, "SIGINT": 130}),
         ({"preempt_signals": ["SIGTERM"]}, {"SIGTERM": 143}),
-        ({"stop_signals": ["SIGUSR1"]}, {"SIGUSR1": 0, "SIGTERM": 143}),
+        ({"stop_signals": ["SIGUSR1"]}, {"SIGUSR1": 0, "SIGTERM": 143, "SIGINT": 130}),
         ({"stop_signals": [], "preempt_signals": []}, {}),
     ],
 )
 def test_meanings_in_a_sweep(monkeypatch: pytest.MonkeyPatch, given: Any, expected: Any) -> None:
     monkeypatch.setenv("MMKD_SWEEP", "yes")
     assert {number.name: code for number, code in StopHook(**given).exit_codes.items()} == expected
+
+
+def test_ctrl_c_writes_a_checkpoint(tmp_path: Path) -> None:
+    runner = toy_runner(tmp_path, Call("after_train_iter", 3, interrupt(signal.SIGINT)), StopHook())
+    assert stopped(runner) == 130
+    assert (tmp_path / "interrupted.pth").is_file()
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    def twice(runner: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    runner = toy_runner(tmp_path, Call("after_train_iter", 3, twice), StopHook())
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert not (tmp_path / "interrupted.pth").exists()
 
 
 def test_processes_that_an_evaluator_forks_can_be_ended(tmp_path: Path) -> None:
