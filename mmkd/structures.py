@@ -17,8 +17,21 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 
 Levels = tuple[Tensor, ...]
-# "labels" and "layers" are of the context: `DistillContext.labels_N`, `through` and `crossed`.
-Need = Literal["feats", "cls_logits", "bbox_pred", "boxes", "extra", "labels", "towers", "layers"]
+# Those of `OF_CONTEXT` are not parts of the outputs but of `DistillContext`.
+Need = Literal[
+    "feats",
+    "cls_logits",
+    "bbox_pred",
+    "boxes",
+    "extra",
+    "labels",
+    "label_weights",
+    "quality_targets",
+    "towers",
+    "layers",
+]
+OF_CONTEXT: frozenset[Need] = frozenset({"labels", "label_weights", "quality_targets", "layers"})
+Valid = Literal["image", "pad", "loss"]
 
 
 @dataclass(frozen=True)
@@ -200,6 +213,11 @@ class DistillContext:
             ``num_classes`` for background; only when a loss asks for it.
         through: runs layers of the teacher on a tensor of the student's, with gradient to it (see
             `FrozenTeacher.through`). A loss that uses it needs ``"layers"``, or they may be left out.
+        known_N: bool, False for priors of which the teacher's answer is not known; ``None`` if all are.
+        padded_N: bool, False for priors beyond the padded size of their image, ``pad_shape``.
+        scored_N: bool, False for priors without a weight in the student's own classification loss: those
+            beyond the padding, and anchors that its assigner ignores; only when a loss asks for it.
+        quality_sum: the sum of the centerness targets of the assigned priors; only when a loss asks for it.
         crossed: from a number of layers and the student's features after so many layers of its towers to what
             the rest of the teacher's head makes of them, see `FrozenTeacher.crossed`; needs ``"layers"``.
     """
@@ -210,6 +228,23 @@ class DistillContext:
     labels_N: Tensor | None = None
     through: Callable[[Callable[[Any, Tensor], Tensor], Tensor], Tensor] | None = None
     crossed: Callable[[int, Mapping[str, Levels], frozenset[Need]], DenseOutputs] | None = None
+    known_N: Tensor | None = None
+    padded_N: Tensor | None = None
+    scored_N: Tensor | None = None
+    quality_sum: Tensor | None = None
+
+    def counting(self, valid: Valid) -> DistillContext:
+        """The same with other priors in ``valid_N``.
+
+        Args:
+            valid: ``'image'``, as it is; ``'pad'``, `padded_N`; ``'loss'``, `scored_N`. Of neither those that
+                are not known.
+        """
+        if valid == "image":
+            return self
+        valid_N = self.padded_N if valid == "pad" else self.scored_N
+        assert valid_N is not None, f"the priors of valid={valid!r} were not asked for"
+        return replace(self, valid_N=valid_N if self.known_N is None else valid_N & self.known_N)
 
     def mean_over_processes(self, value: Tensor) -> Tensor:
         """The mean of a scalar over all processes.

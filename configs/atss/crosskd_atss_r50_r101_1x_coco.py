@@ -1,4 +1,4 @@
-# CrossKD: the student's features through the teacher's head.
+# CrossKD: the student's features through the teacher's head, with the options of its reference (docs/parity.md).
 _base_ = ['./kd_atss_r50_r101_1x_coco.py']
 
 model = dict(
@@ -8,6 +8,6 @@ model = dict(
             type='CrossKDLoss',
             layer=3,
             losses=dict(
-                cls=dict(type='BCKDLoss'),
-                box=dict(type='BoxIoULoss', loss_weight=1.0),
-                quality=dict(type='QualityLoss')))))
+                cls=dict(type='BCKDLoss', valid='loss'),
+                box=dict(type='BoxIoULoss', loss_weight=1.0, normalizer='foreground', valid='loss'),
+                quality=dict(type='QualityLoss', normalizer='foreground', valid='loss')))))

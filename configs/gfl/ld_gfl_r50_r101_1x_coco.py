@@ -10,7 +10,13 @@ model = dict(
         'gfl_r101_fpn_mstrain_2x_coco/gfl_r101_fpn_mstrain_2x_coco_20200629_200126-dd12f847.pth'),
     distill=dict(
         cls=dict(type='DistillationLoss'),
-        box=dict(type='LocalizationDistillationLoss')))
+        # The weights of its reference: 0.25 and 0.0625 over the 17 bins, no divisor.
+        box=dict(
+            type='LocalizationDistillationLoss',
+            normalizer='none',
+            main_weight=0.25 / 17,
+            vlr_weight=0.0625 / 17,
+            valid='pad')))
 
 default_hooks = dict(
     checkpoint=dict(max_keep_ckpts=1, save_best='coco/bbox_mAP'))

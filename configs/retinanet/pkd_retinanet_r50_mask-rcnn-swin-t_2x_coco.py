@@ -10,7 +10,7 @@ model = dict(
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/swin/'
         'mask_rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco/mask_rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco_20210906_131725-bacf6f7b.pth',
         levels=[1, 2, 3, 4]),
-    distill=dict(neck=dict(type='PKDLoss')))
+    distill=dict(neck=dict(type='PKDLoss', unbiased=True)))
 
 default_hooks = dict(
     checkpoint=dict(max_keep_ckpts=1, save_best='coco/bbox_mAP'))

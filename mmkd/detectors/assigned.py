@@ -13,7 +13,7 @@ from mmengine.structures import InstanceData
 from mmkd.detectors.observe import Observation, observe
 from mmkd.errors import UserError, user_error
 from mmkd.heads import adapter_for
-from mmkd.structures import DenseOutputs
+from mmkd.structures import DenseOutputs, Need
 
 _SIDE = 128
 
@@ -45,11 +45,38 @@ def assigned_labels(head: Any, seen: Observation, student: DenseOutputs) -> torc
     )
 
 
-def check_labels(head: Any) -> None:
-    """Raise `UserError` if a head does not tell which class it assigned to each prior.
+def scored_priors(head: Any, seen: Observation, student: DenseOutputs) -> torch.Tensor:
+    """Which priors have a weight in the head's classification loss, (N,) bool.
+
+    Raises:
+        UserError: its calls do not tell it.
+    """
+    assert seen.loss_cls_args is not None
+    return adapter_for(head).scored_priors(
+        head, student.flat_cls_logits(), seen.loss_cls_args, student.cls_logits
+    )
+
+
+def check_quality(head: Any) -> None:
+    """Raise `UserError` if a head has no centerness targets."""
+    if not isinstance(getattr(head, "loss_centerness", None), torch.nn.Module):
+        raise user_error(
+            f"{type(head).__name__} has no centerness targets.",
+            expected="a head with a loss_centerness (FCOSHead, ATSSHead, …) for normalizer='centerness'",
+            found=type(head).__name__,
+            remedy="choose another normalizer",
+        )
+
+
+def check_labels(head: Any, asks: frozenset[Need] = frozenset({"labels"})) -> None:
+    """Raise `UserError` if a head does not tell which class it assigned to each prior, or its weight.
 
     A copy of it computes its loss of one made-up image. A head that cannot do that here, for want of a GPU or
     of the training's state, is left to the first step.
+
+    Args:
+        head: the student's.
+        asks: with ``labels`` the classes are asked, with ``label_weights`` the weights.
     """
     adapter = adapter_for(head)
     spec = adapter.spec(head)
@@ -63,7 +90,10 @@ def check_labels(head: Any) -> None:
             with observe(trial, labels=adapter.label_losses) as seen:
                 trial.loss(feats, [_sample(), _sample()])
         student = adapter.outputs(trial, feats, seen.raw[0], frozenset({"cls_logits"}))
-        assigned_labels(trial, seen, student)
+        if "labels" in asks:
+            assigned_labels(trial, seen, student)
+        if "label_weights" in asks:
+            scored_priors(trial, seen, student)
     except UserError:
         raise
     except Exception:

@@ -13,7 +13,13 @@ from mmdet.models.detectors import BaseDetector, SingleStageDetector
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
-from mmkd.detectors.assigned import assigned_labels, check_labels, check_loss
+from mmkd.detectors.assigned import (
+    assigned_labels,
+    check_labels,
+    check_loss,
+    check_quality,
+    scored_priors,
+)
 from mmkd.detectors.checkpointing import watch_checkpointed
 from mmkd.detectors.finite import FiniteCheck, in_float16
 from mmkd.detectors.observe import Observation, observe
@@ -102,7 +108,7 @@ class KDSingleStageDetector(SingleStageDetector):
         losses, asks = separate(teacher, distill)
         self.distill = build_losses(losses, "distill")
         check_loss(self.bbox_head)
-        needs = {name: term.needs - term.of_student for name, term in self.terms.items()}
+        needs = {name: term.asks - term.of_student for name, term in self.terms.items()}
         self.teacher = build_teachers(teacher, asks, needs, student=self)
         self._classes_checked = self._layers_checked = False
         self._finite = FiniteCheck()
@@ -121,8 +127,11 @@ class KDSingleStageDetector(SingleStageDetector):
                     if "towers" in term.needs:
                         check_towers(self.bbox_head, term.tower_layers, "student")
                         check_towers(asked.head, term.tower_layers, "teacher")
-        if any("labels" in term.needs and term.loss_weight > 0 for term in self.terms.values()):
-            check_labels(self.bbox_head)
+        read = frozenset[Need]().union(*(term.asks for term in self.terms.values() if term.loss_weight > 0))
+        if read & {"labels", "label_weights"}:
+            check_labels(self.bbox_head, read)
+        if "quality_targets" in read:
+            check_quality(self.bbox_head)
         self._register_state_dict_hook(_leave_out_losses)
         self._register_load_state_dict_pre_hook(self._put_in_losses)
 
@@ -167,11 +176,13 @@ class KDSingleStageDetector(SingleStageDetector):
         active = [name for name, term in self.terms.items() if term.loss_weight > 0]
         asked = asked_by(self.teacher, active)  # on a stream of its own a teacher runs beside the student
         answers = [teacher.ask(batch_inputs, batch_data_samples) for teacher, _ in asked]
-        needs = frozenset[Need]().union(*(self.terms[name].needs for name in active))
+        needs = frozenset[Need]().union(*(self.terms[name].asks for name in active))
         towers: Towers = {}
         with ExitStack() as watching:
-            labels = adapter_for(self.bbox_head).label_losses if "labels" in needs else ()
-            seen = watching.enter_context(observe(self.bbox_head, labels=labels))
+            asks_labels = needs & {"labels", "label_weights"}
+            labels = adapter_for(self.bbox_head).label_losses if asks_labels else ()
+            quality = "loss_centerness" if "quality_targets" in needs else None
+            seen = watching.enter_context(observe(self.bbox_head, labels=labels, quality=quality))
             if not self._layers_checked:
                 watching.enter_context(watch_checkpointed(self))
             if "towers" in needs:
@@ -195,8 +206,10 @@ class KDSingleStageDetector(SingleStageDetector):
             _check_same_maps(own, taught)
             facing = replace(context, through=teacher.through, crossed=teacher.crossed)
             if taught.known_N is not None:
-                facing = replace(facing, valid_N=facing.valid_N & taught.known_N)
-            values.update({name: self.terms[name](own, taught, facing) for name in names})
+                facing = replace(facing, valid_N=facing.valid_N & taught.known_N, known_N=taught.known_N)
+            for name in names:
+                term = self.terms[name]
+                values[name] = term(own, taught, facing.counting(term.valid))
         for name, term in self.terms.items():
             losses[f"loss_kd_{name}"] = values[name] if name in values else _nothing(term, batch_inputs)
         return losses
@@ -228,11 +241,15 @@ class KDSingleStageDetector(SingleStageDetector):
             student = replace(student, boxes=adapter.boxes(head, student))
         assert student.cls_logits is not None
         image_shapes = [sample.img_shape for sample in data_samples]
+        padded = [getattr(sample, "pad_shape", sample.img_shape) for sample in data_samples]
         context = DistillContext(
             valid_N=adapter.valid_priors(head, student.cls_logits, image_shapes),
+            padded_N=adapter.valid_priors(head, student.cls_logits, padded),
+            scored_N=scored_priors(head, seen, student) if "label_weights" in needs else None,
+            quality_sum=seen.quality_sum(student.cls_logits[0]) if "quality_targets" in needs else None,
             num_images=len(data_samples),
             data_samples=data_samples,
-            labels_N=assigned_labels(head, seen, student),
+            labels_N=assigned_labels(head, seen, student) if "labels" in needs else None,
         )
         return student, context
 

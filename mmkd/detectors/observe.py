@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mmkd.heads.calls import Calls
@@ -16,9 +17,11 @@ class Observation:
 
     Args:
         labels: whether the calls of its ``loss_cls`` are recorded as well.
+        quality: whether those of its ``loss_centerness`` are.
     """
 
-    def __init__(self, labels: bool) -> None:
+    def __init__(self, labels: bool, quality: bool = False) -> None:
+        self.judgings: Calls[tuple[Any, ...]] | None = Calls() if quality else None
         self.forwards: Calls[tuple[Sequence[Tensor], Any]] = Calls()
         self.scorings: Calls[tuple[Any, ...]] | None = Calls() if labels else None
 
@@ -34,12 +37,20 @@ class Observation:
 
     @property
     def loss_cls_args(self) -> list[tuple[Any, ...]] | None:
-        """Positional arguments of each call of its ``loss_cls``; ``None`` if they were not asked for."""
+        """Scores, targets and weights of each call of its ``loss_cls``; ``None`` if not asked for."""
         return None if self.scorings is None else list(self.scorings)
+
+    def quality_sum(self, like: Tensor) -> Tensor:
+        """The sum of the targets of its ``loss_centerness``, a scalar."""
+        assert self.judgings is not None
+        targets = [args[1].detach().float().sum() for args in self.judgings]
+        return torch.stack(targets).sum() if targets else like.new_zeros((), dtype=torch.float32)
 
 
 @contextmanager
-def observe(head: nn.Module, *, labels: Sequence[str] = ()) -> Iterator[Observation]:
+def observe(
+    head: nn.Module, *, labels: Sequence[str] = (), quality: str | None = None
+) -> Iterator[Observation]:
     """Record one loss of a head by forward hooks, which change nothing.
 
     `torch.compile` traces them with the head: they break no graph and make it compile nothing anew.
@@ -47,19 +58,29 @@ def observe(head: nn.Module, *, labels: Sequence[str] = ()) -> Iterator[Observat
     Args:
         head: a dense head.
         labels: the names of the loss modules whose calls to record as well, `DenseHeadAdapter.label_losses`.
+        quality: the name of the one that is given centerness targets.
     """
-    seen = Observation(bool(labels))
+    seen = Observation(bool(labels), quality is not None)
 
     def on_forward(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         seen.forwards.add((args[0], output))
 
-    def on_loss_cls(_: nn.Module, args: tuple[Any, ...]) -> None:
+    def on_loss_cls(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert seen.scorings is not None
-        seen.scorings.add(args)
+        weight = kwargs.get("weight")
+        seen.scorings.add((*args, weight) if len(args) == 2 and weight is not None else args)
+
+    def on_loss_quality(_: nn.Module, args: tuple[Any, ...]) -> None:
+        assert seen.judgings is not None
+        seen.judgings.add(args)
 
     handles = [head.register_forward_hook(on_forward)]
     losses = [getattr(head, name, None) for name in labels]
-    handles += [x.register_forward_pre_hook(on_loss_cls) for x in losses if isinstance(x, nn.Module)]
+    for loss in losses:
+        if isinstance(loss, nn.Module):
+            handles.append(loss.register_forward_pre_hook(on_loss_cls, with_kwargs=True))
+    if quality is not None:
+        handles.append(getattr(head, quality).register_forward_pre_hook(on_loss_quality))
     try:
         yield seen
     finally:

@@ -153,6 +153,33 @@ class DenseHeadAdapter:
         Raises:
             UserError: the head passes no class per prior to its loss, or in an unknown order.
         """
+        labels_N, _ = self._in_order(head, flat_cls_logits_NK, loss_cls_args, cls_logits)
+        return torch.where(labels_N < 0, head.num_classes, labels_N)
+
+    def scored_priors(
+        self,
+        head: Any,
+        flat_cls_logits_NK: Tensor,
+        loss_cls_args: Sequence[Sequence[Any]],
+        cls_logits: Levels | None = None,
+    ) -> Tensor:
+        """Which priors have a weight above 0 in the head's classification loss, (N,) bool.
+
+        Arguments and errors are those of `assigned_labels`. All have one where the head gives no weights.
+        """
+        if type(self).assigned_labels is not DenseHeadAdapter.assigned_labels:
+            raise no_foreground(head, "it does not give its loss one weight per prior")
+        labels_N, weight_N = self._in_order(head, flat_cls_logits_NK, loss_cls_args, cls_logits)
+        return labels_N >= 0 if weight_N is None else weight_N > 0
+
+    def _in_order(
+        self,
+        head: Any,
+        flat_cls_logits_NK: Tensor,
+        loss_cls_args: Sequence[Sequence[Any]],
+        cls_logits: Levels | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Assigned classes and weights of all priors, in the order of the head's outputs."""
         N, K = flat_cls_logits_NK.shape
         if loss_cls_args and loss_cls_args[-1][0].numel() == N * K:
             loss_cls_args = loss_cls_args[-1:]  # PAA scores candidates by the same loss before
@@ -162,6 +189,12 @@ class DenseHeadAdapter:
         if not targets or any(part.dim() != 1 or part.is_floating_point() for part in targets):
             raise no_foreground(head, "it gives its loss no class index per prior")
         labels_N = torch.cat(targets)
+        weights = [args[2] for args in loss_cls_args if len(args) > 2 and isinstance(args[2], Tensor)]
+        weight_N = (
+            torch.cat([part.reshape(len(labels), -1)[:, 0] for part, labels in zip(weights, targets)])
+            if (len(weights) == len(targets))
+            else None
+        )
         scored_NK = self.scored(torch.cat([args[0].reshape(-1, K) for args in loss_cls_args]))
         if len(labels_N) != N or len(scored_NK) != N:
             raise no_foreground(head, "it does not give its loss every prior")
@@ -170,7 +203,8 @@ class DenseHeadAdapter:
             if place_N is None or not self._same(scored_NK[place_N], flat_cls_logits_NK):
                 raise no_foreground(head, "it passes its priors to its loss in an order of its own")
             labels_N = labels_N[place_N]
-        return torch.where(labels_N < 0, head.num_classes, labels_N)
+            return labels_N, None if weight_N is None else weight_N[place_N]
+        return labels_N, weight_N
 
     def scored(self, scores_NK: Tensor) -> Tensor:
         """Logits from what the head passes to its loss."""

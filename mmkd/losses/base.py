@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
+import torch
 from torch import Tensor, nn
 
 from mmkd.errors import UserError, check_arguments, user_error
+from mmkd.losses.functional_relations import image_of_prior
 from mmkd.registry import MODELS, class_of
-from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need
+from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
 
 
 class DistillLoss(nn.Module):
@@ -22,17 +24,25 @@ class DistillLoss(nn.Module):
 
     Args:
         loss_weight: factor ≥ 0 of the term. At 0 the term is not computed.
+        valid: which priors count, for losses on priors. ``'image'``: those on their image; ``'pad'``: also
+            those in its own padding, up to ``pad_shape``, as in mmdet's anchor heads; ``'loss'``: those with
+            a weight in the student's classification loss, which is ``'pad'`` without the anchors that its
+            assigner ignores.
 
     Raises:
-        UserError: the weight is negative or no number.
+        UserError: the weight is negative or no number, or there is no such choice.
     """
 
     needs: frozenset[Need]
     of_student: frozenset[Need] = frozenset()  # of these, what it reads of the student's outputs alone
     tower_layers = 0  # of both heads, that it needs; with "towers"
 
-    def __init__(self, loss_weight: float = 1.0) -> None:
+    def __init__(self, loss_weight: float = 1.0, valid: Valid = "image") -> None:
         super().__init__()
+        if valid not in get_args(Valid):
+            choices = ", ".join(get_args(Valid))
+            raise UserError(f"{type(self).__name__}: valid must be one of {choices}, found {valid!r}")
+        self.valid = valid
         if not isinstance(loss_weight, (int, float)) or not 0 <= loss_weight < math.inf:
             raise UserError(f"{type(self).__name__}: loss_weight must be a number ≥ 0, found {loss_weight!r}")
         self.loss_weight = loss_weight
@@ -46,6 +56,11 @@ class DistillLoss(nn.Module):
         They train with the student and are in none of its checkpoints; `DistillStateHook` keeps them.
         """
 
+    @property
+    def asks(self) -> frozenset[Need]:
+        """`needs`, and what ``valid`` needs."""
+        return self.needs | ({"label_weights"} if self.valid == "loss" else frozenset())
+
     @abstractmethod
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
         """The weighted loss, a scalar."""
@@ -55,6 +70,43 @@ def is_object(student: DenseOutputs, context: DistillContext) -> Tensor:
     """Which priors the student's assigner gives an object, (N,) bool."""
     assert context.labels_N is not None
     return (context.labels_N >= 0) & (context.labels_N < student.spec.num_classes)
+
+
+def check_choices(loss: DistillLoss, **options: tuple[str, Any]) -> None:
+    """Raise `UserError` unless each option is one of its choices.
+
+    Args:
+        loss: whose options they are.
+        **options: by name, the value and the `Literal` of its choices.
+    """
+    for name, (value, choices) in options.items():
+        if value not in get_args(choices):
+            valid = ", ".join(get_args(choices))
+            raise UserError(f"{type(loss).__name__}: {name} must be one of {valid}, found {value!r}")
+
+
+def objects_of(student: DenseOutputs, context: DistillContext) -> Tensor:
+    """How many priors of the batch are assigned an object, at least one for each image: mmdet's divisor."""
+    assert student.cls_logits is not None or context.labels_N is not None
+    return image_counts(student, is_object(student, context), context.num_images).clamp(min=1).sum()
+
+
+def image_counts(student: DenseOutputs, chosen_N: Tensor, images: int) -> Tensor:
+    """How many of the chosen priors are of each image, (B,)."""
+    levels = student.cls_logits or student.bbox_pred or student.boxes or next(iter(student.extra.values()))
+    image_N = image_of_prior(levels, student.spec.num_base_priors)
+    return image_N[chosen_N].bincount(minlength=images)
+
+
+def on_levels_with_objects(student: DenseOutputs, context: DistillContext) -> Tensor:
+    """Which priors are on a level on which an image of this process has an object, (N,) bool."""
+    levels = student.cls_logits or student.bbox_pred or student.boxes or next(iter(student.extra.values()))
+    counts = [
+        level.shape[0] * level.shape[2] * level.shape[3] * A
+        for level, A in zip(levels, student.spec.num_base_priors)
+    ]
+    parts = is_object(student, context).split(counts)
+    return torch.cat([part.any().expand(len(part)) for part in parts])
 
 
 def registered_losses() -> list[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from mmkd.errors import UserError
-from mmkd.losses.base import DistillLoss
+from mmkd.losses.base import DistillLoss, check_choices, objects_of, on_levels_with_objects
 from mmkd.losses.functional_logits import check_exponent, modulated_bce
-from mmkd.losses.functional_relations import image_of_prior
 from mmkd.registry import MODELS
-from mmkd.structures import DenseOutputs, DistillContext, HeadSpec
+from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Valid
+
+Normalizer = Literal["foreground", "centerness"]
 
 
 @MODELS.register_module()
@@ -26,27 +29,45 @@ class BCKDLoss(DistillLoss):
     student's own classification loss.
 
     Source: Yang et al., ICCV 2023 (https://arxiv.org/abs/2308.14286), its classification part. Reference
-    implementation: ``LDHead`` and ``NovelKDLoss`` of https://github.com/TinyTigerPan/BCKD, from which this
-    differs in one thing: there a level of the pyramid on which no image of the process has an object gives no
-    loss, which would make the value depend on how images are put into batches.
+    implementation: ``LDHead`` and ``NovelKDLoss`` of https://github.com/TinyTigerPan/BCKD. There priors count
+    up to the padded size, and a level of the pyramid on which no image of the process has an object gives no
+    loss, which makes the value depend on how images are put into batches; ``valid='pad', every_level=False``
+    is its value. Its box term is `BoxIoULoss` with ``region='disagreement'``.
 
     Args:
         loss_weight: λ ≥ 0; the published 1.
         beta: exponent ≥ 1; the published 1.
+        normalizer: n. ``'foreground'``: as above; ``'centerness'``: the sum of the centerness targets of the
+            assigned priors, as CrossKD has it for FCOS.
+        every_level: count the levels on which no image of the process has an object.
+        valid: which priors count, see `DistillLoss`.
 
     Raises:
         UserError: an option is out of its range, or a head's scores are no sigmoids.
     """
 
-    needs = frozenset({"cls_logits", "labels"})
-
-    def __init__(self, loss_weight: float = 1.0, beta: float = 1.0) -> None:
-        super().__init__(loss_weight)
+    def __init__(
+        self,
+        loss_weight: float = 1.0,
+        beta: float = 1.0,
+        normalizer: Normalizer = "foreground",
+        every_level: bool = True,
+        valid: Valid = "image",
+    ) -> None:
+        super().__init__(loss_weight, valid)
+        check_choices(self, normalizer=(normalizer, Normalizer))
         try:
             check_exponent(beta)
         except ValueError as error:
             raise UserError(f"BCKDLoss: {error}") from None
         self.beta = beta
+        self.normalizer = normalizer
+        self.every_level = every_level
+        self.needs = frozenset({"cls_logits"})
+        if normalizer == "foreground" or not every_level:
+            self.needs |= {"labels"}
+        if normalizer == "centerness":
+            self.needs |= {"quality_targets"}
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
         """Refuse heads with softmax scores."""
@@ -65,19 +86,17 @@ class BCKDLoss(DistillLoss):
             teacher: outputs with class logits of the same layout.
             context: the batch, with labels.
         """
-        assert student.cls_logits is not None
-        assert context.labels_N is not None
-        is_object_N = (context.labels_N >= 0) & (context.labels_N < student.spec.num_classes)
-        image_N = image_of_prior(student.cls_logits, student.spec.num_base_priors)
-        objects = image_N[is_object_N].bincount(minlength=context.num_images)
+        weight_N = context.valid_N.float()
+        if not self.every_level:
+            weight_N = weight_N * on_levels_with_objects(student, context)
+        divisor = objects_of(student, context) if self.normalizer == "foreground" else context.quality_sum
+        assert divisor is not None
         loss = modulated_bce(
             student.flat_cls_logits(),
             teacher.flat_cls_logits(),
             beta=self.beta,
-            weight_N=context.valid_N.float(),
+            weight_N=weight_N,
             # No image on any process: the sum above it is zero as well.
-            avg_factor=context.mean_over_processes(objects.clamp(min=1).sum()).clamp(
-                min=torch.finfo(torch.float32).eps
-            ),
+            avg_factor=context.mean_over_processes(divisor).clamp(min=torch.finfo(torch.float32).eps),
         )
         return self.loss_weight * loss

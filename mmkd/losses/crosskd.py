@@ -13,7 +13,7 @@ from mmkd.errors import UserError, user_error
 from mmkd.losses.base import DistillLoss, build_losses
 from mmkd.losses.functional_crossed import match_statistics
 from mmkd.registry import MODELS
-from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Levels
+from mmkd.structures import OF_CONTEXT, DenseOutputs, DistillContext, HeadSpec, Levels
 
 
 @MODELS.register_module()
@@ -31,8 +31,9 @@ class CrossKDLoss(DistillLoss):
     Source: Wang et al., "CrossKD: Cross-Head Knowledge Distillation for Object Detection", CVPR 2024
     (https://arxiv.org/abs/2306.11369). Reference implementation: jbwang1997/CrossKD. It means to hold the
     features before the activation, but its activation works in place, so the published figures are of
-    activated features; so are ours. Its losses are `BCKDLoss`, `BoxIoULoss` and, for ATSS and FCOS, the
-    centerness.
+    activated features; so are ours. Its losses are `BCKDLoss` for all heads, `BoxIoULoss` for ATSS, RetinaNet
+    and FCOS, `LocalizationDistillationLoss` for GFL and `QualityLoss` for ATSS alone, with the options of
+    ``docs/parity.md``.
 
     Args:
         losses: name → config of a loss on outputs, as in ``distill``.
@@ -59,7 +60,7 @@ class CrossKDLoss(DistillLoss):
         self.layer = self.tower_layers = layer
         self.align = align
         self.losses: nn.ModuleDict = build_losses(losses, "losses")
-        inner = frozenset(need for term in self.terms.values() for need in term.needs)
+        inner = frozenset(need for term in self.terms.values() for need in term.asks)
         wrong = inner & {"feats", "towers", "layers"}
         if wrong:
             raise user_error(
@@ -68,7 +69,7 @@ class CrossKDLoss(DistillLoss):
                 found=f"a loss that needs {', '.join(sorted(wrong))}",
                 remedy="put that loss beside it, in `distill`",
             )
-        self.parts = inner - {"labels"}
+        self.parts = inner - OF_CONTEXT
         self.needs = inner | {"towers", "layers"}
 
     @property
@@ -100,7 +101,8 @@ class CrossKDLoss(DistillLoss):
             for name, layers in student.towers.items()
         }
         crossed = context.crossed(self.layer, towers, self.parts)
-        total = torch.stack([term(crossed, teacher, context) for term in self.terms.values()]).sum()
+        values = [term(crossed, teacher, context.counting(term.valid)) for term in self.terms.values()]
+        total = torch.stack(values).sum()
         return self.loss_weight * total
 
     def _aligned(self, student: Levels, teacher: Levels) -> Levels:

@@ -13,9 +13,10 @@ from mmkd.losses.functional import Activation, check_kl_options, check_softmax_c
 from mmkd.losses.functional_logits import check_factors
 from mmkd.losses.functional_relations import image_of_prior, relation_distances
 from mmkd.registry import MODELS
-from mmkd.structures import DenseOutputs, DistillContext, HeadSpec
+from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Valid
 
 Region = Literal["all", "foreground"]
+Relation = Literal["image", "batch"]
 
 
 @MODELS.register_module()
@@ -46,6 +47,9 @@ class DISTLoss(DistillLoss):
         activation: ``'sigmoid'`` for heads trained with focal or quality-focal loss; ``'softmax'``.
         region: ``'foreground'``: priors to which the student's assigner gives an object; ``'all'``: all
             outside the padding.
+        relation: between which priors the one within a class is: those of an ``'image'``, or of the process's
+            ``'batch'``, as in the reference implementation.
+        valid: which priors count, see `DistillLoss`.
 
     Raises:
         UserError: an option is out of its range, or softmax meets one class.
@@ -59,13 +63,19 @@ class DISTLoss(DistillLoss):
         temperature: float = 1.0,
         activation: Activation = "sigmoid",
         region: Region = "foreground",
+        relation: Relation = "image",
+        valid: Valid = "image",
     ) -> None:
-        super().__init__(loss_weight)
+        super().__init__(loss_weight, valid)
         try:
             check_kl_options(temperature, activation, "sum")
             check_factors(beta=beta, gamma=gamma)
             if region not in get_args(Region):
                 raise ValueError(f"region must be one of {', '.join(get_args(Region))}, found {region!r}")
+            if relation not in get_args(Relation):
+                raise ValueError(
+                    f"relation must be one of {', '.join(get_args(Relation))}, found {relation!r}"
+                )
         except ValueError as error:
             raise UserError(f"DISTLoss: {error}") from None
         self.beta = beta
@@ -73,6 +83,7 @@ class DISTLoss(DistillLoss):
         self.temperature = temperature
         self.activation = activation
         self.region = region
+        self.relation = relation
         self.needs = frozenset({"cls_logits", "labels"} if region == "foreground" else {"cls_logits"})
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
@@ -96,15 +107,18 @@ class DISTLoss(DistillLoss):
         assert student.cls_logits is not None
         rows = self._region(student, context).nonzero().squeeze(1)
         image_N = image_of_prior(student.cls_logits, student.spec.num_base_priors)[rows]
+        groups = context.num_images
+        if self.relation == "batch":
+            image_N, groups = torch.zeros_like(image_N), 1
         between_N, within_G = relation_distances(
             student.flat_cls_logits()[rows],
             teacher.flat_cls_logits()[rows],
             temperature=self.temperature,
             activation=self.activation,
-            group_N=image_N,
-            groups=context.num_images,
+            group_N=None if self.relation == "batch" else image_N,
+            groups=groups,
         )
-        images = (image_N.bincount(minlength=context.num_images) >= 2).sum()
+        images = (image_N.bincount(minlength=groups) >= 2).sum()
         # No prior in the region on any process: the sum above it is zero as well.
         n, m = (
             context.mean_over_processes(count).clamp(min=torch.finfo(torch.float32).eps)

@@ -10,7 +10,7 @@ from mmkd.losses.base import DistillLoss, is_object
 from mmkd.losses.functional import check_kl_options
 from mmkd.losses.functional_logits import check_factors, check_two_classes, decoupled_kl
 from mmkd.registry import MODELS
-from mmkd.structures import DenseOutputs, DistillContext, HeadSpec
+from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Valid
 
 
 @MODELS.register_module()
@@ -36,6 +36,7 @@ class DKDLoss(DistillLoss):
         alpha: factor ≥ 0 of the assigned class.
         beta: factor ≥ 0 of the others; with two classes its term is zero.
         temperature: T > 0.
+        valid: which priors count, see `DistillLoss`.
 
     Raises:
         UserError: an option is out of its range, or there is one class only.
@@ -44,9 +45,14 @@ class DKDLoss(DistillLoss):
     needs = frozenset({"cls_logits", "labels"})
 
     def __init__(
-        self, loss_weight: float = 1.0, alpha: float = 1.0, beta: float = 0.25, temperature: float = 1.0
+        self,
+        loss_weight: float = 1.0,
+        alpha: float = 1.0,
+        beta: float = 0.25,
+        temperature: float = 1.0,
+        valid: Valid = "image",
     ) -> None:
-        super().__init__(loss_weight)
+        super().__init__(loss_weight, valid)
         try:
             check_kl_options(temperature, "softmax", "sum")
             check_factors(alpha=alpha, beta=beta)

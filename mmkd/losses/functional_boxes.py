@@ -14,11 +14,13 @@ from torch import Tensor
 
 from mmkd.losses.functional import kl_divergence
 
-Overlap = Literal["giou", "iou", "diou"]
+Overlap = Literal["giou", "iou", "diou", "log_iou"]
 Nearness = Literal["iof", "iou"]
 
 # The smallest divisor, in px²: a box without area gives a finite value and gradient.
 _EPS = 1e-7
+# Of which there is a logarithm.
+_LEAST_IOU = 1e-6
 # The largest coordinate, in px: the areas of larger boxes overflow float32, and inf / inf is NaN.
 _FARTHEST = 1e18
 # Pairs of anchor and object at a time: what fits a core's cache; what bounds the memory of a GPU.
@@ -33,8 +35,9 @@ def box_iou_loss(student_N4: Tensor, teacher_N4: Tensor, overlap: Overlap = "gio
 
     .. math:: 1 - \mathrm{GIoU} = \frac{U - I}{U} + \frac{C - U}{C}
 
-    is in [0, 2) and has a gradient where boxes do not meet; ``'iou'`` is its first term, and ``'diou'`` that
-    term :math:`+ \rho^2 / c^2`. All are 0 for equal boxes and do not change with the scale of the image. A
+    is in [0, 2) and has a gradient where boxes do not meet; ``'iou'`` is its first term, ``'diou'`` that
+    term :math:`+ \rho^2 / c^2`, and ``'log_iou'`` is :math:`-\log(I / U)` with I / U at least 1e-6, as in
+    mmdet's ``IoULoss``. All are 0 for equal boxes and do not change with the scale of the image. A
     box with x2 < x1 or y2 < y1 has no area, and a coordinate beyond ±1e18, infinite ones included, counts as
     that and has no gradient; the value is finite. Half-precision input is computed in float32, also under
     autocast. The teacher gets no gradient.
@@ -46,7 +49,7 @@ def box_iou_loss(student_N4: Tensor, teacher_N4: Tensor, overlap: Overlap = "gio
     Args:
         student_N4: boxes.
         teacher_N4: boxes of the same shape.
-        overlap: ``'giou'``, ``'iou'`` or ``'diou'``.
+        overlap: ``'giou'``, ``'iou'``, ``'diou'`` or ``'log_iou'``.
 
     Returns:
         (N,), ≥ 0 up to rounding.
@@ -83,6 +86,8 @@ def _one_minus_overlap(a: Tensor, b: Tensor, overlap: Overlap) -> Tensor:
     loss = (union - both) / union.clamp(min=_EPS)
     if overlap == "iou":
         return loss
+    if overlap == "log_iou":
+        return -(1 - loss).clamp(min=_LEAST_IOU).log()
     if overlap == "diou":
         return loss + _center_distance(a, b)
     width, height = _enclosing(a, b)

@@ -15,8 +15,8 @@ from torch import Tensor
 ChannelAttention = Literal["image", "position"]
 
 
-def random_keep_mask(like_BCHW: Tensor, ratio: float) -> Tensor:
-    """Zeros at random positions of a map, ones elsewhere, B×1×H×W.
+def random_keep_mask(like_BCHW: Tensor, ratio: float, *, channels: bool = False) -> Tensor:
+    """Zeros at random positions of a map, ones elsewhere, B×1×H×W; or in random channels, B×C×1×1.
 
     Source: Yang et al., "Masked Generative Distillation", ECCV 2022 (https://arxiv.org/abs/2205.01529):
     one mask for all channels.
@@ -24,13 +24,15 @@ def random_keep_mask(like_BCHW: Tensor, ratio: float) -> Tensor:
     Args:
         like_BCHW: gives size, device and dtype.
         ratio: λ in [0, 1), the probability of a zero.
+        channels: mask whole channels.
 
     Raises:
         ValueError: the ratio is out of its range.
     """
     check_mask_ratio(ratio)
-    B, _, H, W = like_BCHW.shape
-    return (torch.rand(B, 1, H, W, device=like_BCHW.device) >= ratio).to(like_BCHW.dtype)
+    B, C, H, W = like_BCHW.shape
+    shape = (B, C, 1, 1) if channels else (B, 1, H, W)
+    return (torch.rand(*shape, device=like_BCHW.device) >= ratio).to(like_BCHW.dtype)
 
 
 def check_mask_ratio(ratio: float) -> None:

@@ -17,7 +17,7 @@ from mmkd.losses.functional import (
     kl_divergence,
 )
 from mmkd.registry import MODELS
-from mmkd.structures import DenseOutputs, DistillContext, HeadSpec
+from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Valid
 
 Region = Literal["all", "foreground", "teacher"]
 Normalizer = Literal["region", "priors", "batch"]
@@ -63,6 +63,7 @@ class DistillationLoss(DistillLoss):
             logits (Sun et al., CVPR 2024, https://arxiv.org/abs/2403.01427, with
             softmax): which classes stand out, and not by how much. Three classes
             are the fewest that tell anything.
+        valid: which priors count, see `DistillLoss`.
 
     Raises:
         UserError: an option is out of its range, softmax meets one class, or
@@ -78,16 +79,17 @@ class DistillationLoss(DistillLoss):
         normalizer: Normalizer = "region",
         reduction: Reduction = "batchmean",
         standardize: bool = False,
+        valid: Valid = "image",
     ) -> None:
-        super().__init__(loss_weight)
+        super().__init__(loss_weight, valid)
         try:
             check_kl_options(temperature, activation, reduction, standardize)
-            for name, value, valid in (
+            for name, value, choices in (
                 ("region", region, get_args(Region)),
                 ("normalizer", normalizer, get_args(Normalizer)),
             ):
-                if value not in valid:
-                    raise ValueError(f"{name} must be one of {', '.join(valid)}, found {value!r}")
+                if value not in choices:
+                    raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
             if reduction == "none":
                 raise ValueError("reduction must be one of sum, batchmean, mean in a config, found 'none'")
         except ValueError as error:

@@ -14,9 +14,9 @@ from mmkd.losses.base import DistillLoss, is_object
 from mmkd.losses.functional_boxes import Nearness, localization_kl, square_anchors, valuable_region
 from mmkd.losses.ground_truth import gt_boxes
 from mmkd.registry import MODELS
-from mmkd.structures import DenseOutputs, DistillContext, HeadSpec
+from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Valid
 
-Region = Literal["main", "vlr"]
+Region = Literal["main", "vlr", "teacher"]
 Normalizer = Literal["region", "none"]
 
 
@@ -49,14 +49,17 @@ class LocalizationDistillationLoss(DistillLoss):
     Args:
         loss_weight: λ ≥ 0.
         temperature: T > 0.
-        region: ``'main'``, ``'vlr'``, or both in a list.
+        region: ``'main'``, ``'vlr'``, ``'teacher'`` (all priors, weighted by the teacher's highest class
+            score, as in CrossKD's GFL), or several in a list.
         main_weight: :math:`\lambda_\mathrm{main}` ≥ 0.
         vlr_weight: :math:`\lambda_\mathrm{vlr}` ≥ 0.
+        teacher_weight: :math:`\lambda_\mathrm{teacher}` ≥ 0.
         normalizer: :math:`n_r`. ``'region'``: as above; ``'none'``: 1.
         alpha: 0 ≤ α < 1, how far the VLR reaches from the objects.
         vlr_nearness: by what overlap, `valuable_region`'s ``'iof'`` (reference implementation) or ``'iou'``
             (paper).
         anchor_scale: sides of the anchors in strides, ``octave_base_scale`` of the head's anchor generator.
+        valid: which priors count, see `DistillLoss`; anchors of the VLR reach as far.
 
     Raises:
         UserError: an option is out of its range; the VLR meets a head with several priors per position; in
@@ -70,20 +73,22 @@ class LocalizationDistillationLoss(DistillLoss):
         region: Region | Sequence[Region] = ("main", "vlr"),
         main_weight: float = 0.1,
         vlr_weight: float = 0.025,
+        teacher_weight: float = 0.1,
         normalizer: Normalizer = "region",
         alpha: float = 0.25,
         vlr_nearness: Nearness = "iof",
         anchor_scale: float = 8.0,
+        valid: Valid = "image",
     ) -> None:
-        super().__init__(loss_weight)
+        super().__init__(loss_weight, valid)
         regions = (region,) if isinstance(region, str) else region
-        valid = get_args(Region)
+        choices_of_region = get_args(Region)
         if (
             not isinstance(regions, (list, tuple))
             or not regions
-            or any(name not in valid for name in regions)
+            or any(name not in choices_of_region for name in regions)
         ):
-            raise _bad("region", f"one or more of {', '.join(valid)}", region)
+            raise _bad("region", f"one or more of {', '.join(choices_of_region)}", region)
         for name, choice, choices in (
             ("normalizer", normalizer, get_args(Normalizer)),
             ("vlr_nearness", vlr_nearness, get_args(Nearness)),
@@ -93,17 +98,14 @@ class LocalizationDistillationLoss(DistillLoss):
         for name, value in (("temperature", temperature), ("anchor_scale", anchor_scale)):
             if not _number(value) or not 0 < value < math.inf:
                 raise _bad(name, "a number above 0", value)
-        for name, value in (("main_weight", main_weight), ("vlr_weight", vlr_weight)):
+        weights = {"main": main_weight, "vlr": vlr_weight, "teacher": teacher_weight}
+        for name, value in ((f"{name}_weight", value) for name, value in weights.items()):
             if not _number(value) or not 0 <= value < math.inf:
                 raise _bad(name, "a number ≥ 0", value)
         if not _number(alpha) or not 0 <= alpha < 1:
             raise _bad("alpha", "a number ≥ 0 and below 1", alpha)
         self.temperature = temperature
-        self.weights = {
-            name: weight
-            for name, weight in (("main", main_weight), ("vlr", vlr_weight))
-            if name in regions and weight > 0
-        }
+        self.weights = {name: weight for name, weight in weights.items() if name in regions and weight > 0}
         if not self.weights:
             raise UserError("LocalizationDistillationLoss: the weights of all its regions are 0")
         self.normalizer = normalizer
@@ -114,6 +116,9 @@ class LocalizationDistillationLoss(DistillLoss):
         if "main" in self.weights:
             self.needs |= {"cls_logits", "labels"}
             self.of_student = frozenset({"cls_logits"})
+        if "teacher" in self.weights:
+            self.needs |= {"cls_logits"}
+            self.of_student = frozenset()
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
         """Refuse the VLR for a head with several priors per position, whose anchors are others."""
@@ -140,8 +145,7 @@ class LocalizationDistillationLoss(DistillLoss):
         _check_distributions(student_ND.shape[1], teacher_ND.shape[1])
         total = torch.zeros((), device=student_ND.device)
         for name, factor in self.weights.items():
-            weight_N = self._main(student, context) if name == "main" else self._vlr(student, context)
-            weight_N = weight_N * context.valid_N
+            weight_N = self._weight(name, student, teacher, context) * context.valid_N
             rows = weight_N.nonzero().squeeze(1)
             value_N = localization_kl(student_ND[rows], teacher_ND[rows], self.temperature)
             value = (weight_N[rows] * value_N).sum()
@@ -150,6 +154,13 @@ class LocalizationDistillationLoss(DistillLoss):
                 value = value / divisor.clamp(min=torch.finfo(torch.float32).eps)
             total = total + factor * value
         return self.loss_weight * total
+
+    def _weight(
+        self, region: str, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext
+    ) -> Tensor:
+        if region == "teacher":
+            return teacher.top_scores().detach()
+        return self._main(student, context) if region == "main" else self._vlr(student, context)
 
     def _main(self, student: DenseOutputs, context: DistillContext) -> Tensor:
         return student.top_scores().detach() * is_object(student, context)
@@ -161,7 +172,7 @@ class LocalizationDistillationLoss(DistillLoss):
         ]
         device = weight_BHW[0].device
         for image, sample in enumerate(context.data_samples):
-            height, width = sample.img_shape[:2]
+            height, width = (sample.img_shape if self.valid == "image" else sample.pad_shape)[:2]
             # Positions in the padding would move the thresholds; the sizes are known without asking the GPU.
             sizes = [
                 (min(math.ceil(height / y), weight.shape[1]), min(math.ceil(width / x), weight.shape[2]))

@@ -34,6 +34,8 @@ class MGDLoss(FeatureLoss):
         mask_ratio: λ in [0, 1); 0 masks nothing.
         levels: see `FeatureLoss`.
         align: see `FeatureLoss`.
+        mask_on_channel: mask whole channels of an image, in place of positions; an option of mmrazor's
+            ``MGDLoss``.
 
     Raises:
         UserError: an option is out of its range.
@@ -45,6 +47,7 @@ class MGDLoss(FeatureLoss):
         mask_ratio: float = 0.65,
         levels: Sequence[int] | None = None,
         align: Align = "auto",
+        mask_on_channel: bool = False,
     ) -> None:
         super().__init__(loss_weight, levels, align)
         try:
@@ -52,6 +55,7 @@ class MGDLoss(FeatureLoss):
         except ValueError as error:
             raise UserError(f"MGDLoss: {error}") from None
         self.mask_ratio = mask_ratio
+        self.mask_on_channel = mask_on_channel
         self.generators = nn.ModuleList()
 
     def adapt(self, student: HeadSpec, teacher: HeadSpec) -> None:
@@ -69,7 +73,7 @@ class MGDLoss(FeatureLoss):
         total = student.feats[0].new_zeros((), dtype=torch.float32)
         with torch.autocast(total.device.type, enabled=False):
             for generate, (own_BCHW, taught_BCHW) in zip(self.generators, self.pairs(student, teacher)):
-                keep_B1HW = random_keep_mask(own_BCHW, self.mask_ratio)
-                generated_BCHW = generate((own_BCHW * keep_B1HW).to(next(generate.parameters()).dtype))
+                keep = random_keep_mask(own_BCHW, self.mask_ratio, channels=self.mask_on_channel)
+                generated_BCHW = generate((own_BCHW * keep).to(next(generate.parameters()).dtype))
                 total = total + squared_distance(generated_BCHW, taught_BCHW)
         return self.loss_weight * total

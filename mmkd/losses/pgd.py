@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from mmkd.errors import UserError
+from mmkd.losses.base import check_choices
 from mmkd.losses.feature_base import Align, FeatureLoss
 from mmkd.losses.fgd import check_weights
 from mmkd.losses.functional_masks import check_attention_options, focal_terms
 from mmkd.losses.functional_quality import check_xi, gaussian_weights, inside_boxes, prediction_quality
 from mmkd.losses.ground_truth import gt_boxes, gt_labels
 from mmkd.registry import MODELS
-from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need
+from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
 
 
 @MODELS.register_module()
@@ -35,6 +36,8 @@ class PGDLoss(FeatureLoss):
     Source: Yang et al., "Prediction-Guided Distillation for Dense Object Detection", ECCV 2022
     (https://arxiv.org/abs/2203.05469); reference implementation: https://github.com/ChenhongyiYang/PGD,
     ``pgd_cls.py``, ``pgw_anchor_based.py`` and ``background_weight.py``. The defaults are those of its ATSS.
+    There the masks of an image hit the features of every image of the batch, so with four images per process
+    its weights are about four times these; with one they are these.
 
     Args:
         loss_weight: factor ≥ 0 of the whole.
@@ -47,6 +50,7 @@ class PGDLoss(FeatureLoss):
         level_gain: g ≥ 0: by how much each level counts more than the one before it.
         levels: see `FeatureLoss`; positions are chosen among all.
         align: see `FeatureLoss`.
+        valid: which priors may be chosen or be background, see `DistillLoss`.
 
     Raises:
         UserError: an option is out of its range; in `check`, the teacher has no dense head or other classes.
@@ -66,8 +70,11 @@ class PGDLoss(FeatureLoss):
         level_gain: float = 0.25,
         levels: Sequence[int] | None = None,
         align: Align = "auto",
+        valid: Valid = "image",
     ) -> None:
         super().__init__(loss_weight, levels, align)
+        check_choices(self, valid=(valid, Valid))
+        self.valid = valid
         try:
             check_attention_options(temperature)
             check_xi(xi)

@@ -41,6 +41,7 @@ class PKDLoss(FeatureLoss):
         levels: indices of the levels that count; all if not given.
         align: ``'auto'``, ``'conv'`` or ``'none'``, as in `FeatureLoss`.
         statistics: ``'batch'`` or ``'image'``.
+        unbiased: take the unbiased deviation, a factor (n − 1)/n, as the reference implementation does.
 
     Raises:
         UserError: an option is out of its range, or the pair's levels or widths do not fit.
@@ -52,6 +53,7 @@ class PKDLoss(FeatureLoss):
         levels: Sequence[int] | None = None,
         align: str = "auto",
         statistics: Statistics = "batch",
+        unbiased: bool = False,
     ) -> None:
         super().__init__(loss_weight, levels, align)
         try:
@@ -59,11 +61,17 @@ class PKDLoss(FeatureLoss):
         except ValueError as error:
             raise UserError(f"PKDLoss: {error}") from None
         self.statistics = statistics
+        self.unbiased = unbiased
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
         """The weighted loss of a batch, a scalar; reads features alone."""
         values = [
-            pearson_distance(own, taught, statistics=self.statistics)
+            pearson_distance(own, taught, statistics=self.statistics) * self._bessel(taught)
             for own, taught in self.pairs(student, teacher)
         ]
         return self.loss_weight * torch.stack(values).sum()
+
+    def _bessel(self, level_BCHW: Tensor) -> float:
+        """(n − 1)/n for the n numbers of a channel whose deviation is taken."""
+        n = level_BCHW[:, :1].numel() if self.statistics == "batch" else level_BCHW[:1, :1].numel()
+        return (n - 1) / n if self.unbiased and n else 1.0

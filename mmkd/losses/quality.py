@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mmkd.errors import UserError, user_error
-from mmkd.losses.base import DistillLoss, is_object
+from mmkd.losses.base import DistillLoss, check_choices, is_object, objects_of
 from mmkd.losses.functional import kl_divergence
 from mmkd.registry import MODELS
-from mmkd.structures import DenseOutputs, DistillContext, Need
+from mmkd.structures import DenseOutputs, DistillContext, Need, Valid
 
 Region = Literal["foreground", "teacher", "all"]
+Normalizer = Literal["region", "foreground"]
 
 _NEEDS: dict[str, frozenset[Need]] = {
     "foreground": frozenset({"extra", "labels"}),
@@ -45,24 +46,30 @@ class QualityLoss(DistillLoss):
         region: :math:`w_i`. ``'foreground'``: 1 for priors to which the student's assigner gives an object;
             ``'teacher'``: the teacher's highest class score; ``'all'``: 1, for objectness, which is trained
             on the background as well (centerness is not: what it says there is noise).
+        normalizer: the divisor. ``'region'``: as above; ``'foreground'``: the number of priors that are
+            assigned an object, at least one for each image.
+        valid: which priors count, see `DistillLoss`.
 
     Raises:
         UserError: an option is out of its range; in the first iteration, if the heads have no such output.
     """
 
     def __init__(
-        self, loss_weight: float = 1.0, name: str | None = None, region: Region = "foreground"
+        self,
+        loss_weight: float = 1.0,
+        name: str | None = None,
+        region: Region = "foreground",
+        normalizer: Normalizer = "region",
+        valid: Valid = "image",
     ) -> None:
-        super().__init__(loss_weight)
+        super().__init__(loss_weight, valid)
         if name is not None and not isinstance(name, str):
             raise UserError(f"QualityLoss: name must be a string or None, found {name!r}")
-        if region not in get_args(Region):
-            raise UserError(
-                f"QualityLoss: region must be one of {', '.join(get_args(Region))}, found {region!r}"
-            )
+        check_choices(self, region=(region, Region), normalizer=(normalizer, Normalizer))
         self.name = name
         self.region = region
-        self.needs = _NEEDS[region]
+        self.normalizer = normalizer
+        self.needs = _NEEDS[region] | ({"labels"} if normalizer == "foreground" else set())
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
         """The weighted loss of a batch, a float32 scalar.
@@ -81,7 +88,8 @@ class QualityLoss(DistillLoss):
             weight_N = weight_N * is_object(student, context)
         elif self.region == "teacher":
             weight_N = weight_N * teacher.top_scores().detach()
-        divisor = context.mean_over_processes(weight_N.sum()).clamp(min=torch.finfo(torch.float32).eps)
+        divisor = weight_N.sum() if self.normalizer == "region" else objects_of(student, context)
+        divisor = context.mean_over_processes(divisor).clamp(min=torch.finfo(torch.float32).eps)
         student_N, teacher_N = student.flat_extra(name), teacher.flat_extra(name)
         if self.region == "foreground":
             rows = weight_N.nonzero().squeeze(1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmkd.errors import UserError
 from mmkd.heads import adapter_for, check_heads, is_deformable
 from mmkd.heads.towers import record_towers, substituted, with_towers
-from mmkd.structures import DenseOutputs, HeadSpec, Levels, Need
+from mmkd.structures import OF_CONTEXT, DenseOutputs, HeadSpec, Levels, Need
 from mmkd.teachers.acceleration import (
     check_precision,
     check_switch,
@@ -36,7 +36,7 @@ from mmkd.teachers.pixels import Renormalizer
 from mmkd.teachers.pruning import skip_unread
 from mmkd.teachers.stream import OwnStream
 
-_NOT_COMPUTED: frozenset[Need] = frozenset({"boxes", "labels", "towers", "layers"})
+_NOT_COMPUTED: frozenset[Need] = OF_CONTEXT | {"boxes", "towers"}
 
 
 Selectable = TypeVar("Selectable", HeadSpec, DenseOutputs)

@@ -130,7 +130,7 @@ def test_bad_shapes_of_boxes(shapes: tuple[Any, Any]) -> None:
 
 
 def test_bad_overlap() -> None:
-    with pytest.raises(ValueError, match="overlap must be one of giou, iou, diou, found 'ciou'"):
+    with pytest.raises(ValueError, match="overlap must be one of giou, iou, diou, log_iou, found 'ciou'"):
         box_iou_loss(torch.zeros(1, 4), torch.zeros(1, 4), "ciou")  # type: ignore[arg-type]
 
 

@@ -221,10 +221,10 @@ def test_several_priors_have_no_vlr() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"region": "all"}, "region must be one or more of main, vlr, found 'all'"),
-        ({"region": []}, r"region must be one or more of main, vlr, found \[\]"),
+        ({"region": "all"}, "region must be one or more of main, vlr, teacher, found 'all'"),
+        ({"region": []}, r"region must be one or more of main, vlr, teacher, found \[\]"),
         ({"region": ["main", "pos"]}, "region must be one or more of main, vlr"),
-        ({"region": None}, "region must be one or more of main, vlr, found None"),
+        ({"region": None}, "region must be one or more of main, vlr, teacher, found None"),
         ({"temperature": 0}, "temperature must be a number above 0, found 0"),
         ({"anchor_scale": -8}, "anchor_scale must be a number above 0, found -8"),
         ({"main_weight": -1}, "main_weight must be a number ≥ 0, found -1"),
