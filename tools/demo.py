@@ -10,7 +10,7 @@ warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
 sys.path.insert(0, str(ROOT))  # a clone needs no installation
 os.chdir(ROOT)
 
-from mmkd.cli.demo import main  # noqa: E402
+from mmkd.cli.main import run_tool  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tool("demo"))

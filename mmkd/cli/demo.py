@@ -9,12 +9,12 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmkd.cli import parsers
 from mmkd.cli.common import run
 from mmkd.cli.pictures import Result, draw_curves, draw_detections
 from mmkd.errors import UserError
@@ -27,11 +27,7 @@ IMAGE = (3, 240, 320)
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the demo."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work-dir", default="work_dirs/demo", type=Path)
-    parser.add_argument("--seed", default=0, type=int)
-    parser.add_argument("--cfg-options", nargs="+", default=[], help="passed on to training and testing")
-    return parser.parse_args(argv)
+    return parsers.demo().parse_args(argv)
 
 
 def demo(args: argparse.Namespace) -> str:

@@ -56,3 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     print("\n".join([*usage, "", f"mmkd: error: there is no tool {name!r}"]), file=sys.stderr)
     return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

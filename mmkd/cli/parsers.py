@@ -191,3 +191,12 @@ def convert() -> argparse.ArgumentParser:
     )
     parser.add_argument("--part", choices=PARTS, default="student", help="which network (default: student)")
     return parser
+
+
+def demo() -> argparse.ArgumentParser:
+    """Options of the demo."""
+    parser = _plain("Teacher, student alone and the same student distilled, on the embedded data.")
+    parser.add_argument("--work-dir", default="work_dirs/demo", type=Path)
+    parser.add_argument("--seed", default=0, type=int)
+    parser.add_argument("--cfg-options", nargs="+", default=[], help="passed on to training and testing")
+    return parser

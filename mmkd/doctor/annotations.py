@@ -13,6 +13,7 @@ from mmdet.datasets import CocoDataset
 from mmkd.datasets import annotation_file, class_names, where_from
 from mmkd.doctor.case import Source
 from mmkd.doctor.findings import Finding, NotExamined, shortened
+from mmkd.errors import type_of
 from mmkd.registry import DATASETS, class_of
 
 _MANY_EMPTY = 0.5
@@ -25,7 +26,7 @@ def read_source(which: str, cfg: Mapping[str, Any]) -> Generator[Finding, None, 
     what = f"{which}: annotations"
     path, images = annotation_file(cfg), Path(cfg.get("data_root") or "", folder or "")
     if path is None:
-        raise NotExamined(f"a {cfg.get('type')} without a file of annotations on this machine")
+        raise NotExamined(f"a {type_of(cfg)} without a file of annotations on this machine")
     option = f"{which}_dataloader.dataset"
     there = True
     if not path.is_file():

@@ -24,7 +24,7 @@ from mmkd.doctor.case import Case, Source
 from mmkd.doctor.findings import Finding, NotExamined, collect, shortened
 from mmkd.doctor.images import examine_files
 from mmkd.doctor.spelling import examine_spelling
-from mmkd.errors import UserError
+from mmkd.errors import UserError, type_of
 from mmkd.registry import METRICS, TRANSFORMS, VISBACKENDS, class_of, is_kind
 
 # Taken from the config by mmengine's Runner; the rest is torch's.
@@ -337,7 +337,7 @@ def _evaluator(case: Case, which: str, cfg: Mapping[str, Any]) -> Iterator[Findi
         yield Finding(
             "error",
             option,
-            f"there is no metric {cfg.get('type')!r}",
+            f"there is no metric {type_of(cfg)!r}",
             f"did you mean {near[0]}?" if near else f"valid are: {', '.join(sorted(METRICS.module_dict))}",
         )
         return

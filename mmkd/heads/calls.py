@@ -27,3 +27,6 @@ class Calls(Generic[Call]):
             call, last = last
             calls.append(call)
         return reversed(calls)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
