@@ -13,6 +13,7 @@ from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainL
 
 from mmkd.doctor.findings import Finding
 from mmkd.registry import OPTIM_WRAPPERS, REGISTRIES, class_of, is_kind
+from mmkd.sweeps.overrides import ALIASES
 
 # Of short names like ``lr``, and of others.
 _CLOSE = {True: 0.8, False: 0.83}
@@ -35,6 +36,11 @@ _AT_TOP = (
 )
 _RUNNERS = (Runner, FlexibleRunner)
 KNOWN = sorted({*_AT_TOP, *(name for kind in _RUNNERS for name in inspect.signature(kind).parameters)})
+# Beside the short names of sweeps. (Configs that are inherited have a variable max_epochs of their own.)
+_SETTINGS = {
+    "num_classes": "model.bbox_head.num_classes",
+    "num_workers": "train_dataloader.num_workers",
+}
 # Read by mmengine before a class is called.
 _ALWAYS = {"type", "_scope_", "_delete_", "by_epoch", "priority", "convert_to_iter_based"}
 _LOOKED_INTO = (
@@ -54,9 +60,22 @@ def examine_spelling(cfg: Mapping[str, Any]) -> Iterator[Finding]:
         # Names like ``test_pipeline_stage2`` are variables of the config.
         if near and key not in KNOWN and not key.startswith(near[0]) and not key.endswith(near[0]):
             yield Finding("warning", f"key {key}", "nothing reads it", f"did you mean {near[0]}?")
+    yield from _stray(cfg)
     yield from _loop(cfg.get("train_cfg"))
     for key in _LOOKED_INTO:
         yield from _within(cfg.get(key), key)
+
+
+def _stray(cfg: Mapping[str, Any]) -> Iterator[Finding]:
+    """Variables at the top that are named like a setting further down and say something else."""
+    for name, place in {**ALIASES, **_SETTINGS}.items():
+        value = cfg.get(name)
+        part: Any = cfg
+        for step in place.split("."):
+            part = part.get(step) if hasattr(part, "get") else None
+        if isinstance(value, (int, float)) and part is not None and part != value:
+            found = f"nothing reads {name}={value}; {place} is {part}"
+            yield Finding("warning", f"key {name}", found, f"did you mean {place}?")
 
 
 def _loop(train_cfg: Any) -> Iterator[Finding]:

@@ -39,6 +39,17 @@ def test_variables_of_a_config_are_left_alone() -> None:
     assert found(quick={"batch_size": 4}, test_pipeline_stage2=[], img_scale=(320, 240)) == []
 
 
+def test_variables_that_are_named_like_settings() -> None:
+    assert found(batch_size=1) == [
+        (
+            "warning",
+            "nothing reads batch_size=1; train_dataloader.batch_size is 4",
+            "did you mean train_dataloader.batch_size?",
+        )
+    ]
+    assert found(max_epochs=5, batch_size=4) == [], "what is trained with, and what bases have"
+
+
 @pytest.mark.parametrize("name", ["max_epochs", "max_iters"])
 def test_a_training_of_nothing(name: str) -> None:
     options = {"train_cfg": {"_delete_": True, "by_epoch": name == "max_epochs", name: 0}}
