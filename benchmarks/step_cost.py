@@ -24,6 +24,7 @@ from razor import import_mmrazor, single_teacher_distill
 
 from mmkd.compat import load_config
 from mmkd.detectors.observe import observe
+from mmkd.heads.calls import Calls
 from mmkd.registry import MODELS
 from mmkd.teachers import CachedTeacher
 
@@ -67,12 +68,15 @@ def losses_alone(model: Any, batch: Any) -> Step:
     answer = model.teacher.ask(*batch)()
     with observe(model.bbox_head, labels=("loss_cls",)) as seen:
         model.loss(*batch)
-    seen.raw = [
-        tuple([level.detach().requires_grad_() for level in part] for part in outputs) for outputs in seen.raw
-    ]
+    forwards: Calls[Any] = Calls()
+    for feats, outputs in seen.forwards:
+        raw = tuple([level.detach().requires_grad_() for level in part] for part in outputs)
+        forwards.add((feats, raw))
+    seen.forwards = forwards
+    needs = frozenset[Any]().union(*(term.asks for term in model.terms.values()))
 
     def step() -> None:
-        student, context = model._read(seen, batch[1], frozenset())
+        student, context = model._read(seen, batch[1], needs)
         sum(term(student, answer, context) for term in model.terms.values()).backward()
 
     return step

@@ -63,7 +63,10 @@ def sweep_locally(description: SweepFile, args: argparse.Namespace) -> None:
     except ImportError as error:
         raise UserError(f"a local sweep needs optuna: pip install optuna ({error})") from error
     work_dir = args.work_dir or Path("work_dirs") / f"sweep_{args.sweep.stem}"
-    study = LocalSweep(description, work_dir, args.jobs, args.seed).run(args.count, args.resume)
+    try:
+        study = LocalSweep(description, work_dir, args.jobs, args.seed).run(args.count, args.resume)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("--resume goes on with the sweep") from None
     print(f"{work_dir}/trials.csv: {len(study.trials)} trials")
     finished = [trial for trial in study.trials if trial.value is not None]
     if not finished:
