@@ -22,7 +22,7 @@ from mmkd.checkpoints.names import hash_in_name
 from mmkd.compat import load_config
 from mmkd.datasets import class_names, common_metainfo, places_of
 from mmkd.errors import UserError, user_error
-from mmkd.registry import MODELS, REGISTRIES
+from mmkd.registry import MODELS, REGISTRIES, imported_modules
 from mmkd.teachers.checkpoint import load_weights, own_keys, read_checkpoint
 from mmkd.teachers.config import plain_detector
 
@@ -126,8 +126,7 @@ def student_config(cfg: Mapping[str, Any], dataset_meta: Mapping[str, Any]) -> C
         model.setdefault("data_preprocessor", cfg["data_preprocessor"])
     kept["model"] = _plain_types(_without_pretrained(model))
     _read_no_file(kept.get("test_dataloader") or {}, dataset_meta)
-    named = (cfg.get("custom_imports") or {}).get("imports") or []
-    imports = [name for name in ([named] if isinstance(named, str) else named) if not _is_mmkd(name)]
+    imports = [name for name in imported_modules(cfg) if not _is_mmkd(name)]
     packages = {str(kind): _package(kind) for kind in _types(kept)}
     others = sorted(kind for kind, package in packages.items() if package not in STOCK)
     needed = [kind for kind in others if packages[kind] is not None]

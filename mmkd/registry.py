@@ -31,6 +31,7 @@ __all__ = [
     "TRANSFORMS",
     "VISBACKENDS",
     "class_of",
+    "imported_modules",
     "is_kind",
     "name_in",
 ]
@@ -53,6 +54,17 @@ def class_of(cfg: Any, registry: Registry = MODELS) -> Any:
     """
     kind = cfg.get("type") if isinstance(cfg, Mapping) else cfg
     return registry.get(kind) if isinstance(kind, str) else kind
+
+
+def imported_modules(cfg: Mapping[str, Any]) -> list[str]:
+    """The modules that a config's ``custom_imports`` names; mmengine takes one as a bare string too.
+
+    Example:
+        >>> imported_modules(dict(custom_imports=dict(imports="mine.models")))
+        ['mine.models']
+    """
+    names = (cfg.get("custom_imports") or {}).get("imports") or []
+    return [names] if isinstance(names, str) else list(names)
 
 
 def name_in(cfg: Mapping[str, Any], name: str) -> str:

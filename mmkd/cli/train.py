@@ -33,7 +33,7 @@ from mmkd.doctor.preconditions import require
 from mmkd.errors import type_of, user_error
 from mmkd.hooks import ProgressHook
 from mmkd.hooks.options import check_hooks
-from mmkd.registry import HOOKS, MODELS, VISBACKENDS, class_of, is_kind, name_in
+from mmkd.registry import HOOKS, MODELS, VISBACKENDS, class_of, imported_modules, is_kind, name_in
 from mmkd.sweeps.agent import in_hosted_sweep, run_id
 from mmkd.teachers import teacher_entries
 from mmkd.teachers.config import DISTILLER
@@ -71,9 +71,8 @@ def config_of(args: argparse.Namespace) -> Config:
     elif run_id() is not None and find_latest_checkpoint(cfg.work_dir):  # it was pre-empted
         cfg.resume, cfg.load_from = True, None
     prepare_data(cfg, ["train_dataloader", "val_dataloader"])
-    imports = cfg.setdefault("custom_imports", ConfigDict(imports=[]))
-    if "mmkd" not in imports.imports:  # so that the dumped config stands alone
-        imports.imports = [*imports.imports, "mmkd"]
+    imports = dict.fromkeys([*imported_modules(cfg), "mmkd"])  # so that the dumped config stands alone
+    cfg.custom_imports = {**(cfg.get("custom_imports") or {}), "imports": list(imports)}
     check_hooks(cfg.get("custom_hooks"))
     add_hooks(
         cfg, "SomeDataHook", "ReproducibleHook", "ProgressHook", "FreshMetricsHook", "StopHook", "ResumeHook"

@@ -88,6 +88,15 @@ def test_mistakes_end_in_one_clear_error(
     assert not list(tmp_path.glob("**/*.pth"))
 
 
+@pytest.mark.parametrize("given", ["dict(imports='mmkd.losses')", "dict(imports=['mmkd.losses'])"])
+def test_imports_of_the_config_are_kept(tmp_path: Path, given: str) -> None:
+    config = tmp_path / "c.py"
+    config.write_text(f"_base_ = [{str(ROOT / STUDENT)!r}]\ncustom_imports = {given}\n")
+    assert cfg_of(str(config)).custom_imports.imports == ["mmkd.losses", "mmkd"]
+    config.write_text(f"_base_ = [{str(ROOT / STUDENT)!r}]\ncustom_imports = None\n")
+    assert cfg_of(str(config)).custom_imports.imports == ["mmkd"]
+
+
 def types(parts: Any) -> list[str]:
     return [part["type"] for part in parts]
 
