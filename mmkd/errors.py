@@ -1,5 +1,7 @@
 """The error that a user can mend."""
 
+from __future__ import annotations
+
 import difflib
 import inspect
 import traceback
@@ -25,13 +27,27 @@ def check_options(what: str, given: Iterable[str], valid: Iterable[str]) -> None
     valid = sorted(valid)
     unknown = sorted(map(str, set(given) - set(valid)))
     if unknown:
-        near = difflib.get_close_matches(unknown[0], valid, n=1, cutoff=0.7)
+        near = nearest(unknown[0], valid, cutoff=0.7)
         raise user_error(
             f"{what} has no option {', '.join(unknown)}.",
             expected=", ".join(valid),
             found=", ".join(unknown),
-            remedy=f"did you mean {near[0]}?" if near else "correct or remove it",
+            remedy=f"did you mean {near}?" if near else "correct or remove it",
         )
+
+
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The most similar of some names, for "did you mean …?".
+
+    Args:
+        name: as it was written.
+        names: those that there are.
+        cutoff: how similar it must be, from 0 for anything to 1 for the same.
+
+    Returns:
+        ``None`` if none is as similar.
+    """
+    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)), None)
 
 
 def check_arguments(what: str, given: Iterable[str], function: Callable[..., Any]) -> None:

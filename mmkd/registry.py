@@ -8,6 +8,7 @@ an empty child that passes every question on to mmdet.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = [
     "SCOPE",
     "TRANSFORMS",
     "VISBACKENDS",
+    "accepted_arguments",
     "class_of",
     "imported_modules",
     "is_kind",
@@ -54,6 +56,34 @@ def class_of(cfg: Any, registry: Registry = MODELS) -> Any:
     """
     kind = cfg.get("type") if isinstance(cfg, Mapping) else cfg
     return registry.get(kind) if isinstance(kind, str) else kind
+
+
+def accepted_arguments(kind: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The arguments that a class or function takes by name; by ``**kwargs`` those of its parents too.
+
+    Args:
+        kind: a class or function; anything else takes none.
+
+    Returns:
+        The arguments by name, and whether it may take others: a decorator may translate older names, and
+        the last ``**kwargs`` may be read for any.
+    """
+    arguments: dict[str, inspect.Parameter] = {}
+    if not isinstance(kind, type):
+        functions = [kind] if callable(kind) else []
+    else:
+        functions = [vars(one)["__init__"] for one in kind.__mro__[:-1] if "__init__" in vars(one)]
+    takes_others = False
+    for function in functions:
+        parameters = inspect.signature(function).parameters.values()
+        named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+        arguments = {**{one.name: one for one in named}, **arguments}
+        takes_others = any(one.kind is one.VAR_KEYWORD for one in parameters)
+        if not takes_others:
+            takes_others = hasattr(function, "__wrapped__")
+            break
+    arguments.pop("self", None)
+    return arguments, takes_others
 
 
 def imported_modules(cfg: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 import pytest
 from mmcv.transforms import Compose, RandomFlip
 
-from mmkd.errors import UserError, check_options, place_of, user_error
+from mmkd.errors import UserError, check_options, nearest, place_of, user_error
 from mmkd.registry import MODELS
 
 from .conftest import tiny_atss
@@ -45,3 +45,9 @@ def test_no_place_for_what_is_elsewhere() -> None:
     with pytest.raises(ValueError, match="invalid") as caught:
         int("x")
     assert place_of(caught.value) == ""
+
+
+def test_nearest() -> None:
+    assert nearest("tempurature", ["weight", "temperature", "temper"]) == "temperature"
+    assert nearest("tempurature", iter(["weight"])) is None
+    assert nearest("lrr", ["lr"], cutoff=0.9) is None

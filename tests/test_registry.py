@@ -6,8 +6,9 @@ import pytest
 from mmdet.models import ATSS, RetinaNet
 from mmdet.models.detectors import SingleStageDetector
 from mmengine.hooks import CheckpointHook
+from mmengine.utils import deprecated_api_warning
 
-from mmkd.registry import HOOKS, MODELS, class_of, is_kind
+from mmkd.registry import HOOKS, MODELS, accepted_arguments, class_of, is_kind
 
 
 @pytest.mark.parametrize("kind", ["ATSS", "mmdet.ATSS", ATSS])
@@ -27,3 +28,40 @@ def test_classes_of_mmengine(kind: Any) -> None:
 def test_what_means_no_class(cfg: Any) -> None:
     assert class_of(cfg, MODELS) is None
     assert not is_kind(cfg, object)
+
+
+class Base:
+    def __init__(self, a: int, b: int = 1, **others: Any) -> None: ...
+
+
+class Passes(Base):
+    def __init__(self, *args: Any, b: int = 2, **kwargs: Any) -> None: ...
+
+
+class Closed(Passes):
+    def __init__(self, c: int = 3) -> None: ...
+
+
+class Renamed(Closed):
+    @deprecated_api_warning({"d": "c"})
+    def __init__(self, c: int = 4) -> None: ...
+
+
+def function(a: int, *, b: int = 5, **others: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "others"),
+    [
+        (Base, {"a": None, "b": 1}, True),
+        (Passes, {"a": None, "b": 2}, True),
+        (Closed, {"c": 3}, False),
+        (Renamed, {"c": 4}, True),
+        (function, {"a": None, "b": 5}, True),
+        (None, {}, False),
+    ],
+)
+def test_accepted_arguments(kind: Any, arguments: dict[str, Any], others: bool) -> None:
+    found, takes_others = accepted_arguments(kind)
+    defaults = {name: None if one.default is one.empty else one.default for name, one in found.items()}
+    assert (defaults, takes_others) == (arguments, others)

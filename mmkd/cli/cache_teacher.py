@@ -37,7 +37,7 @@ def fill(args: argparse.Namespace) -> CachedTeacher:
     """
     cfg = read_config(args)
     prepare_data(cfg, ["train_dataloader"])
-    list(require(cfg, ("train",)))
+    require(cfg, ("train",))
     init_default_scope(cfg.get("default_scope") or "mmdet")
     entries = teacher_entries(cfg.model.get("teacher"))
     one = len(entries) == 1 and isinstance(cfg.model.teacher, dict)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import gc
 import os
 import sys
@@ -24,7 +23,7 @@ from mmkd.cli.failures import of_the_place
 from mmkd.compat import load_config
 from mmkd.datasets import annotation_file, innermost, places_of, where_from
 from mmkd.doctor.spelling import KNOWN
-from mmkd.errors import UserError, place_of, user_error
+from mmkd.errors import UserError, nearest, place_of, user_error
 from mmkd.hooks import TrainingStopped
 from mmkd.registry import name_in
 from mmkd.sharding import check_strategy
@@ -80,9 +79,9 @@ def _warn_of(cfg: Config, key: str) -> None:
     name = key.partition(".")[0]
     if name in cfg or name in KNOWN:
         return
-    near = difflib.get_close_matches(name, {*KNOWN, *cfg}, n=1, cutoff=0.6)
-    near = near or [each for each in ALIASES.values() if each.rpartition(".")[2] == name]
-    advice = f"; did you mean {key.replace(name, near[0], 1)}?" if near else ""
+    near = nearest(name, {*KNOWN, *cfg})
+    near = near or next((each for each in ALIASES.values() if each.rpartition(".")[2] == name), None)
+    advice = f"; did you mean {key.replace(name, near, 1)}?" if near else ""
     print(f"mmkd: warning: nothing reads {key}, which --cfg-options adds{advice}", file=sys.stderr)
 
 

@@ -92,7 +92,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     """Build the Runner, load strictly, evaluate; returns the metrics."""
     setup_cache_size_limit_of_dynamo()
     cfg, checkpoint = config_of(args)
-    list(require(cfg, ("test",)))
+    require(cfg, ("test",))
     runner = build_runner(cfg)
     if checkpoint is not None:
         model = runner.model

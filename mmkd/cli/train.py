@@ -166,7 +166,7 @@ def train(args: argparse.Namespace) -> None:
     setup_cache_size_limit_of_dynamo()
     cfg = config_of(args)
     check_work_dir(cfg)
-    warnings = list(require(cfg, ("train", "val")))
+    warnings = require(cfg, ("train", "val"))
     runner = build_runner(cfg)
     runner.logger.info(f"mmkd {mmkd.__version__}")
     for one in warnings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,27 @@ def examine_classes(source: Source, *, unlabelled: bool = False) -> Iterator[Fin
         )
     else:
         yield Finding("ok", f"{source.which}: images", text)
+
+
+def examine_keys(
+    what: str, coco: Mapping[str, Any], wanted: Mapping[str, Sequence[str]]
+) -> Iterator[Finding]:
+    """Whether each entry of an annotation file has what is read of it.
+
+    Args:
+        what: for messages.
+        coco: what the file holds.
+        wanted: keys, by ``annotations`` or ``images``.
+    """
+    for part, keys in wanted.items():
+        for key in keys:
+            without = sum(key not in one for one in coco[part])
+            if without:
+                total = len(coco[part])
+                remedy = (
+                    f"add it to the file{'; the area of a box is width × height' if key == 'area' else ''}"
+                )
+                yield Finding("error", what, f"{without} of {total} {part} have no '{key}'", remedy)
 
 
 def _short(text: str, most: int = 300) -> str:

@@ -71,6 +71,24 @@ class Case:
         """The entries of trained teachers; an average of the student itself has nothing to be examined."""
         return [entry for entry in teacher_entries(self.cfg.model.get("teacher")) if "ema" not in entry]
 
+    @property
+    def is_unlabelled(self) -> bool:
+        """Whether training reads no labels: the task's losses have no weight."""
+        return bool((self.cfg.get("model") or {}).get("task_loss_weight", 1) == 0)
+
+    def parts(self, which: str) -> list[Any]:
+        """The configs of the data sets below the wrappers of ``train``, ``val`` or ``test``."""
+        return list(innermost((self.cfg.get(f"{which}_dataloader") or {}).get("dataset")))
+
+    def evaluators(self, which: str) -> list[Any]:
+        """The configs of the evaluators of ``val`` or ``test``."""
+        found = self.cfg.get(f"{which}_evaluator") or []
+        return list(found) if isinstance(found, (list, tuple)) else [found]
+
+    def only_formats(self, which: str) -> bool:
+        """Whether results are only written for a server, so that there are no annotations to look at."""
+        return any(one.get("format_only") for one in self.evaluators(which))
+
     def dataset(self, which: str) -> Any:
         """The built data set of ``train`` or ``val``, with its pipeline."""
         loader = self.cfg.get(f"{which}_dataloader")

@@ -43,7 +43,7 @@ def _batch(case: Case) -> Iterator[Finding]:
     objects = sum(len(sample.gt_instances) for sample in samples)
     where = f"{len(shapes)} images, {_sizes(shapes)}; padded {inputs.shape[-1]}×{inputs.shape[-2]}"
     yield Finding("ok", "batch", f"{where}; {objects} objects")
-    if not objects and (case.cfg.get("model") or {}).get("task_loss_weight", 1) != 0:
+    if not objects and not case.is_unlabelled:
         yield Finding(
             "warning", "batch", "no object in the first batch", "look at the training pipeline's filters"
         )

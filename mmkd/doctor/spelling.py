@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +11,8 @@ from mmengine.registry import LOOPS, OPTIMIZERS, PARAM_SCHEDULERS
 from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
 
 from mmkd.doctor.findings import Finding
-from mmkd.registry import OPTIM_WRAPPERS, REGISTRIES, class_of, is_kind
+from mmkd.errors import nearest
+from mmkd.registry import OPTIM_WRAPPERS, REGISTRIES, accepted_arguments, class_of, is_kind
 from mmkd.sweeps.overrides import ALIASES
 
 # Of short names like ``lr``, and of others.
@@ -56,10 +56,10 @@ _LOOKED_INTO = (
 def examine_spelling(cfg: Mapping[str, Any]) -> Iterator[Finding]:
     """Look for misspelled keys at the top, in the loops, and wherever a ``type`` says what is read."""
     for key in cfg:
-        near = difflib.get_close_matches(key, KNOWN, n=1, cutoff=0.85)
+        near = nearest(key, KNOWN, cutoff=0.85)
         # Names like ``test_pipeline_stage2`` are variables of the config.
-        if near and key not in KNOWN and not key.startswith(near[0]) and not key.endswith(near[0]):
-            yield Finding("warning", f"key {key}", "nothing reads it", f"did you mean {near[0]}?")
+        if near and key not in KNOWN and not key.startswith(near) and not key.endswith(near):
+            yield Finding("warning", f"key {key}", "nothing reads it", f"did you mean {near}?")
     yield from _stray(cfg)
     yield from _loop(cfg.get("train_cfg"))
     for key in _LOOKED_INTO:
@@ -118,27 +118,16 @@ def _class(part: Mapping[str, Any]) -> type | None:
 
 def _unknown(part: Mapping[str, Any], place: str, kind: type) -> Iterator[Finding]:
     """Keys that a class does not take, where one that it takes is near."""
-    valid: set[str] = set()
-    takes_any = False
-    for one in kind.__mro__[:-1]:
-        init = vars(one).get("__init__")
-        if init is None:
-            continue
-        parameters = inspect.signature(init).parameters.values()
-        valid.update(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        if not takes_any:
-            takes_any = hasattr(init, "__wrapped__")  # a decorator may translate names of before
-            break
+    valid, takes_any = accepted_arguments(kind)
     for key in part:
         if key in valid or key in _ALWAYS or not isinstance(key, str):
             continue
-        near = difflib.get_close_matches(key, valid, n=1, cutoff=_CLOSE[len(key) <= 4])
+        near = nearest(key, valid, cutoff=_CLOSE[len(key) <= 4])
         if near:
             yield Finding(
                 # Detectors and heads may take an option out of a part before it is built.
                 "warning" if takes_any or place.startswith("model.") else "error",
                 place,
                 f"{kind.__name__} has no option {key}",
-                f"did you mean {place}.{near[0]}?",
+                f"did you mean {place}.{near}?",
             )

@@ -19,8 +19,7 @@ def examine_validation(case: Case) -> Iterator[Finding]:
         yield Finding("ok", "validation", "none in the config")
         return
     dataset = case.dataset("val")
-    evaluators = case.cfg.val_evaluator
-    evaluator = Evaluator([*evaluators] if isinstance(evaluators, (list, tuple)) else [evaluators])
+    evaluator = Evaluator(case.evaluators("val"))
     evaluator.dataset_meta = dataset.metainfo
     model = case.model().to(case.device)
     model.eval()

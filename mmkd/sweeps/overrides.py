@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ast
 import difflib
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config, DictAction
 
 from mmkd.errors import user_error
-from mmkd.registry import REGISTRIES, class_of
+from mmkd.registry import REGISTRIES, accepted_arguments, class_of
 
 # What wandb.config.lr and the like mean in an MMDetection config.
 ALIASES = {
@@ -93,18 +92,9 @@ def _arguments(part: Any) -> set[str]:
     """What the class that a part of a config names by its ``type`` accepts."""
     for registry in REGISTRIES if isinstance(part, Mapping) and "type" in part else ():
         found = class_of(part, registry)
-        if isinstance(found, type):
-            # Many of mmdet's classes pass **kwargs on to their parents.
-            inits = [vars(cls)["__init__"] for cls in found.__mro__[:-1] if "__init__" in vars(cls)]
-            return {name for init in inits for name in _named(init)} - {"self"}
         if found is not None:
-            return _named(found)
+            return set(accepted_arguments(found)[0])
     return set()
-
-
-def _named(function: Any) -> set[str]:
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
 
 def _follow(cfg: Any, dotted: str) -> tuple[Any, str]:

@@ -13,12 +13,15 @@ from mmengine.config import Config
 
 from mmkd.compat import load_config
 from mmkd.doctor import Case, Finding, Section
+from mmkd.doctor.preconditions import examine_preconditions
 
 CHECKPOINT = "data/bccd/teacher_atss_r18_narrow.pth"
 IMAGES = 3
 
+Damage = Callable[[Config], object]
 
-def case(*damages: Callable[[Config], object], images: int = IMAGES) -> Case:
+
+def case(*damages: Damage, images: int = IMAGES) -> Case:
     """The recipe of the README under examination, damaged."""
     cfg = Config.fromfile("configs/bccd/kd.py")
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
@@ -28,7 +31,23 @@ def case(*damages: Callable[[Config], object], images: int = IMAGES) -> Case:
     return Case(cfg, images)
 
 
-def teacher_pixels(**settings: Any) -> Callable[[Config], None]:
+def errors(*damages: Damage) -> list[str]:
+    """What the preconditions say of a damaged config, but for what is right."""
+    found = examine_preconditions(case(*damages))
+    return [f"{one.what}: {one.found}; {one.remedy}" for one in found if one.level != "ok"]
+
+
+def each(change: Callable[[Any], object]) -> Damage:
+    """Change the data set of training and that of validation."""
+
+    def damage(cfg: Config) -> None:
+        for loader in (cfg.train_dataloader, cfg.val_dataloader):
+            change(loader.dataset)
+
+    return damage
+
+
+def teacher_pixels(**settings: Any) -> Damage:
     """The teacher's config says other pixels than it was trained on."""
 
     def damage(cfg: Config) -> None:
@@ -48,7 +67,7 @@ def smaller(cfg: Config) -> None:
     cfg.val_dataloader.dataset.pipeline[1].scale = (80, 60)
 
 
-def checkpoint(path: Path, names: tuple[str, ...] | None) -> Callable[[Config], None]:
+def checkpoint(path: Path, names: tuple[str, ...] | None) -> Damage:
     """The teacher's checkpoint with other class names, or none."""
 
     def damage(cfg: Config) -> None:
@@ -60,9 +79,7 @@ def checkpoint(path: Path, names: tuple[str, ...] | None) -> Callable[[Config], 
     return damage
 
 
-def annotations(
-    folder: Path, change: Callable[[dict[str, Any]], object], *which: str
-) -> Callable[[Config], None]:
+def annotations(folder: Path, change: Callable[[dict[str, Any]], object], *which: str) -> Damage:
     """Other annotation files; ``change`` is given what they hold."""
 
     def damage(cfg: Config) -> None:

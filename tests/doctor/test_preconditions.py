@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mmengine.config import Config, ConfigDict
 
-from mmkd.compat import load_config
-from mmkd.doctor.preconditions import examine_preconditions, heads_of, require
+from mmkd.doctor.preconditions import examine_preconditions, require
 from mmkd.errors import UserError
 
-from ..heads.cases import STOCK_CONFIGS
 from . import bccd
-
-Damage = Callable[[Config], object]
-
-
-def errors(*damages: Damage) -> list[str]:
-    found = examine_preconditions(bccd.case(*damages))
-    return [f"{one.what}: {one.found}; {one.remedy}" for one in found if one.level != "ok"]
-
-
-def each(change: Callable[[Any], object]) -> Damage:
-    """Change the data set of training and that of validation."""
-
-    def damage(cfg: Config) -> None:
-        for loader in (cfg.train_dataloader, cfg.val_dataloader):
-            change(loader.dataset)
-
-    return damage
+from .bccd import each, errors
 
 
 def wrapped(cfg: Config) -> None:
@@ -47,38 +28,6 @@ def test_nothing_to_say_of_the_shipped_recipe() -> None:
     assert errors() == errors(wrapped) == []
     assert list(require(bccd.case().cfg, ("train", "val"))) == []
     assert list(require(bccd.case().cfg, ("test",))) == []
-
-
-@pytest.mark.parametrize("count", [1, 2, 4, 80])
-def test_classes_of_the_head(count: int) -> None:
-    (found,) = errors(lambda cfg: cfg.model.bbox_head.update(num_classes=count))
-    assert f"model.bbox_head.num_classes is {count}; the data set has 3: Platelets, RBC, WBC" in found
-
-
-@pytest.mark.parametrize(
-    ("config", "places"),
-    [
-        ("mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", ["roi_head.bbox_head", "roi_head.mask_head"]),
-        (
-            "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py",
-            [f"roi_head.bbox_head[{stage}]" for stage in range(3)],
-        ),
-        ("dino/dino-4scale_r50_8xb2-12e_coco.py", ["bbox_head"]),
-        ("solo/solo_r50_fpn_1x_coco.py", ["mask_head"]),
-        (
-            "htc/htc_r50_fpn_1x_coco.py",
-            [f"roi_head.{name}_head[{i}]" for name in ("bbox", "mask") for i in range(3)],
-        ),
-    ],
-)
-def test_heads_of_other_detectors(config: str, places: list[str]) -> None:
-    model = load_config(STOCK_CONFIGS / config).model
-    assert dict(heads_of(model)) == {f"model.{place}": 80 for place in places}
-
-
-def test_a_head_whose_class_says_how_many() -> None:
-    model = {"roi_head": {"bbox_head": {"type": "Shared2FCBBoxHead"}}, "rpn_head": {"num_classes": 1}}
-    assert dict(heads_of(model)) == {"model.roi_head.bbox_head": 80}
 
 
 def test_one_class_as_a_string(tmp_path: Path) -> None:
@@ -141,36 +90,6 @@ def test_a_loader_without_its_parts() -> None:
     assert "no dataset" in errors(lambda cfg: cfg.train_dataloader.pop("dataset"))[0]
 
 
-@pytest.mark.parametrize(
-    ("evaluator", "message"),
-    [
-        ({"ann_file": "nowhere/val.json"}, "no file nowhere/val.json"),
-        (
-            {"ann_file": "data/bccd/annotations/train.json"},
-            "72 of the 72 images of val_dataloader",
-        ),
-        ({"type": "CocoMetrik"}, "there is no metric 'CocoMetrik'; did you mean CocoMetric?"),
-    ],
-)
-def test_evaluators(evaluator: dict[str, Any], message: str) -> None:
-    (found,) = errors(lambda cfg: cfg.val_evaluator.update(evaluator))
-    assert message in found
-    (found,) = errors(lambda cfg: cfg.update(val_evaluator=[{**cfg.val_evaluator, **evaluator}]))
-    assert message in found
-
-
-def test_an_evaluator_of_other_classes(tmp_path: Path) -> None:
-    content = json.loads(Path("data/bccd/annotations/val.json").read_text())
-    content["categories"][0]["name"] = "cat"
-    (tmp_path / "other.json").write_text(json.dumps(content))
-    (found,) = errors(lambda cfg: cfg.val_evaluator.update(ann_file=str(tmp_path / "other.json")))
-    assert "has no class Platelets; there: RBC, WBC, cat" in found
-
-
-def test_no_evaluator() -> None:
-    assert "and no val_evaluator" in errors(lambda cfg: cfg.pop("val_evaluator"))[0]
-
-
 def test_results_for_a_server_need_no_annotations(tmp_path: Path) -> None:
     def damage(cfg: Config) -> None:
         (tmp_path / "image_info.json").write_text(json.dumps({"images": [], "categories": []}))
@@ -179,33 +98,6 @@ def test_results_for_a_server_need_no_annotations(tmp_path: Path) -> None:
 
     case = bccd.case(damage)
     assert [one for one in examine_preconditions(case, ("test",)) if one.level == "error"] == []
-
-
-@pytest.mark.parametrize("which", ["train", "val"])
-def test_keys_that_a_sample_lacks(which: str) -> None:
-    def damage(cfg: Config) -> None:
-        cfg[f"{which}_dataloader"].dataset.pipeline[-1] = {"type": "PackDetInputs", "meta_keys": ("img_id",)}
-
-    (found,) = errors(damage)
-    assert f"{which}: pipeline: PackDetInputs.meta_keys lacks" in found
-    assert "img_shape" in found
-
-
-def test_channels() -> None:
-    grey = each(lambda dataset: dataset.pipeline[0].update(color_type="grayscale"))
-    found = errors(grey)
-    assert len(found) == 2
-    assert all("1 channel (color_type=" in one for one in found)
-    one_value = {"mean": [114.0], "std": [57.0], "bgr_to_rgb": False}
-    found = errors(grey, lambda cfg: cfg.model.data_preprocessor.update(one_value))
-    assert all("loaded with 1 channel, and ResNet takes 3" in one for one in found)
-    good = (
-        grey,
-        lambda cfg: cfg.model.data_preprocessor.update(one_value),
-        lambda cfg: cfg.model.backbone.update(in_channels=1),
-    )
-    assert errors(*good) == []
-    assert all("3 channels, and ResNet takes 1" in one for one in errors(*good[2:]))
 
 
 def test_images_that_are_elsewhere_are_not_looked_for(tmp_path: Path) -> None:

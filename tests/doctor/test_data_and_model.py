@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+from mmengine.config import Config
+
+from mmkd.compat import load_config
+from mmkd.doctor.data_and_model import heads_of
+
+from ..heads.cases import STOCK_CONFIGS
+from .bccd import each, errors
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 80])
+def test_classes_of_the_head(count: int) -> None:
+    (found,) = errors(lambda cfg: cfg.model.bbox_head.update(num_classes=count))
+    assert f"model.bbox_head.num_classes is {count}; the data set has 3: Platelets, RBC, WBC" in found
+
+
+@pytest.mark.parametrize(
+    ("config", "places"),
+    [
+        ("mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", ["roi_head.bbox_head", "roi_head.mask_head"]),
+        (
+            "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py",
+            [f"roi_head.bbox_head[{stage}]" for stage in range(3)],
+        ),
+        ("dino/dino-4scale_r50_8xb2-12e_coco.py", ["bbox_head"]),
+        ("solo/solo_r50_fpn_1x_coco.py", ["mask_head"]),
+        (
+            "htc/htc_r50_fpn_1x_coco.py",
+            [f"roi_head.{name}_head[{i}]" for name in ("bbox", "mask") for i in range(3)],
+        ),
+    ],
+)
+def test_heads_of_other_detectors(config: str, places: list[str]) -> None:
+    model = load_config(STOCK_CONFIGS / config).model
+    assert dict(heads_of(model)) == {f"model.{place}": 80 for place in places}
+
+
+def test_a_head_whose_class_says_how_many() -> None:
+    model = {"roi_head": {"bbox_head": {"type": "Shared2FCBBoxHead"}}, "rpn_head": {"num_classes": 1}}
+    assert dict(heads_of(model)) == {"model.roi_head.bbox_head": 80}
+
+
+@pytest.mark.parametrize("which", ["train", "val"])
+def test_keys_that_a_sample_lacks(which: str) -> None:
+    def damage(cfg: Config) -> None:
+        cfg[f"{which}_dataloader"].dataset.pipeline[-1] = {"type": "PackDetInputs", "meta_keys": ("img_id",)}
+
+    (found,) = errors(damage)
+    assert f"{which}: pipeline: PackDetInputs.meta_keys lacks" in found
+    assert "img_shape" in found
+
+
+def test_channels() -> None:
+    grey = each(lambda dataset: dataset.pipeline[0].update(color_type="grayscale"))
+    found = errors(grey)
+    assert len(found) == 2
+    assert all("1 channel (color_type=" in one for one in found)
+    one_value = {"mean": [114.0], "std": [57.0], "bgr_to_rgb": False}
+    found = errors(grey, lambda cfg: cfg.model.data_preprocessor.update(one_value))
+    assert all("loaded with 1 channel, and ResNet takes 3" in one for one in found)
+    good = (
+        grey,
+        lambda cfg: cfg.model.data_preprocessor.update(one_value),
+        lambda cfg: cfg.model.backbone.update(in_channels=1),
+    )
+    assert errors(*good) == []
+    assert all("3 channels, and ResNet takes 1" in one for one in errors(*good[2:]))
