@@ -11,9 +11,9 @@ from mmengine.logging import MessageHub
 from mmengine.optim import build_optim_wrapper
 
 from mmkd.compat import load_config
-from mmkd.deployment import student_config
 from mmkd.heads import is_deformable
 from mmkd.registry import MODELS
+from mmkd.student_config import student_config
 
 from .conftest import ROOT, batch, build, save_teacher
 
