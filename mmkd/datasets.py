@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 from mmkd.registry import DATASETS
 
 # Where wrappers of mmengine and mmdet, which repeat, join, balance or mix, keep what is below them.
@@ -90,7 +90,7 @@ def class_names(metainfo: Any) -> tuple[str, ...] | None:
         found = [class_names(part) for part in metainfo]
         other = next((names for names in found if names != found[0]), found[0] if found else None)
         if found and other != found[0]:
-            raise user_error(
+            raise UserError(
                 "The parts of a data set have different classes.",
                 expected=f"those of the first, {_listed(found[0])}",
                 found=_listed(other),
@@ -134,7 +134,7 @@ def fraction_of_dataset(dataset: dict[str, Any], fraction: float) -> Any:
         UserError: the fraction is out of its range.
     """
     if not 0 < fraction < 1:
-        raise user_error(
+        raise UserError(
             "`indices` as a fraction of a data set is out of its range.",
             expected="a number between 0 and 1, or a whole number of samples",
             found=str(fraction),

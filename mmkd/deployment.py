@@ -17,7 +17,7 @@ from torch import Tensor
 from mmkd.checkpoints.names import hash_in_name
 from mmkd.compat import load_config
 from mmkd.datasets import class_names, common_metainfo
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 from mmkd.registry import MODELS
 from mmkd.student_config import literal_config, student_config
 from mmkd.teachers.checkpoint import load_weights, own_keys, read_checkpoint
@@ -52,7 +52,7 @@ def write_deployable(checkpoint: str, out: Path, half: bool, config: str | None 
     _check_replaceable(beside, out)
     content = read_checkpoint(checkpoint)
     if "state_dict" not in content:
-        raise user_error(
+        raise UserError(
             "This checkpoint holds no `state_dict`.",
             expected="a checkpoint of tools/train.py",
             found=f"keys {', '.join(map(str, list(content)[:10]))}",
@@ -118,7 +118,7 @@ def _read_config(name: str) -> dict[str, Any]:
     try:
         cfg: dict[str, Any] = load_config(name).to_dict()
     except Exception as error:
-        raise user_error(
+        raise UserError(
             "The config cannot be read.",
             expected="the config that the checkpoint was trained with",
             found=f"{name} ({type(error).__name__}: {error})",
@@ -134,7 +134,7 @@ def _check_replaceable(beside: Path, out: Path) -> None:
     if beside == out:
         raise UserError(f"{out} would be a config by its name: name the weights {out.with_suffix('.pth')}")
     if beside.exists() and not beside.read_text(encoding="utf-8", errors="replace").startswith(WRITTEN):
-        raise user_error(
+        raise UserError(
             "A config of yours has the name of the one to write.",
             expected=f"no {beside}, or one that mmkd-publish wrote",
             found=f"{beside}, which begins otherwise",
@@ -149,7 +149,7 @@ def check_out_name(out: Path) -> None:
         UserError: it does, see `mmkd.checkpoints.names`.
     """
     if hash_in_name(out.name):
-        raise user_error(
+        raise UserError(
             f"The name {out.name} promises a SHA-256 that the file will not have.",
             expected="a name that does not end in - and eight hexadecimal digits",
             found=out.name,

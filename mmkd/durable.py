@@ -10,7 +10,7 @@ from shutil import disk_usage
 
 from mmengine.fileio import LocalBackend, register_backend
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 
 
 class DurableLocalBackend(LocalBackend):
@@ -73,7 +73,7 @@ def _said(path: Path) -> Iterator[None]:
         folder = path.parent
         while not folder.is_dir():
             folder = folder.parent
-        raise user_error(
+        raise UserError(
             f"{path} cannot be written.",
             expected="a folder that can be written to, with enough space",
             found=f"{error.strerror or error}; {disk_usage(folder).free / 2**20:.0f} MiB are free there",

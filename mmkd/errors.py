@@ -12,8 +12,41 @@ from typing import Any
 class UserError(ValueError):
     """A mistake in a config, checkpoint or data set, with its remedy.
 
-    The command-line tools print the message alone, without a traceback.
+    The command-line tools print the message alone, without a traceback. It keeps its fields when it is
+    pickled or copied.
+
+    Args:
+        what: one sentence that says what is wrong.
+        expected: what would have been right; given together with ``found`` and ``remedy``, or not at all.
+        found: what was there instead.
+        remedy: what the user can do about it.
+
+    Attributes:
+        what, expected, found, remedy: as given; the last three are ``None`` for a sentence alone.
+
+    Example:
+        >>> print(UserError("The cup is empty.", expected="tea", found="nothing", remedy="fill it"))
+        The cup is empty.
+          expected: tea
+          found:    nothing
+          remedy:   fill it
     """
+
+    def __init__(
+        self, what: str, *, expected: str | None = None, found: str | None = None, remedy: str | None = None
+    ) -> None:
+        fields = [("expected", expected), ("found", found), ("remedy", remedy)]
+        lines = [f"  {name + ':':<9} {text}" for name, text in fields if text is not None]
+        super().__init__("\n".join([what, *lines]))
+        self.what, self.expected, self.found, self.remedy = what, expected, found, remedy
+
+    def at(self, place: str) -> UserError:
+        """The same error, which says first where it arose, like ``teacher[1]``."""
+        what = f"{place}: {self.what}"
+        return type(self)(what, expected=self.expected, found=self.found, remedy=self.remedy)
+
+
+user_error = UserError  # what plugins called it when it was a function
 
 
 def check_options(what: str, given: Iterable[str], valid: Iterable[str]) -> None:
@@ -28,7 +61,7 @@ def check_options(what: str, given: Iterable[str], valid: Iterable[str]) -> None
     unknown = sorted(map(str, set(given) - set(valid)))
     if unknown:
         near = nearest(unknown[0], valid, cutoff=0.7)
-        raise user_error(
+        raise UserError(
             f"{what} has no option {', '.join(unknown)}.",
             expected=", ".join(valid),
             found=", ".join(unknown),
@@ -62,7 +95,7 @@ def check_arguments(what: str, given: Iterable[str], function: Callable[..., Any
     check_options(what, given, arguments)
     lacking = [name for name, one in arguments.items() if one.default is one.empty and name not in given]
     if lacking:
-        raise user_error(
+        raise UserError(
             f"{what} lacks {', '.join(lacking)}.",
             expected=", ".join(arguments),
             found=", ".join(sorted(given)) or "no option",
@@ -109,18 +142,3 @@ def type_of(cfg: Any) -> str:
         return f"a dict without type, of {', '.join(map(str, cfg))}"
     found = cfg["type"]
     return found.__name__ if isinstance(found, type) else str(found)
-
-
-def user_error(problem: str, *, expected: str, found: str, remedy: str) -> UserError:
-    """Compose a `UserError` in the project's one form.
-
-    Args:
-        problem: one sentence that says what is wrong.
-        expected: what would have been right.
-        found: what was there instead.
-        remedy: what the user can do about it.
-
-    Returns:
-        The error, to be raised by the caller.
-    """
-    return UserError(f"{problem}\n  expected: {expected}\n  found:    {found}\n  remedy:   {remedy}")

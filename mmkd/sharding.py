@@ -10,7 +10,7 @@ from mmengine.registry import MODEL_WRAPPERS, STRATEGIES
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from mmkd.errors import type_of, user_error
+from mmkd.errors import UserError, type_of
 from mmkd.registry import class_of
 
 WHOLE = ("SingleDeviceStrategy", "DDPStrategy")
@@ -65,7 +65,7 @@ def check_whole(model: nn.Module) -> None:
 
 
 def _refuse(found: str) -> NoReturn:
-    raise user_error(
+    raise UserError(
         "A distilled model cannot be trained in shards.",
         expected="the whole model in each process: mmengine's Runner, or FlexibleRunner with "
         + " or ".join(WHOLE),

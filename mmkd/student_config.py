@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 
 from mmkd.datasets import places_of
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 from mmkd.registry import REGISTRIES, imported_modules
 from mmkd.teachers.config import plain_detector
 
@@ -64,7 +64,7 @@ def student_config(cfg: Mapping[str, Any], dataset_meta: Mapping[str, Any]) -> C
     others = sorted(kind for kind, package in packages.items() if package not in STOCK)
     needed = [kind for kind in others if packages[kind] is not None]
     if "mmkd" in packages.values() or (needed and not imports):
-        raise user_error(
+        raise UserError(
             "The student's config needs more than stock MMDetection.",
             expected=f"types of {', '.join(STOCK)}, or of a module that custom_imports names",
             found=", ".join(needed),

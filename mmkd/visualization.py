@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from mmengine.visualization import WandbVisBackend
 from mmengine.visualization.vis_backend import force_init_env
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 
 WANDB = (0, 28)  # the first with `finish_timeout` and `stop_fn`
 _STARTED: list[WandbBackend] = []
@@ -80,7 +80,7 @@ class WandbBackend(WandbVisBackend):
         except (wandb.errors.UsageError, wandb.errors.CommError) as error:
             reason = str(error).splitlines()[0]
             if _is_refusal(error):
-                raise user_error(
+                raise UserError(
                     "W&B does not let this run in.",
                     expected="a key, from `wandb login` or WANDB_API_KEY",
                     found=reason,
@@ -182,7 +182,7 @@ def check_wandb() -> None:
     except PackageNotFoundError:
         found = ""
     if not found or tuple(int(part) for part in found.split(".")[:2]) < WANDB:
-        raise user_error(
+        raise UserError(
             "The config logs to Weights & Biases.",
             expected=f"wandb {wanted} or newer",
             found=f"wandb {found}" if found else "no wandb",

@@ -200,11 +200,7 @@ def error_texts() -> set[str]:
     texts = set()
     for path in (ROOT / "mmkd").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Name)
-                and node.func.id == "user_error"
-            ):
+            if isinstance(node, ast.Call) and "remedy" in {keyword.arg for keyword in node.keywords}:
                 for argument in node.args[:1]:
                     texts.add(sentence(argument))
     return texts

@@ -1,16 +1,48 @@
+import copy
+import pickle
+from collections.abc import Callable
+
 import pytest
 from mmcv.transforms import Compose, RandomFlip
 
 from mmkd.errors import UserError, check_options, nearest, place_of, user_error
+from mmkd.hooks.seeded_data import SampleError
 from mmkd.registry import MODELS
 
 from .conftest import tiny_atss
 
 
-def test_form() -> None:
-    error = user_error("It is wrong.", expected="a", found="b", remedy="c")
+def fields(error: UserError) -> tuple[str | None, ...]:
+    return error.what, error.expected, error.found, error.remedy
+
+
+@pytest.mark.parametrize("kind", [UserError, SampleError, user_error])
+def test_form(kind: type[UserError]) -> None:
+    error = kind("It is wrong.", expected="a", found="b", remedy="c")
     assert isinstance(error, UserError)
     assert str(error) == "It is wrong.\n  expected: a\n  found:    b\n  remedy:   c"
+    assert fields(error) == ("It is wrong.", "a", "b", "c")
+
+
+def test_a_sentence_alone() -> None:
+    error = UserError("it must be a number ≥ 0, found -1")
+    assert str(error) == error.what == "it must be a number ≥ 0, found -1"
+    assert fields(error)[1:] == (None, None, None)
+
+
+@pytest.mark.parametrize("sent", [copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
+@pytest.mark.parametrize("kind", [UserError, SampleError])
+def test_fields_cross_processes(kind: type[UserError], sent: Callable[[UserError], UserError]) -> None:
+    error = kind("It is wrong.", expected="a\nb", found="", remedy="c")
+    again = sent(error)
+    assert type(again) is kind
+    assert (str(again), fields(again)) == (str(error), fields(error))
+
+
+def test_where_it_arose() -> None:
+    error = user_error("It is wrong.", expected="a", found="b", remedy="c").at("teacher[1]")
+    assert fields(error) == ("teacher[1]: It is wrong.", "a", "b", "c")
+    assert str(error).startswith("teacher[1]: It is wrong.\n  expected: a")
 
 
 def test_unknown_option_lists_the_valid_ones() -> None:

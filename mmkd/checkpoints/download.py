@@ -21,7 +21,7 @@ from tqdm import tqdm
 from urllib3.util import Retry
 
 from mmkd.checkpoints.names import hash_in_name, verify
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 
 SIZE_LIMIT = "MMKD_MAX_DOWNLOAD_GB"
 _DEFAULT_GB = 4.0
@@ -62,7 +62,7 @@ def fetch(url: str) -> Path:
     except requests.RequestException as error:
         raise _unreachable(url, error) from error
     except (OSError, NotImplementedError) as error:  # the latter of file systems without locks
-        raise user_error(
+        raise UserError(
             f"{url} cannot be kept.",
             expected=f"a folder that can be written to, with enough space, at {path.parent}",
             found=f"{type(error).__name__}: {error}",
@@ -135,7 +135,7 @@ class _Body:
                 return self._request()
             except _BrokenOffError as error:
                 if left == 0:
-                    raise user_error(
+                    raise UserError(
                         f"{self.url} broke off {TRIES} times.",
                         expected="the whole file",
                         found=f"{self.file.tell()} bytes, then: {error}",
@@ -156,7 +156,7 @@ class _Body:
                 raise _BrokenOffError("the server sent another part than the rest")
             response.raise_for_status()
             if response.headers.get("Content-Type", "").startswith("text/html"):
-                raise user_error(
+                raise UserError(
                     f"{self.url} is a web page.",
                     expected="the address of the file itself",
                     found="text/html",
@@ -192,7 +192,7 @@ class _Body:
 
     def _check_size(self, size: int) -> None:
         if size > self.limit:
-            raise user_error(
+            raise UserError(
                 f"{self.url} is too large.",
                 expected=f"at most {self.limit / 1e9:g} GB",
                 found=f"{size / 1e9:.2f} GB" if size < 1e15 else f"{size:.3g} bytes",
@@ -212,7 +212,7 @@ def size_limit() -> float:
     except ValueError:
         limit = -1.0
     if not limit > 0:
-        raise user_error(
+        raise UserError(
             f"{SIZE_LIMIT} cannot be used.",
             expected="a number of gigabytes above 0",
             found=str(given),
@@ -234,6 +234,6 @@ def _unreachable(url: str, error: requests.RequestException) -> UserError:
         remedy = "download it by hand, if you trust that, and name the file"
     else:
         found = f"{type(error).__name__}: {error}"
-    return user_error(
+    return UserError(
         f"{url} cannot be had.", expected="a file that can be reached from here", found=found, remedy=remedy
     )

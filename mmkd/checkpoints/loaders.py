@@ -18,7 +18,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from mmkd.checkpoints.download import fetch
 from mmkd.checkpoints.local import read_bytes, read_file
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 from mmkd.torchvision import remedy, requirement
 
 ACCEPTED = "a path, or http://, https://, torchvision://, open-mmlab://, mmcls://, s3://, petrel://"
@@ -35,7 +35,7 @@ def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
         UserError: see `mmkd.checkpoints.local.read_file`.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", filename) or filename.startswith("file:"):
-        raise user_error(
+        raise UserError(
             "There is no loader for this kind of address.",
             expected=ACCEPTED,
             found=filename,
@@ -62,7 +62,7 @@ def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
     if "mmlab" in scheme:
         name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
     if name not in addresses and lacking:
-        raise user_error(
+        raise UserError(
             f"{filename} needs the torchvision that belongs to torch {torch.__version__}.",
             expected=requirement(),
             found=lacking,
@@ -70,7 +70,7 @@ def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
         )
     if name not in addresses:
         near = difflib.get_close_matches(name, addresses, n=5)
-        raise user_error(
+        raise UserError(
             f"{scheme}:// has no model of this name.",
             expected=", ".join(near) or f"one of its {len(addresses)} names",
             found=name,
@@ -91,7 +91,7 @@ def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
     except UserError as error:
         if not lacking:
             raise
-        raise user_error(
+        raise UserError(
             f"{filename} cannot be had.",
             expected=f"{address} to be reached from here",
             found=str(error).splitlines()[0],
@@ -120,7 +120,7 @@ def load_from_storage(filename: str, map_location: Any = None) -> dict[str, Any]
     try:
         content = get_file_backend(filename, backend_args={"backend": "petrel"}).get(filename)
     except Exception as error:
-        raise user_error(
+        raise UserError(
             f"{filename} cannot be had.",
             expected="an object store that mmengine's client can reach",
             found=f"{type(error).__name__}: {error}",

@@ -14,7 +14,7 @@ import torch
 from mmkd.checkpoints.allowed import DamagedError, RefusedError, RefusedNameError
 from mmkd.checkpoints.names import verify
 from mmkd.checkpoints.reader import read
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 
 TRUST = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
@@ -65,7 +65,7 @@ def checked(content: Any, name: str) -> dict[str, Any]:
         UserError: it is not.
     """
     if not isinstance(content, dict):
-        raise user_error(
+        raise UserError(
             f"The checkpoint {name} holds no weights by name.",
             expected="a dict, as torch.save(model.state_dict()) or mmengine write it",
             found=type(content).__name__,
@@ -74,7 +74,7 @@ def checked(content: Any, name: str) -> dict[str, Any]:
     weights = content.get("state_dict", content)
     if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
         found = type(weights).__name__
-        raise user_error(
+        raise UserError(
             f"The checkpoint {name} holds no weights by name.",
             expected="a `state_dict` with the names of parameters",
             found=found if not isinstance(weights, Mapping) else f"a {found} with keys that are no text",
@@ -90,7 +90,7 @@ def unreadable(name: str, size: int, error: Exception) -> UserError:
         if isinstance(error, RefusedNameError) and hasattr(torch.serialization, "add_safe_globals"):
             allow = "allow that name with `torch.serialization.add_safe_globals([…])` in a module listed in "
             allow += "`custom_imports`, or "
-        return user_error(
+        return UserError(
             f"The checkpoint {name} was refused: it holds more than data, and reading it could run code.",
             expected="tensors, plain containers and what mmengine itself writes",
             found=f"`{error}`",
@@ -99,7 +99,7 @@ def unreadable(name: str, size: int, error: Exception) -> UserError:
     text = (str(error).strip() or "no more said").splitlines()[0][:300]
     if not isinstance(error, (DamagedError, BadZipFile)):
         text = f"a broken list of contents, {type(error).__name__}: {text}"
-    return user_error(
+    return UserError(
         f"The checkpoint {name} cannot be read.",
         expected="a file written by torch.save",
         found=f"{size} bytes that end early or are something else ({text})",
@@ -109,7 +109,7 @@ def unreadable(name: str, size: int, error: Exception) -> UserError:
 
 def _missing(path: Path) -> UserError:
     nearby = sorted(p.name for p in path.parent.glob("*.pth"))[:10] if path.parent.is_dir() else []
-    return user_error(
+    return UserError(
         "The checkpoint file does not exist.",
         expected=f"a file at {path}",
         found=f"in its folder: {', '.join(nearby)}" if nearby else f"no checkpoint in {path.parent}",

@@ -6,7 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 
 _HASH = re.compile(r"-([0-9a-f]{8})(?:\.[A-Za-z]\w*)+$")
 
@@ -46,7 +46,7 @@ def verify(path: Path, name: str | None = None) -> None:
         return
     found = sha256(path)
     if not found.startswith(expected):
-        raise user_error(
+        raise UserError(
             f"{path if name is None else name} is not the file that its name says.",
             expected=f"a SHA-256 that begins with {expected}",
             found=f"{found[:8]}…, {path.stat().st_size} bytes",

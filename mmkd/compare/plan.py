@@ -116,7 +116,7 @@ def read_plan(path: str | Path) -> Plan:
     try:
         return plan_from(content, path.stem)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise error.at(str(path)) from error
 
 
 def plan_from(content: Mapping[str, Any], name: str) -> Plan:

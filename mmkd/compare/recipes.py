@@ -62,7 +62,7 @@ def training_config(member: Member, options: Mapping[str, Any]) -> Config:
         check_overrides(cfg, resolved, strict=False)
         cfg.merge_from_dict(resolved)
     except UserError as error:
-        raise UserError(f"{member.name}: {error}") from error
+        raise error.at(member.name) from error
     except Exception as error:
         raise user_error(
             f"The options of {member.name} do not fit its config.",

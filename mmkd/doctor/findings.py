@@ -69,22 +69,15 @@ def collect(what: str, findings: Callable[[], Iterator[Finding]]) -> Iterator[Fi
 
 
 def from_error(what: str, error: UserError) -> Finding:
-    """A finding of what `mmkd.errors.user_error` composed."""
-    parts: dict[str, str] = {}
-    lines: list[str] = []
-    for line in str(error).splitlines():
-        key, _, value = line.strip().partition(":")
-        if line.startswith("  ") and key in ("expected", "found", "remedy"):
-            parts[key] = value.strip()
-        elif parts:  # a value of several lines
-            last = list(parts)[-1]
-            parts[last] += " " + line.strip()
-        else:
-            lines.append(line.strip())
-    found = " ".join(lines)
-    if "expected" in parts:
-        found += f" Expected: {parts['expected']}. Found: {parts.get('found', '')}."
-    return Finding("error", what, found, parts.get("remedy", "correct it in the config"))
+    """A finding of the fields of an error."""
+    found = _on_one_line(error.what)
+    if error.expected is not None:
+        found += f" Expected: {_on_one_line(error.expected)}. Found: {_on_one_line(error.found or '')}."
+    return Finding("error", what, found, _on_one_line(error.remedy or "correct it in the config"))
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(line.strip() for line in text.splitlines())
 
 
 def shortened(names: Any, most: int = 8) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 
 
 class SampleError(UserError):
@@ -117,13 +117,12 @@ def _explained(dataset: Any, index: int, error: Exception) -> UserError:
         name = dataset.get_data_info(index)["img_path"]
     except Exception:  # another kind of dataset, or the reason for the error
         name = f"number {index}"
-    told = user_error(
+    return SampleError(
         f"A sample of the training data cannot be had: {name}.",
         expected="a sample that the pipeline can read and transform",
         found=f"{type(error).__name__}: {error}",
         remedy="bring the file back or correct the annotation, then --resume",
     )
-    return SampleError(*told.args)
 
 
 def plain_reason(error: BaseException) -> str:

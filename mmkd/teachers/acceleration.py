@@ -11,7 +11,7 @@ from mmcv.cnn import fuse_conv_bn
 from mmdet.models.backbones.swin import ShiftWindowMSA
 from torch import Tensor, nn
 
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -68,7 +68,7 @@ def choose_dtype(
     """
     if windows and precision != "fp32":
         if precision != "auto":
-            raise user_error(
+            raise UserError(
                 "The teacher cannot compute in half precision: it has shifted windows.",
                 expected="teacher.precision='auto' or 'fp32'",
                 found=repr(precision),
@@ -77,7 +77,7 @@ def choose_dtype(
         return torch.float32, "mmdet masks shifted windows in float32"
     if deformable and device.type == "cpu" and precision in ("auto", "bf16"):
         if precision == "bf16":
-            raise user_error(
+            raise UserError(
                 "The teacher cannot compute in bfloat16 on a CPU: it has deformable convolutions.",
                 expected="teacher.precision='auto' or 'fp32' there",
                 found="'bf16'",
@@ -86,7 +86,7 @@ def choose_dtype(
         return torch.float32, "mmcv's deformable convolutions have no bfloat16 on a CPU"
     if precision != "auto":
         if precision == "fp16" and device.type == "cpu":
-            raise user_error(
+            raise UserError(
                 "The teacher cannot compute in float16 on a CPU.",
                 expected="teacher.precision='auto', 'fp32' or 'bf16' there",
                 found="'fp16'",
@@ -130,7 +130,7 @@ def compiled(forward: Callable[[Tensor], _Result]) -> Callable[[Tensor], _Result
             return fast(pixels_BCHW)
         except Exception as error:
             forward(pixels_BCHW)  # what is wrong with it anyway is said first
-            raise user_error(
+            raise UserError(
                 "The teacher cannot be compiled.",
                 expected="torch.compile to work for this model on this machine",
                 found=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",

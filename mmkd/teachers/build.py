@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 from mmkd.structures import Need
 from mmkd.teachers.cached import CachedTeacher
 from mmkd.teachers.config import is_named
@@ -41,7 +41,7 @@ def separate(teacher: Any, distill: Any) -> tuple[Any, dict[str, str]]:
             return {loss: cfg}, {}
         named = cfg.get("teacher")
         if not isinstance(named, str) or named not in teacher:
-            raise user_error(
+            raise UserError(
                 f"distill.{loss} does not say which of the teachers it learns from.",
                 expected=f"teacher, one of: {names}",
                 found="none" if named is None else repr(named),
@@ -51,7 +51,7 @@ def separate(teacher: Any, distill: Any) -> tuple[Any, dict[str, str]]:
         asks[loss] = named
     idle = [name for name in teacher if asks and name not in asks.values()]
     if idle:
-        raise user_error(
+        raise UserError(
             f"No loss learns from teacher.{idle[0]}.",
             expected="each teacher named by a loss",
             found=", ".join(f"distill.{loss} asks {name}" for loss, name in asks.items()),
@@ -125,4 +125,4 @@ def _within(place: str, entry: Any, needs: frozenset[Need], student: Any) -> Tea
     try:
         return build_teacher(entry, needs, student)
     except UserError as error:
-        raise UserError(f"{place}: {error}") from error
+        raise error.at(place) from error

@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from mmkd.datasets import class_names
-from mmkd.errors import UserError, type_of, user_error
+from mmkd.errors import UserError, type_of
 from mmkd.heads import adapter_for, check_head_type, is_deformable
 from mmkd.registry import MODELS, class_of
 from mmkd.structures import HeadSpec
@@ -48,7 +48,7 @@ def example_pixels(model: Any, run: Callable[[Tensor], Any]) -> Tensor:
         if first is not None:
             print_log(f"the teacher is tried with images of {channels}×{side}×{side} on {device}", "current")
         return pixels
-    raise user_error(
+    raise UserError(
         "The teacher does not run.",
         expected=f"its forward to accept a square image of {_SIDES[0]} to {_SIDES[-1]} pixels",
         found=f"{type(first).__name__}: {first}",
@@ -122,7 +122,7 @@ def build_detector(
         UserError: it is no single-stage detector, or the checkpoint does not fit.
     """
     if class_of(model_cfg) is None:
-        raise user_error(
+        raise UserError(
             "The teacher's detector is not registered.",
             expected="the name of a registered detector",
             found=type_of(model_cfg),
@@ -134,7 +134,7 @@ def build_detector(
     with torch.random.fork_rng(devices=[]):
         model = MODELS.build(model_cfg)
     if not hasattr(model, "bbox_head" if dense else "extract_feat"):
-        raise user_error(
+        raise UserError(
             "The teacher is no single-stage detector.",
             expected="a detector with backbone, neck and a dense bbox_head",
             found=type(model).__name__,

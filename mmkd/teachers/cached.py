@@ -13,7 +13,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from mmkd.errors import UserError, check_options, user_error
+from mmkd.errors import UserError, check_options
 from mmkd.structures import DenseOutputs, HeadSpec, Levels, Need
 from mmkd.teachers.entries import assemble, pack
 from mmkd.teachers.frozen import FrozenTeacher, Selectable
@@ -58,21 +58,21 @@ class CachedTeacher:
         if dtype not in _DTYPES:
             raise UserError(f"teacher.cache.dtype must be one of {', '.join(_DTYPES)}, found {dtype!r}")
         if self.top is not None and live.reads_head and "cls_logits" not in live.needs:
-            raise user_error(
+            raise UserError(
                 "teacher.cache.top keeps priors by their class scores, which no loss reads.",
                 expected="a loss on class logits, or top=None",
                 found=f"losses that read {', '.join(sorted(live.needs))}",
                 remedy="leave out teacher.cache.top",
             )
         if live.gives_towers:
-            raise user_error(
+            raise UserError(
                 "The teacher's answers cannot be cached: a loss compares the inside of the heads (CrossKD).",
                 expected="losses on features or outputs, with a cache",
                 found="a loss that needs the towers of the teacher's head",
                 remedy="leave out teacher.cache, or that loss",
             )
         if getattr(student.data_preprocessor, "batch_augments", None):
-            raise user_error(
+            raise UserError(
                 "The teacher's answers cannot be cached: the data preprocessor changes whole batches.",
                 expected="model.data_preprocessor without batch_augments",
                 found="batch_augments",
@@ -210,7 +210,7 @@ class CachedTeacher:
         if self._store is not None:
             return self._store
         if self._recipe is None:
-            raise user_error(
+            raise UserError(
                 "The teacher's cache does not know by what pipeline the images are made.",
                 expected="the hook that tells it",
                 found="none",
@@ -233,7 +233,7 @@ class CachedTeacher:
     def _key(self, sample: Any) -> str:
         meta = sample.metainfo
         if not meta.get("img_path"):
-            raise user_error(
+            raise UserError(
                 "The teacher's cache cannot tell which image a sample is of.",
                 expected="img_path in the sample's metadata",
                 found=", ".join(sorted(meta)) or "no metadata",

@@ -10,7 +10,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmkd.checkpoints.local import checked
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 
 # Written by DistributedDataParallel and by MMRazor around the model's own keys.
 WRAPPER_PREFIXES = ("module.", "architecture.")
@@ -56,7 +56,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], filename: str) ->
         unexpected = sorted(set(weights) - set(model.state_dict()))
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected or misshapen:
-        raise user_error(
+        raise UserError(
             f"The checkpoint {filename} does not fit the model {type(model).__name__}.",
             expected=f"the {len(model.state_dict())} keys of the model",
             found="; ".join(
@@ -79,7 +79,7 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:
-        raise user_error(
+        raise UserError(
             "The checkpoint cannot be had.",
             expected="a path, or a URL that can be reached from here",
             found=f"{filename} ({type(error).__name__}: {error})",
@@ -89,7 +89,7 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
     weights = checkpoint.get("state_dict", checkpoint)
     broken = [key for key, value in weights.items() if _is_float(value) and value.isnan().any()]
     if broken:
-        raise user_error(
+        raise UserError(
             f"Weights of {filename} are not a number.",
             expected="numbers",
             found=f"NaN in {_listed('tensors', broken)}",
@@ -130,7 +130,7 @@ def _check_kinds(model: nn.Module, weights: Mapping[str, Any], filename: str) ->
         != (own[key].is_floating_point(), own[key].is_complex())
     ]
     if other:
-        raise user_error(
+        raise UserError(
             f"The checkpoint {filename} holds weights of another kind than {type(model).__name__}'s.",
             expected="floating-point numbers where the model has them, whole ones where it has those",
             found=_listed("differ", other),

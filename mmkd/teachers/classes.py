@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.logging import print_log
 
 from mmkd.datasets import class_names
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 from mmkd.teachers.several import Single
 
 
@@ -28,7 +28,7 @@ def find_classes(teacher: Single, class_map: Mapping[str, str], dataset_meta: An
     own, taught = class_names(dataset_meta), teacher.class_names
     if own is None or taught is None:
         if teacher.awaits_classes:
-            raise user_error(
+            raise UserError(
                 "Teacher and student have different numbers of classes, and the data set names none.",
                 expected="class names in the data set's metainfo, to find them among the teacher's",
                 found="none",
@@ -40,7 +40,7 @@ def find_classes(teacher: Single, class_map: Mapping[str, str], dataset_meta: An
         return
     strange = [name for name, theirs in zip(own, renamed) if theirs not in taught]
     if strange:
-        raise user_error(
+        raise UserError(
             "The teacher does not know all of the student's classes.",
             expected=_shortened(own) + " (the training data set's)",
             found=f"{_shortened(taught)} (the teacher's checkpoint); without {_shortened(strange)}",
@@ -48,7 +48,7 @@ def find_classes(teacher: Single, class_map: Mapping[str, str], dataset_meta: An
             "or use a teacher that was trained on these",
         )
     if teacher.awaits_classes and len(own) != teacher.spec.num_classes:
-        raise user_error(
+        raise UserError(
             "The student's head and its data set have different numbers of classes.",
             expected=f"model.bbox_head.num_classes={len(own)}, for {_shortened(own)}",
             found=str(teacher.spec.num_classes),

@@ -14,7 +14,7 @@ from mmengine.model import PretrainedInit
 from mmengine.registry import WEIGHT_INITIALIZERS
 
 from mmkd.compat import load_config
-from mmkd.errors import UserError, check_options, user_error
+from mmkd.errors import UserError, check_options
 from mmkd.registry import MODELS, class_of, is_kind
 
 DISTILLER = "KDSingleStageDetector"
@@ -66,7 +66,7 @@ def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict
         found = f"keys {', '.join(map(str, teacher))}" if isinstance(teacher, Mapping) else repr(teacher)
         if isinstance(teacher, (list, tuple)):
             found = f"a list of {len(teacher)}"
-        raise user_error(
+        raise UserError(
             "`teacher` does not name a config.",
             expected="teacher=dict(config=…, checkpoint=…)",
             found=found,
@@ -78,7 +78,7 @@ def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict
     model = _read_model(teacher["config"])
     from_init = _pop_pretrained(model)
     if "checkpoint" not in teacher and from_init is None:
-        raise user_error(
+        raise UserError(
             "The teacher has no checkpoint, so it would teach noise.",
             expected="teacher=dict(config=…, checkpoint=<path or URL>)",
             found="no `checkpoint`",
@@ -130,14 +130,14 @@ def _read_model(config: Any) -> ConfigDict:
         try:
             config = load_config(config)
         except Exception as error:
-            raise user_error(
+            raise UserError(
                 "The teacher's config cannot be read.",
                 expected="a config file, or a name like 'mmdet::atss/atss_r101_fpn_1x_coco.py'",
                 found=f"{config} ({type(error).__name__}: {error})",
                 remedy="correct the path; relative paths start at the working directory",
             ) from error
     if not isinstance(config, Mapping | Config):
-        raise user_error(
+        raise UserError(
             "teacher.config is no config.",
             expected="a path, a name like 'mmdet::atss/atss_r101_fpn_1x_coco.py', or a dict",
             found=repr(config),
@@ -145,7 +145,7 @@ def _read_model(config: Any) -> ConfigDict:
         )
     model = config.get("model", config)
     if not isinstance(model, Mapping) or "type" not in model:
-        raise user_error(
+        raise UserError(
             "The teacher's config has no model.",
             expected="a config with `model=dict(type=…)`",
             found=f"keys {', '.join(map(str, config))}",

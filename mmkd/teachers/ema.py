@@ -10,7 +10,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmkd.errors import UserError, check_options, user_error
+from mmkd.errors import UserError, check_options
 from mmkd.heads import adapter_for, is_deformable
 from mmkd.structures import Need
 from mmkd.teachers.acceleration import has_shifted_windows
@@ -47,7 +47,7 @@ class EMATeacher(FrozenTeacher):
 
     def __init__(self, teacher: Mapping[str, Any], needs: frozenset[Need], student: Any) -> None:
         if teacher.get("cache") is not None:
-            raise user_error(
+            raise UserError(
                 "The answers of an EMA teacher cannot be cached: they change with each step.",
                 expected="teacher=dict(ema=dict(momentum=…))",
                 found="cache",
@@ -120,7 +120,7 @@ class EMATeacher(FrozenTeacher):
 
     def _make_ready(self, device: torch.device) -> None:
         if not self._begun:
-            raise user_error(
+            raise UserError(
                 "The EMA teacher is asked, and nothing moves its weights.",
                 expected="the hook that does",
                 found="none",

@@ -9,7 +9,7 @@ import torch
 from mmengine.logging import print_log
 from torch import nn
 
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 from mmkd.teachers.checkpoint import own_keys, read_checkpoint
 
 
@@ -28,7 +28,7 @@ def check_inherit(parts: Any, student: nn.Module) -> tuple[str, ...]:
     modules = {name for name, _ in student.named_modules()}
     strange = [part for part in parts if part not in modules]
     if strange:
-        raise user_error(
+        raise UserError(
             f"`inherit` names no part of the student: {', '.join(strange)}.",
             expected=f"some of {', '.join(name for name, _ in student.named_children())}, or below them",
             found=", ".join(strange),
@@ -65,7 +65,7 @@ def inherit_weights(student: nn.Module, parts: Sequence[str], checkpoint: str) -
     copied = [name for name, tensor in own.items() if name in taught and taught[name].shape == tensor.shape]
     kept = [name for name in own if name not in copied]
     if not copied:
-        raise user_error(
+        raise UserError(
             "The student can inherit nothing from the teacher.",
             expected=f"weights of one name and shape below {', '.join(parts)}",
             found="none",

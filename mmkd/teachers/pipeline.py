@@ -27,7 +27,7 @@ from mmdet.datasets.transforms import (
 )
 from mmengine.dataset import Compose
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 
 # What of a transform reaches the pixels and is not in the metadata.
 _OPTIONS: dict[type, tuple[str, ...]] = {
@@ -136,7 +136,7 @@ def _ways(transform: Any) -> Iterator[Any]:
 
 
 def _refused(name: str, why: str) -> Exception:
-    return user_error(
+    return UserError(
         f"The teacher's answers cannot be cached: {name} is in the training pipeline, and {why}.",
         expected="Resize, RandomChoiceResize, RandomFlip and Pad as the only changes of an image",
         found=name,

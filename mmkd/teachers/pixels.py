@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 
 
 class Renormalizer:
@@ -57,7 +57,7 @@ class Renormalizer:
         """
         if self.channels is not None and inputs_BCHW.shape[1] != self.channels:
             if inputs_BCHW.shape[1] != 1:
-                raise user_error(
+                raise UserError(
                     "Teacher and student take images with different numbers of channels.",
                     expected=f"{inputs_BCHW.shape[1]} (the student's)",
                     found=f"{self.channels} (the teacher's)",

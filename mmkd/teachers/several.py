@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 from mmkd.structures import DenseOutputs, HeadSpec, Levels, Need
 from mmkd.teachers.cached import CachedTeacher
 from mmkd.teachers.frozen import FrozenTeacher, Selectable
@@ -173,7 +173,7 @@ def average(answers: Sequence[DenseOutputs], needs: frozenset[Need]) -> DenseOut
     first = answers[0]
     sizes = [[tuple(level.shape[-2:]) for level in answer.feats] for answer in answers]
     if any(other != sizes[0] for other in sizes):
-        raise user_error(
+        raise UserError(
             "The teachers give feature maps of different sizes for the same images.",
             expected=f"{sizes[0]} (the first one's)",
             found=f"{next(other for other in sizes if other != sizes[0])}",
@@ -207,7 +207,7 @@ def _check_alike(members: Sequence[Single], needs: frozenset[Need]) -> None:
     for index, layout in enumerate(layouts):
         for what, found in layout.items():
             if found != layouts[0][what]:
-                raise user_error(
+                raise UserError(
                     f"The answers of these teachers cannot be averaged: they differ in {what}.",
                     expected=f"{layouts[0][what]} (teacher[0]'s)",
                     found=f"{found} (teacher[{index}]'s)",
@@ -234,7 +234,7 @@ def _layout(live: FrozenTeacher, needs: frozenset[Need]) -> dict[str, Any]:
 
 
 def _refuse_inside() -> NoReturn:
-    raise user_error(
+    raise UserError(
         "Averaged teachers have no common layers for a loss to look into or to run.",
         expected="losses on features or outputs",
         found="a loss that needs the inside of the teacher's head (CrossKD)",

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 
 _SUFFIX, _UNFINISHED = ".safetensors", ".part"
 _STALE_SECONDS = 3600.0  # a writer needs far less for one file
@@ -48,7 +48,7 @@ class EntryStore:
             if not os.access(self.folder, os.W_OK):
                 raise PermissionError("it is read-only")
         except OSError as error:
-            raise user_error(
+            raise UserError(
                 "The teacher's cache cannot be written.",
                 expected=f"a folder at {self.folder}",
                 found=f"{type(error).__name__}: {error}",
