@@ -18,14 +18,11 @@ def _only_tells_of_itself() -> bool:
 
 
 if not _only_tells_of_itself():
-    from mmkd.compat import adapt_mmengine, check_environment
+    from mmkd.compat import check_environment
+    from mmkd.mmengine_adaptations import adapt_mmengine
 
     check_environment()
     adapt_mmengine()
-
-    from mmkd.durable import use_durable_files
-
-    use_durable_files()
 
     from mmkd.amp import BFloat16OptimWrapper
     from mmkd.datasets import fraction_of_dataset

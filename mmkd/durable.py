@@ -9,6 +9,7 @@ from pathlib import Path
 from shutil import disk_usage
 
 from mmengine.fileio import LocalBackend, register_backend
+from mmengine.fileio.io import backend_instances
 
 from mmkd.errors import UserError
 
@@ -61,8 +62,11 @@ def write_durably(path: Path, content: bytes | memoryview) -> None:
 
 
 def use_durable_files() -> None:
-    """Let mmengine write all its local files so, checkpoints above all."""
+    """Let mmengine write all its local files so from now on, in this process; the tools and hooks call it."""
     register_backend("local", DurableLocalBackend, force=True, prefixes="")
+    for key, kept in list(backend_instances.items()):
+        if type(kept) is LocalBackend:
+            del backend_instances[key]
 
 
 @contextmanager

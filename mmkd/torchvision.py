@@ -6,8 +6,6 @@ mmengine asks torchvision for the addresses of ``torchvision://`` weights, and i
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
-import importlib.util
 import logging
 import re
 import sys
@@ -31,23 +29,11 @@ def remedy() -> str:
     return f"pip install {requirement()}{index}"
 
 
-def may_be_unfit() -> bool:
-    """Whether a torchvision is installed that was compiled for another torch, as far as versions tell."""
-    if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is None:
-        return False
-    try:
-        number, _, build = importlib.metadata.version("torchvision").partition("+")
-    except importlib.metadata.PackageNotFoundError:
-        return True
-    own_build = torch.__version__.partition("+")[2]
-    return f"torchvision=={number}" != requirement() or bool(build and build != own_build)
-
-
 def survive() -> None:
     """Treat a torchvision that does not import as one that is not there, with a warning.
 
     Compiled for another torch, it fails in ways that nobody expects (``operator torchvision::nms does not
-    exist``), and mmengine imports it to log its version.
+    exist``), and mmengine's Runner imports it to log its version: to be called before one is built.
     """
     try:
         importlib.import_module("torchvision")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import subprocess
 import sys
@@ -34,43 +33,16 @@ def test_its_build_is_that_of_torch(monkeypatch: pytest.MonkeyPatch, of_torch: s
     assert torchvision.remedy() == f"pip install torchvision==0.28.0{index}"
 
 
-@pytest.mark.parametrize(
-    ("installed", "unfit"),
-    [
-        ("0.28.0", False),
-        ("0.28.0+cpu", False),
-        ("0.28.0+cu126", True),
-        ("0.29.0", True),
-        ("0.28.1", True),
-        (None, True),
-    ],
-)
-def test_unfit_by_its_version(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, installed: str | None, unfit: bool
-) -> None:
-    def version(_: str) -> str:
-        if installed is None:
-            raise importlib.metadata.PackageNotFoundError
-        return installed
-
-    monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
-    monkeypatch.setattr(importlib.metadata, "version", version)
-    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
-    monkeypatch.setattr(torchvision.importlib.util, "find_spec", lambda _: None)
-    assert not torchvision.may_be_unfit(), "there is none"
-    monkeypatch.setattr(torchvision.importlib.util, "find_spec", lambda _: object())
-    assert torchvision.may_be_unfit() == unfit
-
-
 def test_an_unfit_one_stops_neither_mmkd_nor_a_run(tmp_path: Path) -> None:
-    """In a process of its own, which imports mmkd and logs the environment as mmengine's Runner does."""
+    """In a process of its own, which logs the environment as mmengine's Runner does after mmkd's tools."""
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision/__init__.py").write_text(UNFIT)
     script = """
-        import mmkd
+        import mmkd.torchvision
         from mmengine.runner import CheckpointLoader
         from mmengine.utils.dl_utils import collect_env
 
+        mmkd.torchvision.survive()
         assert "PyTorch" in collect_env()
         CheckpointLoader.load_checkpoint("torchvision://resnet18.default")
     """

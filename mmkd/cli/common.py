@@ -23,6 +23,7 @@ from mmkd.cli.failures import of_the_place
 from mmkd.compat import load_config
 from mmkd.datasets import annotation_file, innermost, places_of, where_from
 from mmkd.doctor.spelling import KNOWN
+from mmkd.durable import use_durable_files
 from mmkd.errors import UserError, nearest, place_of, user_error
 from mmkd.hooks import TrainingStopped
 from mmkd.registry import name_in
@@ -189,6 +190,7 @@ def run(main: Callable[[], object]) -> int:
         1 for anything else, after its traceback; 130 after an interrupt.
     """
     print_anything()
+    use_durable_files()
     # mmdet's heads warn of an attribute that mmdet's heads use.
     warnings.filterwarnings("ignore", message="DeprecationWarning: `num_anchors`")
     code: Any = 0

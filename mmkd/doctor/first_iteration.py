@@ -19,6 +19,7 @@ from mmkd import hooks as ours
 from mmkd.doctor.case import Case
 from mmkd.doctor.findings import Finding, shortened
 from mmkd.registry import HOOKS, class_of
+from mmkd.torchvision import survive
 
 _NAME = "mmkd-doctor"
 # They write, watch over a long run, or are made by the examination itself.
@@ -96,6 +97,7 @@ def _hooks(case: Case) -> tuple[list[Any], list[str]]:
 
 def _runner(case: Case, model: Any, wrapper: Any, hooks: list[Any], folder: str) -> Runner:
     cfg = case.cfg
+    survive()
     runner = Runner(
         model=model,
         work_dir=folder,

@@ -10,7 +10,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from mmkd.durable import write_durably
+from mmkd.durable import use_durable_files, write_durably
 from mmkd.registry import HOOKS
 
 # In a checkpoint's meta: the validation that follows it was not done yet.
@@ -28,6 +28,10 @@ class DurableCheckpointHook(CheckpointHook):
     """
 
     due = False
+
+    def before_run(self, runner: Runner) -> None:
+        """Checkpoints are written whole or not at all."""
+        use_durable_files()
 
     def before_train(self, runner: Runner) -> None:
         """Take over the removals."""

@@ -11,6 +11,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
+from mmkd.durable import use_durable_files, write_durably
 from mmkd.hooks.stop import is_training
 from mmkd.registry import HOOKS
 
@@ -30,6 +31,10 @@ class MetricsFileHook(Hook):
     """
 
     priority = 95  # after CheckpointHook has decided what is best, before StopHook goes on with a run
+
+    def before_run(self, runner: Runner) -> None:
+        """The checkpoint that a file names is written whole or not at all, too."""
+        use_durable_files()
 
     def before_train(self, runner: Runner) -> None:
         """Remember the best checkpoint so far; drop what belongs to another run."""
@@ -62,10 +67,7 @@ class MetricsFileHook(Hook):
             "iter": runner.iter,
             "checkpoint": _name(checkpoint),
         }
-        path = Path(runner.work_dir) / file
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_durably(Path(runner.work_dir) / file, (json.dumps(content, indent=2) + "\n").encode())
 
     @master_only
     def _drop_stale(self, best: Path, runner: Runner) -> None:

@@ -14,6 +14,7 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import BaseLoop, Runner
 
+from mmkd.durable import use_durable_files
 from mmkd.errors import UserError, check_options, user_error
 from mmkd.hooks.interrupted import remove_outdated, save_interrupted, skip_done_batches
 from mmkd.hooks.workers import ShieldedWorker, end_workers
@@ -89,7 +90,8 @@ class StopHook(Hook):
             self.reason, self.exit_code = reason, exit_code
 
     def before_run(self, runner: Runner) -> None:
-        """Take over the signals."""
+        """Take over the signals; files are written whole or not at all."""
+        use_durable_files()
         self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
             for number in self.exit_codes:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.hooks import CheckpointHook
 
-from mmkd.durable import DurableLocalBackend
+from mmkd.durable import DurableLocalBackend, use_durable_files
 from mmkd.hooks import DurableCheckpointHook
 
 from .toy import toy_runner
@@ -28,6 +28,7 @@ def fewest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, hook: 
         put(self, obj, path)
         had_one = had_one or Path(path).match(pattern)
 
+    use_durable_files()  # for mmengine's hook too
     monkeypatch.setattr(DurableLocalBackend, "put", counting)
     toy_runner(
         tmp_path,

@@ -1,0 +1,62 @@
+"""All that ``import mmkd`` changes outside of mmkd, beside its names in mmdet's registries.
+
+- ``mmengine.runner.CheckpointLoader`` reads by `mmkd.checkpoints`, as data and verified. mmengine's own
+  loaders run what a pickle names, and since torch 2.6 cannot read the files that mmengine writes.
+- ``torch.serialization``'s safe globals have what mmengine writes into every checkpoint, its message hub
+  (`HistoryBuffer` objects, NumPy arrays), for others who call `torch.load`, which refuses it since torch 2.6.
+  Any other pickle stays refused.
+- mmengine's table of packages with configs has ``mmkd``, so that ``_base_ = ["mmkd::bccd/kd.py"]`` is found.
+
+`tests/test_mmengine_adaptations.py` compares the process before and after, and finds nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmkd.checkpoints.allowed import history_buffer_method
+
+
+def adapt_mmengine() -> None:
+    """Make mmengine read checkpoints as data and find ``mmkd::`` configs; done again, it changes nothing."""
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    from mmkd.checkpoints.loaders import register_loaders
+
+    register_loaders()
+    allow_mmengine_checkpoints()
+    MODULE2PACKAGE.setdefault("mmkd", "mmkd.recipes")
+
+
+def mmengine_safe_globals() -> list[Any]:
+    """What mmengine's own checkpoints hold beyond tensors and plain containers."""
+    from mmengine.logging import HistoryBuffer
+
+    core = importlib.import_module(
+        "numpy._core.multiarray" if np.__version__[0] > "1" else "numpy.core.multiarray"
+    )
+    numeric = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdFDUS"]
+    names: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, *dict.fromkeys(numeric)]
+    for package in ("numpy._core.multiarray", "numpy.core.multiarray"):
+        names += [(core._reconstruct, f"{package}._reconstruct"), (core.scalar, f"{package}.scalar")]
+    return [*names, (history_buffer_method, "builtins.getattr")]
+
+
+def allow_mmengine_checkpoints() -> None:
+    """Let ``torch.load(weights_only=True)`` read what mmengine writes.
+
+    Does nothing before torch 2.6, which reads any pickle unless told otherwise.
+    """
+    if torch_loads_weights_only():
+        torch.serialization.add_safe_globals(mmengine_safe_globals())
+
+
+def torch_loads_weights_only() -> bool:
+    """Whether this torch reads weights only unless told otherwise (2.6)."""
+    major, minor = re.match(r"(\d+)\.(\d+)", torch.__version__).groups()  # type: ignore[union-attr]
+    return (int(major), int(minor)) >= (2, 6)
