@@ -17,7 +17,7 @@ from mmkd.cli import parsers
 from mmkd.cli.common import parse, prepare_data, read_config, run
 from mmkd.cli.train import add_teacher, add_wandb
 from mmkd.datasets import innermost
-from mmkd.doctor import Case, Section, as_data, count, examine, page
+from mmkd.doctor import Section, TrainingSetup, as_data, count, examine, page
 from mmkd.doctor.findings import from_error
 from mmkd.errors import UserError, user_error
 
@@ -62,8 +62,8 @@ def diagnose(args: argparse.Namespace, sections: list[Section]) -> None:
         add_wandb(cfg)
     init_default_scope(cfg.get("default_scope") or "mmdet")
     sections += [prepared] if (prepared := _prepare(cfg)).findings else []
-    case = Case(cfg, args.images, str(device))
-    sections += examine(case, begin=_announce)
+    setup = TrainingSetup(cfg, args.images, str(device))
+    sections += examine(setup, begin=_announce)
     title = f"mmkd doctor: {args.config}"
     if args.json is not None:
         text = json.dumps(as_data(title, sections), indent=2, ensure_ascii=False)

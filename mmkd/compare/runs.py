@@ -19,7 +19,15 @@ from tqdm import tqdm
 from mmkd.compare.history import metric
 from mmkd.compare.plan import TEACHER, Member, Plan
 from mmkd.compare.processes import ToolError, call
-from mmkd.compare.recipes import (
+from mmkd.compare.records import (
+    EVALUATION,
+    PREDICTIONS,
+    Record,
+    provenance,
+    read_record,
+    write_record,
+)
+from mmkd.compare.run_configs import (
     check_budget,
     check_teachers,
     evaluation_config,
@@ -28,14 +36,6 @@ from mmkd.compare.recipes import (
     options_of,
     takes_trained_teacher,
     training_config,
-)
-from mmkd.compare.records import (
-    EVALUATION,
-    PREDICTIONS,
-    Record,
-    provenance,
-    read_record,
-    write_record,
 )
 from mmkd.errors import UserError, user_error
 from mmkd.hooks.interrupted import CHECKPOINT as INTERRUPTED

@@ -11,8 +11,8 @@ from typing import Any
 from mmdet.datasets import CocoDataset
 
 from mmkd.datasets import annotation_file, class_names, where_from
-from mmkd.doctor.case import Source
 from mmkd.doctor.findings import Finding, NotExamined, shortened
+from mmkd.doctor.setup import Source
 from mmkd.errors import type_of
 from mmkd.registry import DATASETS, class_of
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmkd.doctor.annotations import classes_of
-from mmkd.doctor.case import Case
 from mmkd.doctor.findings import Finding, NotExamined, shortened
+from mmkd.doctor.setup import TrainingSetup
 from mmkd.registry import TRANSFORMS, accepted_arguments, class_of, is_kind
 
 # What a prediction is turned back into an image's coordinates by, and found again by.
@@ -16,7 +16,7 @@ _META_OF_TESTS = ("img_id", "ori_shape", "img_shape", "scale_factor")
 _OTHER_CLASSES = ("rpn_head", "semantic_head", "panoptic_head", "panoptic_fusion_head")
 
 
-def examine_samples(case: Case, which: str, cfg: Mapping[str, Any]) -> Iterator[Finding]:
+def examine_samples(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iterator[Finding]:
     """What the transforms leave in a sample, and how many channels its image has."""
     what, option = f"{which}: pipeline", f"{which}_dataloader.dataset.pipeline"
     transforms = [one for one in cfg.get("pipeline") or () if isinstance(one, Mapping)]
@@ -33,8 +33,8 @@ def examine_samples(case: Case, which: str, cfg: Mapping[str, Any]) -> Iterator[
                 f"add it in {option}",
             )
     loads = [one for one in transforms if is_transform(one, "LoadImageFromFile")]
-    model = case.cfg.get("model") or {}
-    preprocessor = model.get("data_preprocessor") or case.cfg.get("data_preprocessor") or {}
+    model = setup.cfg.get("model") or {}
+    preprocessor = model.get("data_preprocessor") or setup.cfg.get("data_preprocessor") or {}
     backbone = model.get("backbone") or {}
     if not loads or any(one.get("color_type", "color") not in ("color", "grayscale") for one in loads):
         return
@@ -60,12 +60,12 @@ def examine_samples(case: Case, which: str, cfg: Mapping[str, Any]) -> Iterator[
         )
 
 
-def examine_heads(case: Case, which: Sequence[str]) -> Iterator[Finding]:
+def examine_heads(setup: TrainingSetup, which: Sequence[str]) -> Iterator[Finding]:
     """Whether the heads are for as many classes as the data sets have."""
-    names = next((names for name in which for part in case.parts(name) if (names := classes_of(part))), ())
+    names = next((names for name in which for part in setup.parts(name) if (names := classes_of(part))), ())
     if not names:
         raise NotExamined("the data set's config names no classes")
-    for place, count in heads_of(case.cfg.get("model") or {}):
+    for place, count in heads_of(setup.cfg.get("model") or {}):
         if count != len(names):
             yield Finding(
                 "error",

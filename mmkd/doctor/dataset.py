@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from functools import partial
 
 from mmkd.doctor.boxes import examine_boxes
-from mmkd.doctor.case import Case
 from mmkd.doctor.findings import Finding, collect
 from mmkd.doctor.images import examine_images, examine_overlap
 from mmkd.doctor.preconditions import examine_preconditions
+from mmkd.doctor.setup import TrainingSetup
 
 
-def examine_dataset(case: Case) -> Iterator[Finding]:
+def examine_dataset(setup: TrainingSetup) -> Iterator[Finding]:
     """What training asks first, then boxes and images, and training and validation together."""
-    yield from examine_preconditions(case)
-    train, val = (case.sources.get(which, []) for which in ("train", "val"))
+    yield from examine_preconditions(setup)
+    train, val = (setup.sources.get(which, []) for which in ("train", "val"))
     for source in [*train, *val]:
         yield from collect(f"{source.which}: boxes", partial(examine_boxes, source.which, source.coco))
-        images = partial(examine_images, source.which, source.folder, source.coco["images"], case.images)
+        images = partial(examine_images, source.which, source.folder, source.coco["images"], setup.images)
         yield from collect(f"{source.which}: image files", images)
     if train and val:
         pairs = [

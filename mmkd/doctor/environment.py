@@ -16,8 +16,8 @@ import torch
 from mmengine.utils import digit_version
 from mmengine.visualization import WandbVisBackend
 
-from mmkd.doctor.case import Case
 from mmkd.doctor.findings import Finding
+from mmkd.doctor.setup import TrainingSetup
 from mmkd.registry import VISBACKENDS, is_kind
 from mmkd.visualization import WandbBackend
 
@@ -35,13 +35,13 @@ _LITTLE_DISK_GB = 2.0
 _INSTALL = "see the table of versions in mmkd's README, 'Install'"
 
 
-def examine_environment(case: Case) -> Iterator[Finding]:
+def examine_environment(setup: TrainingSetup) -> Iterator[Finding]:
     """Versions and whether they go together, mmcv's operators, devices, the work dir, W&B."""
     yield from versions({name: _version(name) for name in [*SUPPORTED, "mmkd"]})
-    yield _operators(case.device)
+    yield _operators(setup.device)
     yield _devices()
-    yield from _work_dir(Path(case.cfg.get("work_dir") or "work_dirs"))
-    backends = (case.cfg.get("visualizer") or {}).get("vis_backends") or []
+    yield from _work_dir(Path(setup.cfg.get("work_dir") or "work_dirs"))
+    backends = (setup.cfg.get("visualizer") or {}).get("vis_backends") or []
     if any(is_kind(one, WandbVisBackend, WandbBackend, registry=VISBACKENDS) for one in backends):
         yield _wandb()
 

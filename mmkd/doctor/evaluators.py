@@ -12,8 +12,8 @@ from mmdet.evaluation import CocoMetric
 
 from mmkd.datasets import is_remote, where_from
 from mmkd.doctor.annotations import examine_keys
-from mmkd.doctor.case import Case
 from mmkd.doctor.findings import Finding, NotExamined, collect, shortened
+from mmkd.doctor.setup import TrainingSetup
 from mmkd.errors import nearest, type_of
 from mmkd.registry import METRICS, class_of
 
@@ -21,15 +21,15 @@ from mmkd.registry import METRICS, class_of
 _EVALUATED = {"annotations": ("image_id", "category_id", "bbox", "area", "iscrowd"), "images": ("id",)}
 
 
-def examine_evaluators(case: Case, which: str) -> Iterator[Finding]:
+def examine_evaluators(setup: TrainingSetup, which: str) -> Iterator[Finding]:
     """Whether there are evaluators, and whether they are of the data set that they judge.
 
     Args:
-        case: the config, the annotations of its data sets read.
+        setup: the config, the annotations of its data sets read.
         which: ``val`` or ``test``.
     """
     option = f"{which}_evaluator"
-    if not case.evaluators(which):
+    if not setup.evaluators(which):
         yield Finding(
             "error",
             option,
@@ -38,11 +38,11 @@ def examine_evaluators(case: Case, which: str) -> Iterator[Finding]:
             "None",
         )
         return
-    for one in case.evaluators(which):
-        yield from collect(option, partial(_evaluator, case, which, one))
+    for one in setup.evaluators(which):
+        yield from collect(option, partial(_evaluator, setup, which, one))
 
 
-def _evaluator(case: Case, which: str, cfg: Mapping[str, Any]) -> Iterator[Finding]:
+def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iterator[Finding]:
     """Its type, its file, and whether that file is of the data set's images and classes."""
     option = f"{which}_evaluator"
     kind = class_of(cfg, METRICS)
@@ -62,7 +62,7 @@ def _evaluator(case: Case, which: str, cfg: Mapping[str, Any]) -> Iterator[Findi
     if not path.is_file():
         yield Finding("error", option, f"no file {path}", f"{where_from(path)}, or correct {option}.ann_file")
         return
-    sources = case.sources.get(which) or []
+    sources = setup.sources.get(which) or []
     if not sources:  # which was said where they were read
         return
     if not (isinstance(kind, type) and issubclass(kind, CocoMetric)):

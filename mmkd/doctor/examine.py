@@ -13,26 +13,26 @@ from functools import partial
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 
-from mmkd.doctor.case import Case
 from mmkd.doctor.dataset import examine_dataset
 from mmkd.doctor.environment import examine_environment
 from mmkd.doctor.findings import Finding, Section, collect
 from mmkd.doctor.memory import examine_memory
 from mmkd.doctor.pipeline import examine_pipeline
+from mmkd.doctor.setup import TrainingSetup
 from mmkd.doctor.step import examine_step
 from mmkd.doctor.teacher import examine_teachers
 from mmkd.doctor.validation import examine_validation
 
 
-def examine_nothing_of(case: Case) -> Iterator[Finding]:
+def examine_nothing_of(setup: TrainingSetup) -> Iterator[Finding]:
     """What no examination looks at."""
     rest = ["later epochs and what hooks change then", "schedules after the first step", "several processes"]
-    if case.cfg.get("test_dataloader") and case.cfg.test_dataloader != case.cfg.get("val_dataloader"):
+    if setup.cfg.get("test_dataloader") and setup.cfg.test_dataloader != setup.cfg.get("val_dataloader"):
         rest.append("test_dataloader")
     yield Finding("note", "never examined", "; ".join(rest))
 
 
-Examination = Callable[[Case], Iterator[Finding]]
+Examination = Callable[[TrainingSetup], Iterator[Finding]]
 EXAMINATIONS: dict[str, Examination] = {
     "environment": examine_environment,
     "dataset": examine_dataset,
@@ -46,12 +46,14 @@ EXAMINATIONS: dict[str, Examination] = {
 
 
 def examine(
-    case: Case, titles: Sequence[str] = tuple(EXAMINATIONS), begin: Callable[[str], object] = lambda _: None
+    setup: TrainingSetup,
+    titles: Sequence[str] = tuple(EXAMINATIONS),
+    begin: Callable[[str], object] = lambda _: None,
 ) -> list[Section]:
     """Examine a config; whatever happens in an examination, the others go on.
 
     Args:
-        case: the config and what to do with it.
+        setup: the config and what to do with it.
         titles: of the examinations to make, in their order.
         begin: told each title before its examination.
 
@@ -59,14 +61,14 @@ def examine(
         The findings. Random numbers begin with the config's seed, so that they are the same each time. What
         the libraries print meanwhile is left out.
     """
-    init_default_scope(case.cfg.get("default_scope") or "mmdet")
+    init_default_scope(setup.cfg.get("default_scope") or "mmdet")
     sections = []
     for title in titles:
         begin(title)
-        set_random_seed((case.cfg.get("randomness") or {}).get("seed") or 0)
+        set_random_seed((setup.cfg.get("randomness") or {}).get("seed") or 0)
         started = time.perf_counter()
         with _silence():
-            findings = list(collect(title, partial(EXAMINATIONS[title], case)))
+            findings = list(collect(title, partial(EXAMINATIONS[title], setup)))
         sections.append(Section(title, findings, time.perf_counter() - started))
     return sections
 

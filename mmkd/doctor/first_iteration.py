@@ -16,8 +16,8 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
 from mmkd import hooks as ours
-from mmkd.doctor.case import Case
 from mmkd.doctor.findings import Finding, shortened
+from mmkd.doctor.setup import TrainingSetup
 from mmkd.registry import HOOKS, class_of
 from mmkd.torchvision import survive
 
@@ -47,24 +47,24 @@ _STAGES = ("before_run", "before_train", "before_train_epoch")
 
 
 @contextmanager
-def first_iteration(case: Case, model: Any, wrapper: Any, batch: Any) -> Iterator[list[Finding]]:
+def first_iteration(setup: TrainingSetup, model: Any, wrapper: Any, batch: Any) -> Iterator[list[Finding]]:
     """Be where mmengine's Runner is when it runs the first iteration; gives what went wrong on the way.
 
     The Runner is real: its loop, its message hub and those hooks of the config that may change the model or
     its input. It writes to a folder that is gone afterwards, and so is its message hub.
 
     Args:
-        case: the config.
+        setup: the config.
         model: built, on its device.
         wrapper: its optimizer's.
         batch: of the data loader.
     """
-    hooks, later = _hooks(case)
+    hooks, later = _hooks(setup)
     findings: list[Finding] = []
     before = {kind: set(kind._instance_dict) for kind in (MessageHub, MMLogger, Visualizer)}
     with tempfile.TemporaryDirectory() as folder:
         try:
-            runner = _runner(case, model, wrapper, hooks, folder)
+            runner = _runner(setup, model, wrapper, hooks, folder)
             for stage in _STAGES:
                 findings += _call(runner, stage)
             model.train()
@@ -80,10 +80,10 @@ def first_iteration(case: Case, model: Any, wrapper: Any, batch: Any) -> Iterato
                     del kind._instance_dict[name]
 
 
-def _hooks(case: Case) -> tuple[list[Any], list[str]]:
+def _hooks(setup: TrainingSetup) -> tuple[list[Any], list[str]]:
     """The configs of the hooks that are asked, and the names of those that act later."""
-    given = list(case.cfg.get("custom_hooks") or [])
-    defaults = case.cfg.get("default_hooks") or {}
+    given = list(setup.cfg.get("custom_hooks") or [])
+    defaults = setup.cfg.get("default_hooks") or {}
     given += [hook for name, hook in defaults.items() if name not in ("runtime_info", *_DEFAULTS)]
     asked, later = [ConfigDict(type=ours.SomeDataHook)], []
     for hook in given:
@@ -95,13 +95,13 @@ def _hooks(case: Case) -> tuple[list[Any], list[str]]:
     return asked, later
 
 
-def _runner(case: Case, model: Any, wrapper: Any, hooks: list[Any], folder: str) -> Runner:
-    cfg = case.cfg
+def _runner(setup: TrainingSetup, model: Any, wrapper: Any, hooks: list[Any], folder: str) -> Runner:
+    cfg = setup.cfg
     survive()
     runner = Runner(
         model=model,
         work_dir=folder,
-        train_dataloader={**case.loader("train", None), "dataset": case.dataset("train")},
+        train_dataloader={**setup.loader("train", None), "dataset": setup.dataset("train")},
         train_cfg=copy.deepcopy(cfg.get("train_cfg") or {"by_epoch": True, "max_epochs": 1}),
         optim_wrapper=wrapper,
         default_hooks=dict.fromkeys(_DEFAULTS),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmkd.doctor.findings import Finding, NotExamined
 
 if TYPE_CHECKING:
-    from mmkd.doctor.case import Case
+    from mmkd.doctor.setup import TrainingSetup
 
 # Workspaces of convolutions, fragmentation, and what lives for one operation only.
 _MARGIN = 1.25
@@ -61,12 +61,12 @@ class Tally:
     bytes: int = 0
 
 
-def examine_memory(case: Case) -> Iterator[Finding]:
+def examine_memory(setup: TrainingSetup) -> Iterator[Finding]:
     """The parts of the step, and its peak beside what is free."""
-    step = case.step_memory
+    step = setup.step_memory
     if step is None:
         raise NotExamined("no training step was made")
-    batch_size = int(case.cfg.train_dataloader["batch_size"])
+    batch_size = int(setup.cfg.train_dataloader["batch_size"])
     yield Finding(
         "ok",
         "one step",
@@ -81,7 +81,7 @@ def examine_memory(case: Case) -> Iterator[Finding]:
             f"parameters {_size(step.teacher)}, its largest layer {_size(step.teacher_layers)}: "
             f"{share:.0%} of the whole",
         )
-    peak, free = step.peak(batch_size), free_bytes(case.device)
+    peak, free = step.peak(batch_size), free_bytes(setup.device)
     text = f"about {_size(peak)} with train_dataloader.batch_size={batch_size} on images of this size"
     if free is None:
         yield Finding("ok", "peak", f"{text}; how much is free is not known here")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mmkd.datasets import innermost
-from mmkd.doctor.case import Case
 from mmkd.doctor.findings import Finding, NotExamined, collect
+from mmkd.doctor.setup import TrainingSetup
 
 # Images of training whose sizes are looked at.
 _SAMPLES = 16
@@ -27,23 +27,23 @@ _PRETRAINED: Mapping[str, tuple[Sequence[float], Sequence[float], bool]] = {
 }
 
 
-def examine_pipeline(case: Case) -> Iterator[Finding]:
+def examine_pipeline(setup: TrainingSetup) -> Iterator[Finding]:
     """One batch; the scale in training and testing; objects against the head's priors; pixels."""
-    yield from collect("batch", lambda: _batch(case))
-    yield from collect("pixels", lambda: _pretrained(case))
-    yield from collect("scale", lambda: _scales(case))
-    yield from collect("objects", lambda: _priors(case))
+    yield from collect("batch", lambda: _batch(setup))
+    yield from collect("pixels", lambda: _pretrained(setup))
+    yield from collect("scale", lambda: _scales(setup))
+    yield from collect("objects", lambda: _priors(setup))
 
 
-def _batch(case: Case) -> Iterator[Finding]:
-    batch = case.batch()
+def _batch(setup: TrainingSetup) -> Iterator[Finding]:
+    batch = setup.batch()
     shapes = [tuple(image.shape) for image in batch["inputs"]]
-    data = case.data_preprocessor()(batch, False)  # batch augmentations ask for a training, see the step
+    data = setup.data_preprocessor()(batch, False)  # batch augmentations ask for a training, see the step
     inputs, samples = data["inputs"], data["data_samples"]
     objects = sum(len(sample.gt_instances) for sample in samples)
     where = f"{len(shapes)} images, {_sizes(shapes)}; padded {inputs.shape[-1]}×{inputs.shape[-2]}"
     yield Finding("ok", "batch", f"{where}; {objects} objects")
-    if not objects and not case.is_unlabelled:
+    if not objects and not setup.is_unlabelled:
         yield Finding(
             "warning", "batch", "no object in the first batch", "look at the training pipeline's filters"
         )
@@ -62,9 +62,9 @@ def _batch(case: Case) -> Iterator[Finding]:
     text = (
         f"mean {mean:.2f}, deviation {std:.2f}, from {float(pixels.min()):.2f} to {float(pixels.max()):.2f}"
     )
-    normalised = bool(getattr(case.data_preprocessor(), "_enable_normalize", False))
+    normalised = bool(getattr(setup.data_preprocessor(), "_enable_normalize", False))
     usual = abs(mean) < _MEAN and _STD[0] < std < _STD[1]
-    wide = normalised and bool((case.data_preprocessor().std == 1).all())  # Caffe's weights know such pixels
+    wide = normalised and bool((setup.data_preprocessor().std == 1).all())  # Caffe's weights know such pixels
     if normalised and not usual and not wide:
         yield Finding(
             "warning",
@@ -76,13 +76,13 @@ def _batch(case: Case) -> Iterator[Finding]:
         yield Finding("ok", "pixels", text + ("" if normalised else "; not normalised"))
 
 
-def _pretrained(case: Case) -> Iterator[Finding]:
-    backbone = case.cfg.model.get("backbone") or {}
+def _pretrained(setup: TrainingSetup) -> Iterator[Finding]:
+    backbone = setup.cfg.model.get("backbone") or {}
     name = str((backbone.get("init_cfg") or {}).get("checkpoint", ""))
     for prefix, (mean, std, swaps) in _PRETRAINED.items():
         if not name.startswith(prefix):
             continue
-        own = case.data_preprocessor()
+        own = setup.data_preprocessor()
         found, wanted, same = "no normalisation", _norm(mean, std, swaps), False
         if getattr(own, "_enable_normalize", False):
             means, stds = own.mean.flatten().tolist(), own.std.flatten().tolist()
@@ -105,8 +105,8 @@ def _norm(mean: Sequence[float], std: Sequence[float], swaps: bool) -> str:
     return f"mean=[{means}], std=[{stds}], bgr_to_rgb={bool(swaps)}"
 
 
-def _scales(case: Case) -> Iterator[Finding]:
-    train, val = object_sizes(case, "train"), object_sizes(case, "val")
+def _scales(setup: TrainingSetup) -> Iterator[Finding]:
+    train, val = object_sizes(setup, "train"), object_sizes(setup, "val")
     if not (len(train) and len(val)):
         raise NotExamined("there are no objects")
     ratio = float(train.median() / val.median())
@@ -125,11 +125,11 @@ def _scales(case: Case) -> Iterator[Finding]:
         yield Finding("ok", "scale", text)
 
 
-def object_sizes(case: Case, which: str) -> Tensor:
+def object_sizes(setup: TrainingSetup, which: str) -> Tensor:
     """Sizes of objects as the network sees them: square roots of areas in pixels, of a few images."""
-    dataset = case.dataset(which)
+    dataset = setup.dataset(which)
     sizes: list[Tensor] = []
-    for index in range(min(len(dataset), _SAMPLES, max(4, case.images))):
+    for index in range(min(len(dataset), _SAMPLES, max(4, setup.images))):
         sample = dataset[index]["data_samples"]
         if which == "train":
             boxes = sample.gt_instances.bboxes
@@ -142,11 +142,11 @@ def object_sizes(case: Case, which: str) -> Tensor:
     return torch.cat(sizes) if sizes else torch.zeros(0)
 
 
-def _priors(case: Case) -> Iterator[Finding]:
-    generator = getattr(getattr(case.student(), "bbox_head", None), "prior_generator", None)
+def _priors(setup: TrainingSetup) -> Iterator[Finding]:
+    generator = getattr(getattr(setup.student(), "bbox_head", None), "prior_generator", None)
     if generator is None:
         raise NotExamined("the model has no dense head with a prior generator")
-    sizes = object_sizes(case, "train")
+    sizes = object_sizes(setup, "train")
     if not len(sizes):
         raise NotExamined("there are no objects")
     anchors = getattr(generator, "base_anchors", None)

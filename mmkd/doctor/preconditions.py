@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader
 
 from mmkd.datasets import is_remote
 from mmkd.doctor.annotations import classes_of, examine_classes, examine_keys, read_source
-from mmkd.doctor.case import Case, Source
 from mmkd.doctor.data_and_model import examine_heads, examine_samples, is_transform
 from mmkd.doctor.evaluators import examine_evaluators
 from mmkd.doctor.findings import Finding, collect, shortened
 from mmkd.doctor.images import examine_files
+from mmkd.doctor.setup import Source, TrainingSetup
 from mmkd.doctor.spelling import examine_spelling
 from mmkd.errors import UserError, nearest
 from mmkd.registry import VISBACKENDS, class_of
@@ -46,31 +46,31 @@ _PACKAGES = {
 }
 
 
-def examine_preconditions(case: Case, which: Sequence[str] = ("train", "val")) -> Iterator[Finding]:
+def examine_preconditions(setup: TrainingSetup, which: Sequence[str] = ("train", "val")) -> Iterator[Finding]:
     """All of them, for some of the data loaders.
 
     Args:
-        case: the config.
+        setup: the config.
         which: ``train``, ``val`` or ``test``.
     """
-    yield from collect("spelling", partial(examine_spelling, case.cfg))
-    yield from collect("visualizer", partial(_backends, case))
+    yield from collect("spelling", partial(examine_spelling, setup.cfg))
+    yield from collect("visualizer", partial(_backends, setup))
     for name in which:
-        loader = case.cfg.get(f"{name}_dataloader")
+        loader = setup.cfg.get(f"{name}_dataloader")
         if not loader:
             if name == "train":
                 yield Finding("warning", name, "the config has no train_dataloader")
             continue
         yield from collect(f"{name}: loader", partial(_loader, name, loader))
-        parts = case.parts(name)
+        parts = setup.parts(name)
         for part in parts:
             yield from collect(f"{name}: classes", partial(_names, name, part))
-            yield from collect(f"{name}: pipeline", partial(examine_samples, case, name, part))
-        sources = case.sources.setdefault(name, [])
-        if not sources and not case.only_formats(name):
+            yield from collect(f"{name}: pipeline", partial(examine_samples, setup, name, part))
+        sources = setup.sources.setdefault(name, [])
+        if not sources and not setup.only_formats(name):
             for part in parts:
                 yield from collect(f"{name}: annotations", partial(_reading, name, part, sources))
-        unlabelled = name == "train" and case.is_unlabelled
+        unlabelled = name == "train" and setup.is_unlabelled
         for source in sources:
             yield from collect(
                 f"{name}: keys", partial(examine_keys, f"{name}: annotations", source.coco, _READ)
@@ -80,9 +80,9 @@ def examine_preconditions(case: Case, which: Sequence[str] = ("train", "val")) -
                 files = partial(examine_files, name, source.folder, source.coco["images"])
                 yield from collect(f"{name}: image files", files)
         if name != "train":
-            yield from examine_evaluators(case, name)
-    yield from collect("classes", partial(_same_classes, case, which))
-    yield from collect("head: classes", partial(examine_heads, case, which))
+            yield from examine_evaluators(setup, name)
+    yield from collect("classes", partial(_same_classes, setup, which))
+    yield from collect("head: classes", partial(examine_heads, setup, which))
 
 
 def require(cfg: Config, which: Sequence[str]) -> list[Finding]:
@@ -92,7 +92,7 @@ def require(cfg: Config, which: Sequence[str]) -> list[Finding]:
         cfg: the config, ready for the Runner.
         which: the data loaders that are used.
     """
-    findings = list(examine_preconditions(Case(cfg), which))
+    findings = list(examine_preconditions(TrainingSetup(cfg), which))
     errors = [one for one in findings if one.level == "error"]
     if errors:
         told = [
@@ -103,9 +103,9 @@ def require(cfg: Config, which: Sequence[str]) -> list[Finding]:
     return [one for one in findings if one.level == "warning"]
 
 
-def _backends(case: Case) -> Iterator[Finding]:
+def _backends(setup: TrainingSetup) -> Iterator[Finding]:
     """Whether what the visualizer logs by is installed."""
-    for backend in (case.cfg.get("visualizer") or {}).get("vis_backends") or []:
+    for backend in (setup.cfg.get("visualizer") or {}).get("vis_backends") or []:
         name = getattr(class_of(backend, VISBACKENDS), "__name__", "")
         packages = _PACKAGES.get(name, ())
         if packages and not any(importlib.util.find_spec(package) for package in packages):
@@ -174,10 +174,10 @@ def _images_elsewhere(parts: Sequence[Mapping[str, Any]]) -> bool:
     return False
 
 
-def _same_classes(case: Case, which: Sequence[str]) -> Iterator[Finding]:
+def _same_classes(setup: TrainingSetup, which: Sequence[str]) -> Iterator[Finding]:
     """Parts of one data set, and training and validation, number the same classes in the same order."""
     orders = {
-        name: list(dict.fromkeys(classes_of(part) for part in case.parts(name) if classes_of(part)))
+        name: list(dict.fromkeys(classes_of(part) for part in setup.parts(name) if classes_of(part)))
         for name in which
     }
     for name, found in orders.items():

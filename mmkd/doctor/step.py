@@ -10,10 +10,10 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from torch import Tensor
 
-from mmkd.doctor.case import Case
 from mmkd.doctor.findings import Finding, NotExamined, collect, shortened
 from mmkd.doctor.first_iteration import first_iteration
 from mmkd.doctor.memory import StepMemory, count_saved, largest_layer, of_parameters
+from mmkd.doctor.setup import TrainingSetup
 from mmkd.hooks.balance import Balance, measure_balance, recorded_calls, suggested_weight
 from mmkd.hooks.ema_teacher import ema_teacher
 from mmkd.teachers import single_teachers
@@ -22,12 +22,12 @@ from mmkd.teachers import single_teachers
 _DROWN = 10.0
 
 
-def examine_step(case: Case) -> Iterator[Finding]:
+def examine_step(setup: TrainingSetup) -> Iterator[Finding]:
     """Build the model, initialise it, one step with its own optimizer.
 
-    What it keeps in memory is left in ``case.step_memory`` for `examine_memory`.
+    What it keeps in memory is left in ``setup.step_memory`` for `examine_memory`.
     """
-    model = case.model()
+    model = setup.model()
     try:
         model.init_weights()
     except Exception as error:
@@ -37,19 +37,19 @@ def examine_step(case: Case) -> Iterator[Finding]:
             f"cannot be had: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
             "download them, and name the file in the init_cfg; the step goes on with random ones",
         )
-    model.to(case.device).train()
+    model.to(setup.device).train()
     average = ema_teacher(model)
     if average is not None:  # as `EMATeacherHook` does before training
         average.begin(model.state_dict())
-    batch = case.batch()
-    settings = case.cfg.get("optim_wrapper")
+    batch = setup.batch()
+    settings = setup.cfg.get("optim_wrapper")
     if not settings:
         raise NotExamined("the config has no optim_wrapper")
     wrapper = build_optim_wrapper(model, settings.copy())
     terms = getattr(model, "terms", {})
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     with ExitStack() as watching:
-        yield from watching.enter_context(first_iteration(case, model, wrapper, batch))
+        yield from watching.enter_context(first_iteration(setup, model, wrapper, batch))
         data = model.data_preprocessor(batch, True)
         calls = watching.enter_context(recorded_calls(terms))
         tally = watching.enter_context(count_saved(model))
@@ -74,7 +74,7 @@ def examine_step(case: Case) -> Iterator[Finding]:
     yield from _gradients(model, frozen)
     wrapper.step()
     weights = [p for one in teachers if hasattr(one, "model") for p in one.model.parameters()]
-    case.step_memory = StepMemory(
+    setup.step_memory = StepMemory(
         images=len(data["data_samples"]),
         pixels=data["inputs"].shape[-2] * data["inputs"].shape[-1],
         inputs=data["inputs"].nbytes,

@@ -10,13 +10,13 @@ from typing import Any
 
 from mmdet.datasets import CocoDataset
 
-from mmkd.datasets import class_names, innermost
+from mmkd.datasets import class_names
 from mmkd.doctor.agreement import Agreement, judge
-from mmkd.doctor.asking import Patient, detect, load_patient
-from mmkd.doctor.case import Case
 from mmkd.doctor.findings import Finding, NotExamined, collect, shortened
+from mmkd.doctor.setup import TrainingSetup
 from mmkd.doctor.teacher_order import examine_order
 from mmkd.doctor.teacher_pixels import examine_pixels
+from mmkd.doctor.teacher_predictions import LoadedTeacher, detect, load_teacher
 from mmkd.doctor.teacher_scale import examine_scale
 from mmkd.doctor.trial import Trial
 from mmkd.doctor.zoo import logged_ap, zoo_ap
@@ -29,38 +29,40 @@ from mmkd.teachers.pixels import Renormalizer
 _NOTHING, _LITTLE = 0.05, 0.15
 
 
-def examine_teachers(case: Case) -> Iterator[Finding]:
+def examine_teachers(setup: TrainingSetup) -> Iterator[Finding]:
     """Each trained teacher of the config."""
-    if not case.teachers:
-        kind = "the average of the student itself" if case.cfg.model.get("teacher") else "none in the config"
+    if not setup.teachers:
+        kind = "the average of the student itself" if setup.cfg.model.get("teacher") else "none in the config"
         yield Finding("ok", "teacher", kind)
         return
-    loaded: list[Patient] = []
-    for number, entry in enumerate(case.teachers):
+    loaded: list[LoadedTeacher] = []
+    for number, entry in enumerate(setup.teachers):
         many = (
-            f"teacher {number + 1} of {len(case.teachers)}: {_name(entry)}"
-            if len(case.teachers) > 1
+            f"teacher {number + 1} of {len(setup.teachers)}: {_name(entry)}"
+            if len(setup.teachers) > 1
             else None
         )
         if many is not None:
             yield Finding("ok", "teacher", many)
-        yield from collect("teacher", partial(_examine, case, entry, loaded))
-    yield from collect("teacher and student", lambda: _fit(case, loaded))
+        yield from collect("teacher", partial(_examine, setup, entry, loaded))
+    yield from collect("teacher and student", lambda: _fit(setup, loaded))
 
 
-def _examine(case: Case, entry: Mapping[str, Any], loaded: list[Patient]) -> Iterator[Finding]:
-    patient = load_patient(entry, case.device)
-    loaded.append(patient)
-    millions = sum(p.numel() for p in patient.detector.parameters()) / 1e6
-    text = f"{type(patient.detector).__name__}, {millions:.2f} M parameters, "
-    if patient.checkpoint is None:
+def _examine(
+    setup: TrainingSetup, entry: Mapping[str, Any], loaded: list[LoadedTeacher]
+) -> Iterator[Finding]:
+    teacher = load_teacher(entry, setup.device)
+    loaded.append(teacher)
+    millions = sum(p.numel() for p in teacher.detector.parameters()) / 1e6
+    text = f"{type(teacher.detector).__name__}, {millions:.2f} M parameters, "
+    if teacher.checkpoint is None:
         yield Finding("warning", "teacher", text + "weights random", "name its checkpoint")
         return
-    yield Finding("ok", "teacher", f"{text}every key of {patient.checkpoint} loaded")
-    yield from collect("teacher: pixels", lambda: _pixels(case, patient))
-    yield from collect("teacher: AP", lambda: _quality(case, patient))
+    yield Finding("ok", "teacher", f"{text}every key of {teacher.checkpoint} loaded")
+    yield from collect("teacher: pixels", lambda: _pixels(setup, teacher))
+    yield from collect("teacher: AP", lambda: _quality(setup, teacher))
     trials: list[Trial] = []
-    yield from collect("teacher: diagnosis", lambda: _begin(case, patient, trials))
+    yield from collect("teacher: diagnosis", lambda: _begin(setup, teacher, trials))
     for trial in trials:
         pixels = list(collect("teacher: pixels", partial(examine_pixels, trial)))
         scale = list(collect("teacher: scale", partial(examine_scale, trial)))
@@ -71,20 +73,20 @@ def _examine(case: Case, entry: Mapping[str, Any], loaded: list[Patient]) -> Ite
         yield from collect("teacher: class order", partial(examine_order, trial))
 
 
-def _begin(case: Case, patient: Patient, trials: list[Trial]) -> Iterator[Finding]:
-    trial = Trial(case, patient)
+def _begin(setup: TrainingSetup, teacher: LoadedTeacher, trials: list[Trial]) -> Iterator[Finding]:
+    trial = Trial(setup, teacher)
     if trial.few:
         trials.append(trial)
     else:
         yield Finding(
-            "warning", "teacher: diagnosis", f"no object in {case.images} images", "give more --images"
+            "warning", "teacher: diagnosis", f"no object in {setup.images} images", "give more --images"
         )
 
 
-def _pixels(case: Case, patient: Patient) -> Iterator[Finding]:
-    theirs = MODELS.build({**patient.preprocessor})
-    if not Renormalizer(case.data_preprocessor(), theirs).is_identity:
-        inherits = case.cfg.model.get("inherit")
+def _pixels(setup: TrainingSetup, teacher: LoadedTeacher) -> Iterator[Finding]:
+    theirs = MODELS.build({**teacher.preprocessor})
+    if not Renormalizer(setup.data_preprocessor(), theirs).is_identity:
+        inherits = setup.cfg.model.get("inherit")
         yield Finding(
             "warning" if inherits else "ok",
             "teacher: pixels",
@@ -95,12 +97,12 @@ def _pixels(case: Case, patient: Patient) -> Iterator[Finding]:
         )
 
 
-def _quality(case: Case, patient: Patient) -> Iterator[Finding]:
+def _quality(setup: TrainingSetup, teacher: LoadedTeacher) -> Iterator[Finding]:
     """Its AP on the first validation images, beside what is known of it."""
-    dataset = case.dataset("val")
-    numbers = range(min(case.images, len(dataset)))
-    seen = judge(detect(case, patient, numbers), class_names(dataset.metainfo) or ())
-    yield compared(seen, len(numbers), *_expected(case, patient))
+    dataset = setup.dataset("val")
+    numbers = range(min(setup.images, len(dataset)))
+    seen = judge(detect(setup, teacher, numbers), class_names(dataset.metainfo) or ())
+    yield compared(seen, len(numbers), *_expected(setup, teacher))
 
 
 def compared(seen: Agreement, images: int, expected: float | None, source: str) -> Finding:
@@ -132,29 +134,29 @@ def _scatter(images: int) -> float:
     return 0.05 + 0.6 / math.sqrt(max(1, images))
 
 
-def _expected(case: Case, patient: Patient) -> tuple[float | None, str]:
-    assert patient.checkpoint is not None
-    classes = class_names(case.dataset("val").metainfo) or ()
-    files = [str(cfg.get("ann_file")) for cfg in innermost(case.cfg.val_dataloader["dataset"])]
+def _expected(setup: TrainingSetup, teacher: LoadedTeacher) -> tuple[float | None, str]:
+    assert teacher.checkpoint is not None
+    classes = class_names(setup.dataset("val").metainfo) or ()
+    files = [str(cfg.get("ann_file")) for cfg in setup.parts("val")]
     coco = tuple(classes) == CocoDataset.METAINFO["classes"] and all("val2017" in file for file in files)
-    known = zoo_ap(patient.entry.get("config"), patient.checkpoint) if coco else None
+    known = zoo_ap(teacher.entry.get("config"), teacher.checkpoint) if coco else None
     if known is not None:
         return known[0], f"mmdet's zoo gives {known[1]}"
-    logged = logged_ap(read_checkpoint(patient.checkpoint))
+    logged = logged_ap(read_checkpoint(teacher.checkpoint))
     if logged is not None:
         return logged, "its own training logged"
     return None, ""
 
 
-def _fit(case: Case, loaded: list[Patient]) -> Iterator[Finding]:
-    if len(loaded) < len(case.teachers):
+def _fit(setup: TrainingSetup, loaded: list[LoadedTeacher]) -> Iterator[Finding]:
+    if len(loaded) < len(setup.teachers):
         raise NotExamined("a teacher does not load")
-    model = case.model()
+    model = setup.model()
     yield Finding("ok", "teacher and student", "levels, strides and priors agree in what the losses read")
-    train = case.dataset("train").metainfo
+    train = setup.dataset("train").metainfo
     model.check_class_names(train)
     own = class_names(train) or ()
-    entries = teacher_entries(case.cfg.model.teacher)
+    entries = teacher_entries(setup.cfg.model.teacher)
     for entry, teacher in zip(entries, single_teachers(model.teacher)):
         names = teacher.class_names
         if "ema" in entry or entry.get("checkpoint", "") is None:

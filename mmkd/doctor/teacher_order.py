@@ -10,7 +10,7 @@ from mmkd.doctor.trial import Trial
 
 def examine_order(trial: Trial) -> Iterator[Finding]:
     """Whether its classes are in another order than it is thought."""
-    what, patient, classes = "teacher: class order", trial.patient, trial.classes
+    what, teacher, classes = "teacher: class order", trial.teacher, trial.classes
     seen = trial.ask(trial.many)
     if not seen.order:
         yield Finding(
@@ -23,7 +23,7 @@ def examine_order(trial: Trial) -> Iterator[Finding]:
         )
         return
     said = ", ".join(f"{classes[is_]} is called {classes[a]}" for a, is_ in sorted(seen.order.items()))
-    if patient.names is None:
+    if teacher.names is None:
         # A place in the teacher's order is a class of the data set's, said by mistake.
         order = tuple(classes[seen.order.get(place, place)] for place in range(len(classes)))
         remedy = (
@@ -32,7 +32,7 @@ def examine_order(trial: Trial) -> Iterator[Finding]:
         )
     else:
         mapping = {
-            classes[is_]: patient.class_map.get(classes[a], classes[a]) for a, is_ in seen.order.items()
+            classes[is_]: teacher.class_map.get(classes[a], classes[a]) for a, is_ in seen.order.items()
         }
         remedy = (
             "the names in its checkpoint, or those of the data set, are wrong: correct them, or set "

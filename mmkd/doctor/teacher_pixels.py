@@ -23,8 +23,8 @@ NORMALISATIONS: Mapping[str, tuple[Sequence[float], Sequence[float], bool]] = {
 
 def examine_pixels(trial: Trial) -> Iterator[Finding]:
     """Red and blue exchanged, and the usual normalisations."""
-    if trial.patient.channels != 3:
-        found = f"images of {trial.patient.channels} channels, for which no other normalisation is usual"
+    if trial.teacher.channels != 3:
+        found = f"images of {trial.teacher.channels} channels, for which no other normalisation is usual"
         yield Finding("ok", "teacher: pixels", found)
         return
     what, now = "teacher: pixels", trial.preprocessor

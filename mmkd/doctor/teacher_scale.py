@@ -11,9 +11,9 @@ from mmcv.transforms import LoadAnnotations, Resize
 
 from mmkd.compat import load_config
 from mmkd.datasets import innermost
-from mmkd.doctor.asking import load_images
 from mmkd.doctor.findings import Finding
 from mmkd.doctor.pipeline import FAR, object_sizes, transforms_of
+from mmkd.doctor.teacher_predictions import load_images
 from mmkd.doctor.trial import Trial, clearly_better
 from mmkd.registry import TRANSFORMS, is_kind
 
@@ -25,9 +25,9 @@ _LONGEST = 1400
 
 def examine_scale(trial: Trial) -> Iterator[Finding]:
     """The scale of its own config, or others if that is not known; and that of the training."""
-    case, what = trial.case, "teacher: scale"
-    transforms = transforms_of(case.cfg, "val")
-    own = own_pipeline(trial.patient.entry)
+    setup, what = trial.setup, "teacher: scale"
+    transforms = transforms_of(setup.cfg, "val")
+    own = own_pipeline(trial.teacher.entry)
     ways: dict[str, dict[str, Any]] = {}
     if own is not None:
         ratio = _ratio(trial, own)
@@ -60,7 +60,7 @@ def examine_scale(trial: Trial) -> Iterator[Finding]:
 
 def _training_scale(trial: Trial, transforms: Sequence[Any]) -> Iterator[Finding]:
     """It is asked in training: what is right in validation may be wrong there."""
-    train, val = (object_sizes(trial.case, which) for which in ("train", "val"))
+    train, val = (object_sizes(trial.setup, which) for which in ("train", "val"))
     if not (len(train) and len(val)):
         return
     factor = float(train.median() / val.median())
@@ -127,7 +127,7 @@ def _ratio(trial: Trial, pipeline: Sequence[Any]) -> float:
     """How much larger another pipeline shows an image, by its side."""
 
     def side(way: Sequence[Any] | None) -> float:
-        sample = load_images(trial.case, trial.few[:1], way)[0]["data_samples"]
+        sample = load_images(trial.setup, trial.few[:1], way)[0]["data_samples"]
         return float(sample.img_shape[0] * sample.img_shape[1]) ** 0.5
 
     return side(pipeline) / side(None)

@@ -7,8 +7,8 @@ from typing import Any
 
 from mmkd.datasets import class_names
 from mmkd.doctor.agreement import Agreement, judge
-from mmkd.doctor.asking import Patient, detect, load_images
-from mmkd.doctor.case import Case
+from mmkd.doctor.setup import TrainingSetup
+from mmkd.doctor.teacher_predictions import LoadedTeacher, detect, load_images
 
 # A guess is tried on so many images, and confirmed on so many.
 _TRIED, _CONFIRMED = 8, 32
@@ -20,19 +20,19 @@ class Trial:
     """A teacher and the few images on which it is asked in several ways.
 
     Args:
-        case: what is examined.
-        patient: the teacher.
+        setup: the training.
+        teacher: the teacher.
     """
 
-    def __init__(self, case: Case, patient: Patient) -> None:
-        self.case, self.patient = case, patient
-        dataset = case.dataset("val")
+    def __init__(self, setup: TrainingSetup, teacher: LoadedTeacher) -> None:
+        self.setup, self.teacher = setup, teacher
+        dataset = setup.dataset("val")
         self.classes = class_names(dataset.metainfo) or ()
         with_objects = [
-            n for n in range(min(len(dataset), case.images)) if dataset.get_data_info(n)["instances"]
+            n for n in range(min(len(dataset), setup.images)) if dataset.get_data_info(n)["instances"]
         ]
         self.few, self.many = spaced(with_objects, _TRIED), spaced(with_objects, _CONFIRMED)
-        self.preprocessor = dict(patient.preprocessor)
+        self.preprocessor = dict(teacher.preprocessor)
         self.adopted = False
         self._pipeline: Sequence[Any] | None = None
         self._loaded: dict[tuple[str, int], list[Any]] = {}
@@ -43,11 +43,11 @@ class Trial:
         pixels = self.preprocessor if preprocessor is None else preprocessor
         way = self._pipeline if pipeline is None else pipeline
         key = (repr(way), len(numbers))
-        images = self._loaded.get(key) or load_images(self.case, numbers, way)
+        images = self._loaded.get(key) or load_images(self.setup, numbers, way)
         self._loaded = {key: images}
         question = repr((key, sorted(map(repr, pixels.items()))))
         if question not in self._judged:
-            found = detect(self.case, self.patient, numbers, images=images, preprocessor=pixels)
+            found = detect(self.setup, self.teacher, numbers, images=images, preprocessor=pixels)
             self._judged[question] = judge(found, self.classes)
         return self._judged[question]
 

@@ -8,22 +8,22 @@ import torch
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 
-from mmkd.doctor.case import Case
 from mmkd.doctor.findings import Finding, shortened
+from mmkd.doctor.setup import TrainingSetup
 
 
 @torch.no_grad()
-def examine_validation(case: Case) -> Iterator[Finding]:
+def examine_validation(setup: TrainingSetup) -> Iterator[Finding]:
     """Build the evaluators, and give them what the model says of a first batch."""
-    if not case.cfg.get("val_dataloader"):
+    if not setup.cfg.get("val_dataloader"):
         yield Finding("ok", "validation", "none in the config")
         return
-    dataset = case.dataset("val")
-    evaluator = Evaluator(case.evaluators("val"))
+    dataset = setup.dataset("val")
+    evaluator = Evaluator(setup.evaluators("val"))
     evaluator.dataset_meta = dataset.metainfo
-    model = case.model().to(case.device)
+    model = setup.model().to(setup.device)
     model.eval()
-    loader = Runner.build_dataloader({**case.loader("val", 1), "dataset": dataset}, seed=0)
+    loader = Runner.build_dataloader({**setup.loader("val", 1), "dataset": dataset}, seed=0)
     for batch in loader:
         outputs = model.val_step(batch)
         evaluator.process(data_samples=outputs, data_batch=batch)

@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 
 from mmkd.compare.images import Boxes, Image, match, most_different, read_images
-from mmkd.compare.recipes import evaluation_config
+from mmkd.compare.run_configs import evaluation_config
 
 from .fabricated import write_predictions
 

@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from mmkd.compare import measure as module
 from mmkd.compare.measure import measure
-from mmkd.compare.recipes import evaluation_config
+from mmkd.compare.run_configs import evaluation_config
 from mmkd.registry import MODELS
 
 from ..conftest import save_teacher, tiny_atss, tiny_teacher

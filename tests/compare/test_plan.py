@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mmkd.compare.plan import Plan, plan_from, plan_of_configs, read_plan
-from mmkd.compare.recipes import check_budget, check_teachers, training_config
+from mmkd.compare.run_configs import check_budget, check_teachers, training_config
 from mmkd.errors import UserError
 from mmkd.losses.base import build_losses
 

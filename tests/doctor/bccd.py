@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 
 from mmkd.compat import load_config
-from mmkd.doctor import Case, Finding, Section
+from mmkd.doctor import Finding, Section, TrainingSetup
 from mmkd.doctor.preconditions import examine_preconditions
 
 CHECKPOINT = "data/bccd/teacher_atss_r18_narrow.pth"
@@ -21,19 +21,19 @@ IMAGES = 3
 Damage = Callable[[Config], object]
 
 
-def case(*damages: Damage, images: int = IMAGES) -> Case:
+def setup(*damages: Damage, images: int = IMAGES) -> TrainingSetup:
     """The recipe of the README under examination, damaged."""
     cfg = Config.fromfile("configs/bccd/kd.py")
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset.serialize_data = False  # which collects garbage, half a second each time
     for damage in damages:
         damage(cfg)
-    return Case(cfg, images)
+    return TrainingSetup(cfg, images)
 
 
 def errors(*damages: Damage) -> list[str]:
     """What the preconditions say of a damaged config, but for what is right."""
-    found = examine_preconditions(case(*damages))
+    found = examine_preconditions(setup(*damages))
     return [f"{one.what}: {one.found}; {one.remedy}" for one in found if one.level != "ok"]
 
 

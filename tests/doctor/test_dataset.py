@@ -15,12 +15,12 @@ from . import bccd
 
 
 def examined(*damages: Callable[[Config], object]) -> list[Finding]:
-    return bccd.seen(list(examine_dataset(bccd.case(*damages))))
+    return bccd.seen(list(examine_dataset(bccd.setup(*damages))))
 
 
 def test_nothing_to_say_of_the_shipped_data() -> None:
     assert examined() == []
-    found = {finding.what: finding.found for finding in examine_dataset(bccd.case())}
+    found = {finding.what: finding.found for finding in examine_dataset(bccd.setup())}
     assert found["train: classes"] == "boxes: Platelets 292, RBC 3348, WBC 301"
     assert found["val: boxes"].startswith("945: ")
 
@@ -107,7 +107,7 @@ def test_other_annotations_than_coco(tmp_path: Path) -> None:
     def damage(cfg: Config) -> None:
         cfg.train_dataloader.dataset.ann_file = str(tmp_path / "train.txt")
 
-    (finding,) = [one for one in examine_dataset(bccd.case(damage)) if one.level == "note"]
+    (finding,) = [one for one in examine_dataset(bccd.setup(damage)) if one.level == "note"]
     assert finding.found[:12] == "not examined"
 
 
@@ -132,7 +132,7 @@ def test_val_is_part_of_train(tmp_path: Path) -> None:
 
 
 def test_every_finding_goes_into_json() -> None:
-    assert json.loads(json.dumps([vars(finding) for finding in examine_dataset(bccd.case())]))
+    assert json.loads(json.dumps([vars(finding) for finding in examine_dataset(bccd.setup())]))
 
 
 def test_other_data_sets_number_their_classes_themselves() -> None:

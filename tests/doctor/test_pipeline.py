@@ -12,7 +12,7 @@ from . import bccd
 
 
 def examined(*damages: Callable[[Config], object]) -> list[Finding]:
-    return bccd.seen(list(examine_pipeline(bccd.case(*damages))))
+    return bccd.seen(list(examine_pipeline(bccd.setup(*damages))))
 
 
 def test_as_it_should_be() -> None:
@@ -64,6 +64,6 @@ def test_without_data() -> None:
     def damage(cfg: Config) -> None:
         cfg.train_dataloader.dataset.ann_file = "nothere.json"
 
-    findings = [one for one in examine_pipeline(bccd.case(damage)) if one.level == "note"]
+    findings = [one for one in examine_pipeline(bccd.setup(damage)) if one.level == "note"]
     assert findings
     assert all(one.found == "not examined: there is no file data/bccd/nothere.json" for one in findings)

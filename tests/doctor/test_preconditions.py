@@ -26,8 +26,8 @@ def wrapped(cfg: Config) -> None:
 
 def test_nothing_to_say_of_the_shipped_recipe() -> None:
     assert errors() == errors(wrapped) == []
-    assert list(require(bccd.case().cfg, ("train", "val"))) == []
-    assert list(require(bccd.case().cfg, ("test",))) == []
+    assert list(require(bccd.setup().cfg, ("train", "val"))) == []
+    assert list(require(bccd.setup().cfg, ("test",))) == []
 
 
 def test_one_class_as_a_string(tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_results_for_a_server_need_no_annotations(tmp_path: Path) -> None:
         cfg.test_dataloader.dataset.ann_file = str(tmp_path / "image_info.json")
         cfg.test_evaluator = {**cfg.val_evaluator, "ann_file": None, "format_only": True}
 
-    case = bccd.case(damage)
-    assert [one for one in examine_preconditions(case, ("test",)) if one.level == "error"] == []
+    setup = bccd.setup(damage)
+    assert [one for one in examine_preconditions(setup, ("test",)) if one.level == "error"] == []
 
 
 def test_images_that_are_elsewhere_are_not_looked_for(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_images_that_are_elsewhere_are_not_looked_for(tmp_path: Path) -> None:
 
 
 def test_all_errors_are_said_at_once() -> None:
-    cfg = bccd.case(lambda cfg: cfg.model.bbox_head.update(num_classes=2)).cfg
+    cfg = bccd.setup(lambda cfg: cfg.model.bbox_head.update(num_classes=2)).cfg
     cfg.val_evaluator.ann_file = "nowhere/val.json"
     with pytest.raises(UserError, match=r"val_evaluator: no file[\s\S]*head: classes[\s\S]*remedy"):
         require(cfg, ("train", "val"))

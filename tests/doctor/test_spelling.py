@@ -13,7 +13,7 @@ from . import bccd
 
 
 def found(**options: Any) -> list[tuple[str, str, str]]:
-    cfg = bccd.case().cfg
+    cfg = bccd.setup().cfg
     cfg.merge_from_dict({key.replace("__", "."): value for key, value in options.items()})
     return [(one.level, one.found, one.remedy) for one in examine_spelling(cfg)]
 

@@ -9,15 +9,15 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 
-from mmkd.doctor import Case, Finding, examine
+from mmkd.doctor import Finding, TrainingSetup, examine
 from mmkd.losses import DistillationLoss
 from mmkd.registry import HOOKS, MODELS
 
 from . import bccd
 
 
-def examined(case: Case) -> tuple[dict[str, Finding], dict[str, Finding]]:
-    step, memory = examine(case, ["training step", "memory"])
+def examined(setup: TrainingSetup) -> tuple[dict[str, Finding], dict[str, Finding]]:
+    step, memory = examine(setup, ["training step", "memory"])
     return {one.what: one for one in step.findings}, {one.what: one for one in memory.findings}
 
 
@@ -26,22 +26,22 @@ def two_images(cfg: Config) -> None:
 
 
 def test_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = bccd.case(two_images)
-    step, memory = examined(case)
+    setup = bccd.setup(two_images)
+    step, memory = examined(setup)
     assert {one.level for one in [*step.values(), *memory.values()]} == {"ok"}
     assert "loss_kd_cls" in step["losses"].found
     assert "all 111 trainable parameters" in step["gradients"].found
     assert "times the task's, cosine" in step["distill.cls"].found
-    kept = case.step_memory
+    kept = setup.step_memory
     assert kept is not None
-    student = case.model()
+    student = setup.model()
     assert kept.parameters == kept.gradients == sum(4 * p.numel() for p in student.parameters())
     assert kept.optimizer == pytest.approx(2 * kept.parameters, rel=0.01)  # Adam's two moments
     assert kept.activations > kept.inputs > 0
     assert kept.teacher > 0
     assert kept.teacher_layers > 0
     monkeypatch.setattr("mmkd.doctor.memory.free_bytes", lambda _: 10**6)
-    (again,) = examine(case, ["memory"])
+    (again,) = examine(setup, ["memory"])
     assert bccd.seen([again])[0].what == "peak"
 
 
@@ -49,7 +49,7 @@ def test_a_loss_that_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         DistillationLoss, "forward", lambda self, student, *_: student.cls_logits[0].sum() * torch.nan
     )
-    step, memory = examined(bccd.case(two_images))
+    step, memory = examined(bccd.setup(two_images))
     assert step["losses"].level == "error"
     assert "not finite: loss_kd_cls" in step["losses"].found
     assert memory["memory"].found == "not examined: no training step was made"
@@ -61,16 +61,16 @@ def test_balance(weight: float, word: str) -> None:
         two_images(cfg)
         cfg.model.distill.cls.loss_weight = weight
 
-    finding = examined(bccd.case(damage))[0]["distill.cls"]
+    finding = examined(bccd.setup(damage))[0]["distill.cls"]
     assert finding.level == "warning"
     assert word in finding.found
     assert f"instead of {weight:.3g}" in finding.remedy
 
 
 def test_a_parameter_without_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = bccd.case(two_images)
-    case.model().neck.register_parameter("idle", torch.nn.Parameter(torch.zeros(3)))
-    finding = examined(case)[0]["gradients"]
+    setup = bccd.setup(two_images)
+    setup.model().neck.register_parameter("idle", torch.nn.Parameter(torch.zeros(3)))
+    finding = examined(setup)[0]["gradients"]
     assert finding.level == "warning"
     assert "neck.idle" in finding.found
 
@@ -80,7 +80,7 @@ def test_weights_that_cannot_be_had() -> None:
         two_images(cfg)
         cfg.model.backbone.init_cfg = {"type": "Pretrained", "checkpoint": "nothere.pth"}
 
-    step, _ = examined(bccd.case(damage))
+    step, _ = examined(bccd.setup(damage))
     assert step["initial weights"].level == "error"
     assert step["losses"].level == "ok"
 
@@ -90,10 +90,10 @@ def test_the_average_of_the_student_itself() -> None:
         two_images(cfg)
         cfg.model.teacher = {"ema": {"momentum": 0.001}}
 
-    case = bccd.case(damage)
-    step, _ = examined(case)
+    setup = bccd.setup(damage)
+    step, _ = examined(setup)
     assert {one.level for one in step.values()} == {"ok"}
-    (teacher,) = examine(case, ["teacher"])[0].findings
+    (teacher,) = examine(setup, ["teacher"])[0].findings
     assert teacher.found == "the average of the student itself"
 
 
@@ -104,11 +104,11 @@ def test_a_stock_detector() -> None:
             cfg.model.pop(key)
         cfg.model.type = "ATSS"
 
-    case = bccd.case(student)
-    step, memory = examined(case)
+    setup = bccd.setup(student)
+    step, memory = examined(setup)
     assert {one.level for one in [*step.values(), *memory.values()]} == {"ok"}
     assert "the teacher" not in memory
-    (teacher,) = examine(case, ["teacher"])[0].findings
+    (teacher,) = examine(setup, ["teacher"])[0].findings
     assert (teacher.level, teacher.found) == ("ok", "none in the config")
 
 
@@ -132,7 +132,7 @@ def test_what_heads_and_augmentations_ask_of_the_training() -> None:
 
     MessageHub.get_current_instance()
     before = dict(MessageHub._instance_dict)
-    step, _ = examined(bccd.case(damage))
+    step, _ = examined(bccd.setup(damage))
     assert {one.level for one in step.values()} == {"ok"}
     classes = ("Platelets", "RBC", "WBC")
     assert seen == {"iter": 0, "epoch": 0, "max_iters": 4 * 146, "max_epochs": 4, "classes": classes}
@@ -157,7 +157,7 @@ def test_hooks_of_the_config_act() -> None:
         two_images(cfg)
         cfg.custom_hooks = [*cfg.custom_hooks, {"type": "_FreezesTheNeck"}]
 
-    step, _ = examined(bccd.case(damage))
+    step, _ = examined(bccd.setup(damage))
     assert "_FreezesTheNeck" in step["hooks"].found
     assert "trainable parameters get one" in step["gradients"].found
     assert "all 111" not in step["gradients"].found
@@ -175,6 +175,6 @@ def test_hooks_that_stop_a_training(hook: dict[str, Any], message: str) -> None:
         two_images(cfg)
         cfg.custom_hooks = [*cfg.custom_hooks, hook]
 
-    (step,) = examine(bccd.case(damage), ["training step"])
+    (step,) = examine(bccd.setup(damage), ["training step"])
     (error,) = bccd.seen([step], "error")
     assert message in error.found

@@ -39,7 +39,7 @@ def test_random_weights_are_not_scored() -> None:
     def damage(cfg: Config) -> None:
         cfg.model.teacher.checkpoint = None
 
-    (section,) = examine(bccd.case(damage), ["teacher"])
+    (section,) = examine(bccd.setup(damage), ["teacher"])
     (warning,) = bccd.seen([section])
     assert "weights random" in warning.found
 
@@ -50,5 +50,5 @@ def test_a_student_that_inherits_from_other_pixels() -> None:
         cfg.model.data_preprocessor.bgr_to_rgb = False
         cfg.val_dataloader.dataset.ann_file = "nothere.json"  # and nothing is scored
 
-    (section,) = examine(bccd.case(damage), ["teacher"])
+    (section,) = examine(bccd.setup(damage), ["teacher"])
     assert any("inherits neck" in finding.remedy for finding in bccd.seen([section], "warning"))

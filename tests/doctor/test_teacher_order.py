@@ -2,17 +2,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmkd.doctor.asking import load_patient
 from mmkd.doctor.findings import Finding
 from mmkd.doctor.teacher_order import examine_order
+from mmkd.doctor.teacher_predictions import load_teacher
 from mmkd.doctor.trial import Trial
 
 from . import bccd
 
 
 def examined(*damages: object) -> Finding:
-    case = bccd.case(*damages, images=20)  # type: ignore[arg-type]
-    (finding,) = examine_order(Trial(case, load_patient(case.teachers[0], "cpu")))
+    setup = bccd.setup(*damages, images=20)  # type: ignore[arg-type]
+    (finding,) = examine_order(Trial(setup, load_teacher(setup.teachers[0], "cpu")))
     return finding
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from mmkd.doctor import teacher_pixels
-from mmkd.doctor.asking import load_patient
 from mmkd.doctor.findings import Finding
+from mmkd.doctor.teacher_predictions import load_teacher
 from mmkd.doctor.trial import Trial
 
 from . import bccd
@@ -16,8 +16,8 @@ USUAL = {"torchvision": teacher_pixels.NORMALISATIONS["torchvision"]}
 
 def examined(monkeypatch: pytest.MonkeyPatch, usual: Any = USUAL, **pixels: Any) -> list[Finding]:
     monkeypatch.setattr(teacher_pixels, "NORMALISATIONS", usual)
-    case = bccd.case(bccd.teacher_pixels(**pixels))
-    return list(teacher_pixels.examine_pixels(Trial(case, load_patient(case.teachers[0], "cpu"))))
+    setup = bccd.setup(bccd.teacher_pixels(**pixels))
+    return list(teacher_pixels.examine_pixels(Trial(setup, load_teacher(setup.teachers[0], "cpu"))))
 
 
 def test_red_and_blue_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,8 @@ from __future__ import annotations
 from mmengine.config import Config
 
 from mmkd.compat import load_config
-from mmkd.doctor.asking import load_patient
 from mmkd.doctor.findings import Finding
+from mmkd.doctor.teacher_predictions import load_teacher
 from mmkd.doctor.teacher_scale import examine_scale, own_pipeline, rescaled
 from mmkd.doctor.trial import Trial
 
@@ -12,8 +12,8 @@ from . import bccd
 
 
 def examined(*damages: object) -> list[Finding]:
-    case = bccd.case(*damages)  # type: ignore[arg-type]
-    return list(examine_scale(Trial(case, load_patient(case.teachers[0], "cpu"))))
+    setup = bccd.setup(*damages)  # type: ignore[arg-type]
+    return list(examine_scale(Trial(setup, load_teacher(setup.teachers[0], "cpu"))))
 
 
 def model_alone(cfg: Config) -> None:

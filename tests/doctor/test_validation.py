@@ -11,7 +11,7 @@ from . import bccd
 
 
 def examined(*damages: Any) -> Finding:
-    (finding,) = examine(bccd.case(*damages), ["validation"])[0].findings
+    (finding,) = examine(bccd.setup(*damages), ["validation"])[0].findings
     return finding
 
 

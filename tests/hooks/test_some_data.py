@@ -15,7 +15,7 @@ from ..doctor import bccd
 
 
 def runner(task_loss_weight: float = 1, **options: Any) -> Any:
-    cfg = bccd.case().cfg.train_dataloader.dataset
+    cfg = bccd.setup().cfg.train_dataloader.dataset
     cfg.update(options)
     model = nn.Module()
     model.task_loss_weight = task_loss_weight  # type: ignore[assignment]

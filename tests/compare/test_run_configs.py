@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from mmkd.cli.train import config_of, parse_args
 from mmkd.compare.plan import Member
-from mmkd.compare.recipes import (
+from mmkd.compare.run_configs import (
     budget_differences,
     check_budget,
     check_teachers,

@@ -1,4 +1,4 @@
-"""What the examinations look at: a config, and what is built of it once."""
+"""The training that is examined: its config, and what is built of it once."""
 
 from __future__ import annotations
 
@@ -45,15 +45,14 @@ class Source:
 
 
 @dataclass
-class Case:
-    """A config under examination.
+class TrainingSetup:
+    """A training under examination: its config, and data sets and models, built when first asked for.
 
-    What is built stays, so that it is built once. What failed once is not tried again: whoever needs it is
-    not examined.
+    Nothing is built twice. What could not be built raises `NotExamined` for those who ask for it later.
 
     Attributes:
-        cfg: the config, ready for the Runner; not changed.
-        images: how many validation images the teacher is asked about, ≥ 1.
+        cfg: the config, ready for the Runner; it stays as it is.
+        images: how many validation images the teacher predicts, ≥ 1.
         device: where the models run.
         step_memory: what the training step kept, once it is made.
         sources: by ``train``, ``val`` or ``test``, the annotations that were read.

@@ -1,4 +1,4 @@
-"""Asking the teacher about validation images, as training asks it or otherwise."""
+"""What a teacher predicts on validation images, fed as in training or otherwise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmkd.datasets import class_names
 from mmkd.doctor.agreement import Detections
-from mmkd.doctor.case import Case
+from mmkd.doctor.setup import TrainingSetup
 from mmkd.registry import MODELS
 from mmkd.teachers import build_detector, check_class_map, teacher_model_and_checkpoint
 from mmkd.teachers.building import class_names_of, example_pixels
@@ -24,7 +24,7 @@ _MANY = 20_000
 
 
 @dataclass(frozen=True)
-class Patient:
+class LoadedTeacher:
     """A teacher with all of its layers, and its classes among the data set's.
 
     Attributes:
@@ -53,7 +53,7 @@ class Patient:
         return torch.tensor([theirs.index(name) if name in theirs else -1 for name in self.names])
 
 
-def load_patient(entry: Mapping[str, Any], device: str) -> Patient:
+def load_teacher(entry: Mapping[str, Any], device: str) -> LoadedTeacher:
     """Build a teacher whole and load it strictly.
 
     Raises:
@@ -63,7 +63,7 @@ def load_patient(entry: Mapping[str, Any], device: str) -> Patient:
     detector, meta = build_detector(copy.deepcopy(model_cfg), checkpoint, dense=False)
     channels = example_pixels(detector, detector.extract_feat).shape[1]
     preprocessor = model_cfg.get("data_preprocessor") or {"type": "mmdet.DetDataPreprocessor"}
-    return Patient(
+    return LoadedTeacher(
         entry,
         detector.to(device),
         checkpoint,
@@ -74,9 +74,11 @@ def load_patient(entry: Mapping[str, Any], device: str) -> Patient:
     )
 
 
-def load_images(case: Case, numbers: Sequence[int], pipeline: Sequence[Any] | None = None) -> list[Any]:
+def load_images(
+    setup: TrainingSetup, numbers: Sequence[int], pipeline: Sequence[Any] | None = None
+) -> list[Any]:
     """Validation images by number, through their own pipeline or another."""
-    dataset = case.dataset("val")
+    dataset = setup.dataset("val")
     if pipeline is None:
         return [dataset[number] for number in numbers]
     transforms = Compose(copy.deepcopy(list(pipeline)))
@@ -85,34 +87,34 @@ def load_images(case: Case, numbers: Sequence[int], pipeline: Sequence[Any] | No
 
 @torch.inference_mode()
 def detect(
-    case: Case,
-    patient: Patient,
+    setup: TrainingSetup,
+    teacher: LoadedTeacher,
     numbers: Sequence[int],
     *,
     images: Sequence[Any] | None = None,
     preprocessor: Mapping[str, Any] | None = None,
 ) -> list[Detections]:
-    """Ask a teacher, with the student's pixels turned into its own.
+    """What a teacher predicts, the student's pixels turned into its own.
 
     Args:
-        case: what is examined.
-        patient: the teacher.
+        setup: the training.
+        teacher: the teacher.
         numbers: of validation images.
         images: what `load_images` gave for them; read one by one if not given.
         preprocessor: another data preprocessor for the teacher.
     """
-    dataset = case.dataset("val")
-    own = case.data_preprocessor()
-    theirs = MODELS.build({**(patient.preprocessor if preprocessor is None else preprocessor)})
-    renormalize = Renormalizer(own, theirs, patient.channels)
-    table = patient.table(class_names(dataset.metainfo) or ())
+    dataset = setup.dataset("val")
+    own = setup.data_preprocessor()
+    theirs = MODELS.build({**(teacher.preprocessor if preprocessor is None else preprocessor)})
+    renormalize = Renormalizer(own, theirs, teacher.channels)
+    table = teacher.table(class_names(dataset.metainfo) or ())
     found = []
     for position, number in enumerate(numbers):
-        image = load_images(case, [number])[0] if images is None else images[position]
+        image = load_images(setup, [number])[0] if images is None else images[position]
         data = own(pseudo_collate([copy.deepcopy(image)]), False)
         samples = data["data_samples"]
         pixels = renormalize(data["inputs"], [sample.img_shape for sample in samples])
-        sample = patient.detector.predict(pixels, samples)[0]
+        sample = teacher.detector.predict(pixels, samples)[0]
         instances = sample.pred_instances.cpu()
         labels = table[instances.labels]
         kept = labels >= 0
