@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import pydoc
 import re
 import shlex
 import subprocess
@@ -190,6 +191,55 @@ def test_what_is_not_run_says_why() -> None:
         print(f"{page}: {why}")
         assert why.startswith(known), f"{page}: {why}"
     assert len(skipped) < 12
+
+
+# --- what the pages send their readers to
+
+
+def prose(page: Path) -> str:
+    return FENCE.sub("", page.read_text())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        target, _, anchor = link.partition("#")
+        if target.startswith("http"):
+            continue
+        file = page.parent / target if target else page
+        assert file.exists(), link
+        headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE) if anchor else []
+        slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings]
+        assert not anchor or anchor in slugs, link
+
+
+FOLDERS = {path.name for place in (ROOT, ROOT / "mmkd") for path in place.iterdir() if path.is_dir()}
+PLACES = (ROOT, ROOT / "mmkd", ROOT / "tests")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page: Path) -> None:
+    """Below a folder of ours; with ``file::test`` the test as well, and names in mmkd by their module."""
+    written = {block.title for block in blocks(page)}
+    defined = re.findall(r"^ *class (\w+)", page.read_text(), re.MULTILINE)
+    for code in re.findall(r"`([^`]+)`", prose(page)):
+        for word in code.split():
+            name, _, test = word.partition("::")
+            if re.fullmatch(r"\w+/[\w./*-]*", name) and name.split("/")[0] in FOLDERS and name not in written:
+                found = [path for place in PLACES for path in place.glob(name)]
+                assert found, f"{word} is not there"
+                assert not test or f"def {test}(" in found[0].read_text(), word
+            if re.fullmatch(r"mmkd(\.\w+)+", name) and name.rpartition(".")[2] not in defined:
+                assert pydoc.locate(name), f"{name} is not there"
+
+
+def test_the_tree_of_the_readme() -> None:
+    text = (ROOT / "README.md").read_text()
+    tree = text[text.index("## The tree") : text.index("## Adding to it")]
+    named = re.findall(r"^(\w[\w./]*) +\w", tree, re.MULTILINE)
+    assert not [name for name in named if not (ROOT / name).exists()]
+    packages = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("mmkd/*/__init__.py")}
+    assert packages <= {name.rstrip("/") for name in named}
 
 
 # --- troubleshooting.md
