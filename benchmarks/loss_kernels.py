@@ -20,7 +20,7 @@ from mmdet.models.losses import KnowledgeDistillationKLDivLoss
 from razor import import_mmrazor
 from torch import Tensor
 
-from mmkd.losses.functional import kl_divergence
+from mmkd.functional.kl import kl_divergence
 
 SIZES = [(4_000, 1), (4_000, 80), (44_000, 3), (44_000, 80), (44_000, 1203)]
 ROUNDS = 21

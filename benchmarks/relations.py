@@ -13,7 +13,7 @@ import torch
 from common import Step, paired_ratios, take_turns
 from torch import Tensor
 
-from mmkd.losses.functional_relations import relation_distances, relation_loss
+from mmkd.functional.relations import relation_distances, relation_loss
 
 SIZES = [(400, 80), (4_000, 80), (44_000, 3)]
 ROUNDS = 21

@@ -50,8 +50,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
 from mmkd.errors import UserError, user_error
-from mmkd.losses.functional import kl_divergence
-from mmkd.losses.functional_features import cosine_distance, feature_mse
+from mmkd.functional import cosine_distance, feature_mse, kl_divergence
 
 CLASSES = 10
 TEACHERS = ("cnn", "vit", "last-layer")

@@ -1,23 +1,47 @@
 """Knowledge distillation for MMDetection 3.x.
 
-``custom_imports = dict(imports=['mmkd'])`` in a config registers everything.
+``custom_imports = dict(imports=['mmkd'])`` in a config registers everything. Where MMDetection is not
+installed there is `mmkd.functional`, which needs torch alone.
 """
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from mmkd.version import __version__
 
 
+def _is_command() -> bool:
+    """Whether this process is one of mmkd's commands."""
+    program = Path(sys.argv[0])
+    return program.name.startswith("mmkd") or program.parent.name == "tools" or sys.argv[0] == "-m"
+
+
 def _only_tells_of_itself() -> bool:
     """Whether this process is one of mmkd's commands that only prints its help or version."""
-    program = Path(sys.argv[0])
-    ours = program.name.startswith("mmkd") or program.parent.name == "tools" or sys.argv[0] == "-m"
     asked = not {"-h", "--help", "--version"}.isdisjoint(sys.argv[1:])
-    return (ours and asked) or sys.argv in ([str(program.with_name("mmkd"))], ["-m"])
+    return (_is_command() and asked) or sys.argv in ([str(Path(sys.argv[0]).with_name("mmkd"))], ["-m"])
 
 
-if not _only_tells_of_itself():
+def _has_mmdet() -> bool:
+    try:
+        return find_spec("mmdet") is not None
+    except ImportError:
+        return False
+
+
+if not (_has_mmdet() or _is_command()):
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'mmkd' has no attribute {name!r}")
+        raise ImportError(
+            f"mmkd.{name} needs MMDetection 3.x, which is not installed; mmkd.functional needs torch alone.\n"
+            "Remedy: run `make install` in a clone of mmkd, or see 'Install' in its README"
+        )
+
+elif not _only_tells_of_itself():
     from mmkd.compat import check_environment
     from mmkd.mmengine_adaptations import adapt_mmengine
 

@@ -1,5 +1,6 @@
 """Distillation losses: pure functions and the registered modules over them."""
 
+from mmkd.functional.kl import kl_divergence
 from mmkd.losses.base import DistillLoss, build_losses, registered_losses
 from mmkd.losses.bckd import BCKDLoss
 from mmkd.losses.box_iou import BoxIoULoss
@@ -10,7 +11,6 @@ from mmkd.losses.dist import DISTLoss
 from mmkd.losses.dkd import DKDLoss
 from mmkd.losses.fgd import FGDLoss
 from mmkd.losses.fitnets import FitNetsLoss
-from mmkd.losses.functional import kl_divergence
 from mmkd.losses.kl import DistillationLoss
 from mmkd.losses.ld import LocalizationDistillationLoss
 from mmkd.losses.mgd import MGDLoss

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from mmkd.errors import UserError, check_arguments, user_error
-from mmkd.losses.functional_relations import image_of_prior
 from mmkd.registry import MODELS, class_of
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
 
@@ -89,6 +88,23 @@ def objects_of(student: DenseOutputs, context: DistillContext) -> Tensor:
     """How many priors of the batch are assigned an object, at least one for each image: mmdet's divisor."""
     assert student.cls_logits is not None or context.labels_N is not None
     return image_counts(student, is_object(student, context), context.num_images).clamp(min=1).sum()
+
+
+def image_of_prior(levels: Sequence[Tensor], num_base_priors: Sequence[int]) -> Tensor:
+    """The image of each prior, (N,), in the order of levels, images, positions.
+
+    Args:
+        levels: per level, maps B×…×H×W.
+        num_base_priors: per level, the priors at a position.
+    """
+    return torch.cat(
+        [
+            torch.arange(level.shape[0], device=level.device).repeat_interleave(
+                level.shape[-2] * level.shape[-1] * A
+            )
+            for level, A in zip(levels, num_base_priors)
+        ]
+    )
 
 
 def image_counts(student: DenseOutputs, chosen_N: Tensor, images: int) -> Tensor:

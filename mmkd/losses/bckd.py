@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mmkd.errors import UserError
+from mmkd.functional.logits import check_exponent, modulated_bce
 from mmkd.losses.base import DistillLoss, check_choices, objects_of, on_levels_with_objects
-from mmkd.losses.functional_logits import check_exponent, modulated_bce
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Valid
 
@@ -24,7 +24,7 @@ class BCKDLoss(DistillLoss):
         |\sigma(z^t_{ic}) - \sigma(z^s_{ic})|^\beta \; \mathrm{BCE}(\sigma(z^s_{ic}), \sigma(z^t_{ic}))
 
     over the priors i outside the padding, background as well as objects; see
-    :func:`mmkd.losses.functional_logits.modulated_bce`. n is the number of priors to which the student's
+    :func:`mmkd.functional.modulated_bce`. n is the number of priors to which the student's
     assigner gives an object, at least one for each image, averaged over processes: the divisor of the
     student's own classification loss.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmkd.errors import UserError
+from mmkd.functional.boxes import Overlap, box_iou_loss
 from mmkd.losses.base import (
     DistillLoss,
     check_choices,
@@ -15,7 +16,6 @@ from mmkd.losses.base import (
     objects_of,
     on_levels_with_objects,
 )
-from mmkd.losses.functional_boxes import Overlap, box_iou_loss, check_overlap
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, Need, Valid
 
@@ -82,11 +82,9 @@ class BoxIoULoss(DistillLoss):
         valid: Valid = "image",
     ) -> None:
         super().__init__(loss_weight, valid)
-        try:
-            check_overlap(overlap)
-        except ValueError as error:
-            raise UserError(f"BoxIoULoss: {error}") from None
-        check_choices(self, region=(region, Region), normalizer=(normalizer, Normalizer))
+        check_choices(
+            self, overlap=(overlap, Overlap), region=(region, Region), normalizer=(normalizer, Normalizer)
+        )
         if not isinstance(min_score, (int, float)) or not 0 <= min_score < 1:
             raise UserError(f"BoxIoULoss: min_score must be a number ≥ 0 and below 1, found {min_score!r}")
         self.region = region

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
 
 import torch
 from torch import Tensor
 
-from mmkd.errors import UserError
+from mmkd.functional.features import Vector, cosine_distance
+from mmkd.losses.base import check_choices
 from mmkd.losses.feature_base import FeatureLoss
-from mmkd.losses.functional_features import Vector, check_choice, cosine_distance
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext
 
@@ -22,7 +21,7 @@ class CosineLoss(FeatureLoss):
     .. math:: \frac{\lambda}{L B} \sum_{l,b} 1 - \cos(v^s_{lb}, v^t_{lb})
 
     Says nothing of the size of features, only of their direction. Where the widths differ, the default
-    averages neighbouring channels of the wider map (`mmkd.losses.functional_features.cosine_distance`):
+    averages neighbouring channels of the wider map (`mmkd.functional.cosine_distance`):
     without parameters, but the order of channels means nothing in a network, so that a convolution
     (``align='auto'``) is the better bridge for students that were not made from their teacher. Padding
     counts.
@@ -52,10 +51,7 @@ class CosineLoss(FeatureLoss):
         vector: Vector = "map",
     ) -> None:
         super().__init__(loss_weight, levels, align)
-        try:
-            check_choice("vector", vector, get_args(Vector))
-        except ValueError as error:
-            raise UserError(f"CosineLoss: {error}") from None
+        check_choices(self, vector=(vector, Vector))
         self.vector = vector
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:

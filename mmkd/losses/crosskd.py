@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkd.errors import UserError, user_error
+from mmkd.functional.crossed import match_statistics
 from mmkd.losses.base import DistillLoss, build_losses
-from mmkd.losses.functional_crossed import match_statistics
 from mmkd.registry import MODELS
 from mmkd.structures import OF_CONTEXT, DenseOutputs, DistillContext, HeadSpec, Levels
 

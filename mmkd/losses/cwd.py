@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from mmkd.errors import UserError
+from mmkd.functional.features import channel_kl
+from mmkd.functional.kl import check_kl_options
 from mmkd.losses.feature_base import FeatureLoss
-from mmkd.losses.functional import check_kl_options
-from mmkd.losses.functional_features import channel_kl
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext
 
@@ -22,7 +22,7 @@ class CWDLoss(FeatureLoss):
     .. math:: \lambda \sum_l \frac{T^2}{B C} \sum_{b,c} \mathrm{KL}(p^t_{lbc} \,\|\, p^s_{lbc}),
         \qquad p_{lbc} = \mathrm{softmax}_{HW}(f_{lbc} / T)
 
-    by `mmkd.losses.functional_features.channel_kl`. Weighs positions by the teacher's activation, so that
+    by `mmkd.functional.channel_kl`. Weighs positions by the teacher's activation, so that
     the few salient ones count and the background hardly does; indifferent to the offset of a channel.
     Padding counts, as positions like others.
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from mmkd.errors import UserError
-from mmkd.losses.base import DistillLoss
-from mmkd.losses.functional import Activation, check_kl_options, check_softmax_classes
-from mmkd.losses.functional_logits import check_factors
-from mmkd.losses.functional_relations import image_of_prior, relation_distances
+from mmkd.functional.checks import check_factors
+from mmkd.functional.kl import Activation, check_kl_options, check_softmax_classes
+from mmkd.functional.relations import relation_distances
+from mmkd.losses.base import DistillLoss, image_of_prior
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Valid
 
@@ -28,7 +28,7 @@ class DISTLoss(DistillLoss):
         \frac{\gamma}{m} \sum_g \frac{1}{K} \sum_c (1 - \rho(Y^s_{g c}, Y^t_{g c})) \right)
 
     over the n priors i of the region and the m images g that have two or more of them; Y are the scores at
-    temperature T; see :func:`mmkd.losses.functional_relations.relation_distances`. The student may scale and
+    temperature T; see :func:`mmkd.functional.relation_distances`. The student may scale and
     shift its scores, so a teacher that is much surer than the student can become is no burden.
 
     The relation within a class is between the priors of one image, where the reference implementation has

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from mmkd.errors import UserError
+from mmkd.functional.checks import check_factors
+from mmkd.functional.kl import check_kl_options
+from mmkd.functional.logits import check_two_classes, decoupled_kl
 from mmkd.losses.base import DistillLoss, is_object
-from mmkd.losses.functional import check_kl_options
-from mmkd.losses.functional_logits import check_factors, check_two_classes, decoupled_kl
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Valid
 
@@ -22,7 +23,7 @@ class DKDLoss(DistillLoss):
 
     over the n priors i to which the student's assigner gives an object, outside the padding; b is the softmax
     score of the assigned class against all others together, :math:`\hat p` the softmax over the others; see
-    :func:`mmkd.losses.functional_logits.decoupled_kl`. n is averaged over processes. A background channel of
+    :func:`mmkd.functional.decoupled_kl`. n is averaged over processes. A background channel of
     a softmax head is one of the others. As a softmax compares the classes of a prior with each other, a head
     with sigmoids learns from it which class an object has and not that there is one.
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mmkd.errors import UserError
+from mmkd.functional.masks import box_masks, check_attention_options, focal_terms
 from mmkd.losses.feature_base import Align, FeatureLoss
-from mmkd.losses.functional_masks import box_masks, check_attention_options, focal_terms
 from mmkd.losses.ground_truth import gt_boxes, input_size
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec
@@ -54,7 +54,7 @@ class FGDLoss(FeatureLoss):
     .. math:: \sum_l \alpha L_{fg} + \beta L_{bg} + \gamma L_{at} + \lambda \,
         \frac{1}{B} \sum_{bchw} \big(R_t(F^t) - R_s(F^s)\big)^2
 
-    The first three are `mmkd.losses.functional_masks.focal_terms` with the masks of `box_masks`: foreground
+    The first three are `mmkd.functional.focal_terms` with the masks of `box_masks`: foreground
     and background are apart, each object counts the same whatever its size, and the teacher's attention
     weighs positions and channels. R is a `GlobalContext` block, one for each network and level; they train
     with the student and are in none of its checkpoints. Sums over positions and channels grow with the

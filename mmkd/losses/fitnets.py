@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmkd.functional.features import feature_mse
 from mmkd.losses.feature_base import FeatureLoss
-from mmkd.losses.functional_features import feature_mse
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext
 
@@ -25,7 +25,7 @@ class FitNetsLoss(FeatureLoss):
     values dominate. Padding counts.
 
     Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015 (https://arxiv.org/abs/1412.6550),
-    equation 3; see `mmkd.losses.functional_features.feature_mse`. There the hint is a first stage of the
+    equation 3; see `mmkd.functional.feature_mse`. There the hint is a first stage of the
     training; here, as in later work on detectors, it is a term beside the others.
 
     Args:

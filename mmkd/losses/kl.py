@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from mmkd.errors import UserError
-from mmkd.losses.base import DistillLoss, is_object
-from mmkd.losses.functional import (
+from mmkd.functional.kl import (
     Activation,
     Reduction,
     check_kl_options,
     check_softmax_classes,
     kl_divergence,
 )
+from mmkd.losses.base import DistillLoss, is_object
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Valid
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mmkd.errors import UserError, user_error
+from mmkd.functional.localization import Nearness, localization_kl, square_anchors, valuable_region
 from mmkd.losses.base import DistillLoss, is_object
-from mmkd.losses.functional_boxes import Nearness, localization_kl, square_anchors, valuable_region
 from mmkd.losses.ground_truth import gt_boxes
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Valid

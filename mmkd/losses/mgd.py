@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mmkd.errors import UserError
+from mmkd.functional.features import squared_distance
+from mmkd.functional.masks import check_mask_ratio, random_keep_mask
 from mmkd.losses.feature_base import Align, FeatureLoss
-from mmkd.losses.functional_masks import check_mask_ratio, random_keep_mask, squared_distance
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec
 

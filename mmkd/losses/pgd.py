@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from mmkd.errors import UserError
+from mmkd.functional.boxes import inside_boxes
+from mmkd.functional.masks import check_attention_options, focal_terms
+from mmkd.functional.quality import check_xi, gaussian_weights, prediction_quality
 from mmkd.losses.base import check_choices
 from mmkd.losses.feature_base import Align, FeatureLoss
 from mmkd.losses.fgd import check_weights
-from mmkd.losses.functional_masks import check_attention_options, focal_terms
-from mmkd.losses.functional_quality import check_xi, gaussian_weights, inside_boxes, prediction_quality
 from mmkd.losses.ground_truth import gt_boxes, gt_labels
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
@@ -24,7 +25,7 @@ class PGDLoss(FeatureLoss):
 
     .. math:: \sum_l (1 + g l)(\alpha L_{fg} + \beta L_{bg}) + \delta L_{at}
 
-    The terms are `mmkd.losses.functional_masks.focal_terms` with channel attention by position. The
+    The terms are `mmkd.functional.focal_terms` with channel attention by position. The
     foreground weights are `gaussian_weights`: for each object the ``topk`` positions of all levels whose
     predicted class and box are best by `prediction_quality`, under a Gaussian fitted to them; background are
     the positions inside no box. Both are divided by their number on each level of each image; priors in the

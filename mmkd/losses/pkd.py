@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
 
 import torch
 from torch import Tensor
 
-from mmkd.errors import UserError
+from mmkd.functional.features import Statistics, pearson_distance
+from mmkd.losses.base import check_choices
 from mmkd.losses.feature_base import FeatureLoss
-from mmkd.losses.functional_features import Statistics, check_choice, pearson_distance
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext
 
@@ -23,7 +22,7 @@ class PKDLoss(FeatureLoss):
         = \lambda \sum_l \frac{1}{C} \sum_c 1 - r(f^s_{lc}, f^t_{lc})
 
     where a hat stands for a channel normalised to zero mean and unit deviation
-    (`mmkd.losses.functional_features.pearson_distance`). Indifferent to scale and offset of each channel, so
+    (`mmkd.functional.pearson_distance`). Indifferent to scale and offset of each channel, so
     that teachers of another kind, or with other magnitudes, serve as well. Padding counts.
 
     By default the statistics are those of the images of one process, as published. So they depend on which
@@ -56,10 +55,7 @@ class PKDLoss(FeatureLoss):
         unbiased: bool = False,
     ) -> None:
         super().__init__(loss_weight, levels, align)
-        try:
-            check_choice("statistics", statistics, get_args(Statistics))
-        except ValueError as error:
-            raise UserError(f"PKDLoss: {error}") from None
+        check_choices(self, statistics=(statistics, Statistics))
         self.statistics = statistics
         self.unbiased = unbiased
 

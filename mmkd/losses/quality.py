@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mmkd.errors import UserError, user_error
+from mmkd.functional.kl import kl_divergence
 from mmkd.losses.base import DistillLoss, check_choices, is_object, objects_of
-from mmkd.losses.functional import kl_divergence
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, Need, Valid
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd.losses import DistillLoss
-from mmkd.losses.functional_relations import image_of_prior
+from mmkd.losses.base import image_of_prior
 from mmkd.registry import MODELS
 
 from .contract import Case, make_case

@@ -11,8 +11,8 @@ from mmkd.errors import UserError
 from mmkd.losses.box_iou import BoxIoULoss
 
 from ..conftest import batch, build, distilled, losses_of, tiny_atss, tiny_teacher
+from ..functional.test_boxes import by_hand
 from .contract import check_contract, check_same_for_twice_the_batch, make_case
-from .test_functional_boxes import by_hand
 
 OPTIONS = [
     {"region": region, "overlap": overlap, "min_score": score}

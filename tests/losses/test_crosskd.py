@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mmkd.errors import UserError
-from mmkd.losses.functional import kl_divergence
-from mmkd.losses.functional_crossed import match_statistics
+from mmkd.functional.kl import kl_divergence
 from mmkd.registry import MODELS
 
 from ..conftest import batch, build, distilled, losses_of, save_teacher, tiny_atss, tiny_teacher
@@ -20,24 +19,6 @@ KL = {"type": "DistillationLoss", "region": "all", "normalizer": "priors", "loss
 
 def crossed(layer: int = 1, **losses: Any) -> dict[str, Any]:
     return {"x": {"type": "CrossKDLoss", "layer": layer, "losses": losses or {"cls": KL}}}
-
-
-def test_statistics_become_the_teachers() -> None:
-    student = (torch.randn(2, 5, 4, 6, dtype=torch.float64) * 3 + 1).requires_grad_()
-    teacher = torch.randn(2, 5, 8, 3, dtype=torch.float64, requires_grad=True)
-    found = match_statistics(student, teacher)
-    for channel in range(5):
-        values, taught = student[:, channel].flatten(), teacher[:, channel].flatten()
-        mean = sum(values) / 48
-        deviation = (sum((v - mean) ** 2 for v in values) / 47) ** 0.5
-        wanted = (values - mean) / (deviation + 1e-6) * taught.std() + taught.mean()
-        torch.testing.assert_close(found[:, channel].flatten(), wanted)
-    found.square().sum().backward()
-    assert teacher.grad is None
-    assert torch.isfinite(match_statistics(torch.ones(1, 2, 1, 1), torch.randn(1, 2, 1, 1))).all()
-    assert torch.isfinite(match_statistics(torch.zeros(1, 2, 3, 3), torch.randn(1, 2, 3, 3))).all()
-    with pytest.raises(ValueError, match="one width"):
-        match_statistics(torch.randn(1, 2, 3, 3), torch.randn(1, 3, 3, 3))
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from mmkd.errors import UserError
-from mmkd.losses.base import DistillLoss
+from mmkd.losses.base import DistillLoss, image_of_prior
 from mmkd.losses.dist import DISTLoss
-from mmkd.losses.functional_relations import image_of_prior
 from mmkd.structures import DistillContext, HeadSpec
 
 from ..conftest import batch, build, distilled, losses_of, tiny_atss, tiny_teacher
+from ..functional.test_relations import pearson
 from .contract import Case, check_contract, check_same_for_twice_the_batch, make_case
-from .test_functional_logits import pearson
 
 OPTIONS = [
     {"activation": activation, "region": region}

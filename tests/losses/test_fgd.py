@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from mmkd.errors import UserError
+from mmkd.functional.masks import box_masks
 from mmkd.losses.fgd import FGDLoss, GlobalContext
-from mmkd.losses.functional_masks import box_masks
 
 from ..conftest import batch, build, distilled, losses_of, tiny_atss, tiny_teacher
+from ..functional.test_masks import plain_box_masks, plain_focal_terms, plain_softmax
 from .contract import check_contract, check_same_for_twice_the_batch, make_case
 from .objects import case_with_objects, sample
-from .test_functional_masks import plain_box_masks, plain_focal_terms, plain_softmax
 
 
 def ready(loss: FGDLoss, case: Any) -> FGDLoss:

@@ -13,14 +13,14 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmkd.errors import UserError
-from mmkd.losses.functional_boxes import localization_kl
+from mmkd.functional.localization import localization_kl
 from mmkd.losses.ld import LocalizationDistillationLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext
 
 from ..conftest import batch, build, distilled, losses_of, tiny_atss, tiny_teacher
+from ..functional.test_localization import region_by_hand
 from .contract import Case, check_contract, check_same_for_twice_the_batch, make_case
-from .test_functional_boxes import region_by_hand
 
 SIZES = ((6, 8), (3, 4))
 

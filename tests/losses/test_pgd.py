@@ -11,9 +11,10 @@ from mmkd.losses.pgd import PGDLoss
 from mmkd.structures import HeadSpec
 
 from ..conftest import batch, build, distilled, losses_of, save_teacher, tiny_atss, tiny_teacher
+from ..functional.test_masks import plain_attention, plain_softmax
+from ..functional.test_quality import plain_gaussian, plain_iou
 from .contract import check_contract, check_same_for_twice_the_batch, make_case
 from .objects import case_with_objects, sample
-from .test_functional_masks import plain_attention, plain_gaussian, plain_iou, plain_softmax
 
 
 def ready(loss: PGDLoss, case: Any) -> PGDLoss:

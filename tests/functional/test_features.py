@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkd.losses.functional_features import (
+from mmkd.functional.features import (
     channel_kl,
     cosine_distance,
     feature_mse,
     pearson_distance,
     pool_channels,
+    squared_distance,
 )
 
 Distance = Callable[..., Tensor]
@@ -256,3 +257,25 @@ def test_other_widths_are_refused(distance: Distance) -> None:
 def test_bad_options(distance: Distance, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         distance(*pair(), **options)
+
+
+def test_squared_distance_is_the_sum_of_an_image() -> None:
+    s, t = torch.randn(2, 2, 3, 4, 5, dtype=torch.float64)
+    expected = sum(
+        (a - b) ** 2 for x, y in zip(s, t) for a, b in zip(x.flatten().tolist(), y.flatten().tolist())
+    )
+    torch.testing.assert_close(squared_distance(s, t), torch.tensor(expected / 2, dtype=torch.float64))
+    torch.testing.assert_close(squared_distance(torch.cat([s, s]), torch.cat([t, t])), squared_distance(s, t))
+
+
+def test_squared_distance_of_half_precision_is_summed_in_float32() -> None:
+    ones = torch.ones(1, 8, 100, 100, dtype=torch.float16)  # the sum is more than float16 can hold
+    value = squared_distance(ones, -ones)
+    assert value.dtype == torch.float32
+    assert value == 4 * 8 * 100 * 100
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 6), (1, 3, 4, 5)])
+def test_squared_distance_of_bad_shapes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"one shape \(B, C, H, W\)"):
+        squared_distance(torch.zeros(2, 3, 4, 5), torch.zeros(shape))

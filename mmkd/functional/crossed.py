@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmkd.functional.checks import exact
+
 _EPSILON = 1e-6
 
 
@@ -30,14 +32,18 @@ def match_statistics(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
 
     Raises:
         ValueError: the numbers of channels differ.
+
+    Example:
+        >>> matched = match_statistics(torch.randn(2, 3, 4, 4), torch.randn(2, 3, 8, 8) * 5 + 2)
+        >>> bool((matched.std((0, 2, 3)) > 3).all())
+        True
     """
     if student_BCHW.shape[1] != teacher_BCHW.shape[1]:
         raise ValueError(
             f"expected features of one width, found student {student_BCHW.shape[1]} "
             f"and teacher {teacher_BCHW.shape[1]}"
         )
-    dtype = torch.promote_types(student_BCHW.dtype, torch.float32)
-    student, teacher = student_BCHW.to(dtype), teacher_BCHW.detach().to(dtype)
+    student, teacher = exact(student_BCHW), exact(teacher_BCHW.detach())
     mean_s, mean_t = (x.mean((0, 2, 3), keepdim=True) for x in (student, teacher))
     # Of a single value the unbiased deviation is not defined; nothing is spread there.
     std_s, std_t = (

@@ -5,12 +5,13 @@ Shape suffixes: N priors (or samples), K classes.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from mmkd.losses.kernels import KLDivergence
+from mmkd.functional.checks import check_above_zero, check_choice, check_pair, exact
+from mmkd.functional.kernels import KLDivergence
 
 Activation = Literal["softmax", "sigmoid"]
 Reduction = Literal["none", "sum", "batchmean", "mean"]
@@ -66,6 +67,17 @@ def kl_divergence(
     Raises:
         ValueError: the shapes differ or are not (N, K); a softmax over one
             class (it is 1 whatever the logit) or z-scores over two; a bad option.
+
+    Example:
+        >>> student_NK = torch.tensor([[0.0, 0.0], [2.0, 0.0]], requires_grad=True)
+        >>> teacher_NK = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
+        >>> value = kl_divergence(student_NK, teacher_NK, reduction="none")
+        >>> value
+        tensor([0.3278, 0.0000], grad_fn=<KLDivergenceBackward>)
+        >>> value.sum().backward()
+        >>> student_NK.grad
+        tensor([[-0.3808,  0.3808],
+                [ 0.0000,  0.0000]])
     """
     check_kl_options(temperature, activation, reduction, standardize)
     check_pair(student_NK, teacher_NK, weight_N)
@@ -86,7 +98,12 @@ def reduce_priors(
     avg_factor: Tensor | float | None,
     classes: int = 1,
 ) -> Tensor:
-    """Weigh and reduce values of priors: ``none``, ``sum``, or the sum / (``avg_factor`` · ``classes``)."""
+    """Weigh and reduce values of priors: ``none``, ``sum``, or the sum / (``avg_factor`` · ``classes``).
+
+    Example:
+        >>> reduce_priors(torch.tensor([1.0, 5.0]), torch.tensor([1.0, 0.5]), "batchmean", 7.0)
+        tensor(0.5000)
+    """
     if weight_N is not None:
         value_N = value_N * weight_N
     if reduction == "none":
@@ -95,17 +112,6 @@ def reduce_priors(
     if reduction == "sum":
         return total
     return total / ((max(1, len(value_N)) if avg_factor is None else avg_factor) * classes)
-
-
-def check_pair(student_NK: Tensor, teacher_NK: Tensor, weight_N: Tensor | None) -> None:
-    """Raise ValueError unless logits are of one shape (N, K) and weights (N,)."""
-    if student_NK.dim() != 2 or student_NK.shape != teacher_NK.shape:
-        raise ValueError(
-            f"expected logits of one shape (N, K), found student {tuple(student_NK.shape)} "
-            f"and teacher {tuple(teacher_NK.shape)}"
-        )
-    if weight_N is not None and weight_N.shape != student_NK.shape[:1]:
-        raise ValueError(f"expected weights ({student_NK.shape[0]},), found {tuple(weight_N.shape)}")
 
 
 def standardized_logits(logits_NK: Tensor) -> Tensor:
@@ -126,8 +132,13 @@ def standardized_logits(logits_NK: Tensor) -> Tensor:
 
     Returns:
         (N, K), float32 or float64. With K = 2 they are ±1/√2, whatever the logits.
+
+    Example:
+        >>> standardized_logits(torch.tensor([[1.0, 2.0, 3.0], [10.0, 30.0, 50.0]]))
+        tensor([[-1.,  0.,  1.],
+                [-1.,  0.,  1.]])
     """
-    logits_NK = logits_NK.to(torch.promote_types(logits_NK.dtype, torch.float32))
+    logits_NK = exact(logits_NK)
     centered_NK = logits_NK - logits_NK.mean(dim=1, keepdim=True)
     variance_N1 = centered_NK.square().sum(dim=1, keepdim=True) / (logits_NK.shape[1] - 1)
     # The clamp is of the square: the root of 0 has no gradient.
@@ -138,14 +149,9 @@ def check_kl_options(temperature: float, activation: str, reduction: str, standa
     """Raise ValueError if an option of `kl_divergence` is out of its range."""
     if not isinstance(standardize, bool):
         raise ValueError(f"standardize must be True or False, found {standardize!r}")
-    if not isinstance(temperature, (int, float)) or not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature must be a number above 0, found {temperature!r}")
-    for name, value, valid in (
-        ("activation", activation, get_args(Activation)),
-        ("reduction", reduction, get_args(Reduction)),
-    ):
-        if value not in valid:
-            raise ValueError(f"{name} must be one of {', '.join(valid)}, found {value!r}")
+    check_above_zero("temperature", temperature)
+    check_choice("activation", activation, Activation)
+    check_choice("reduction", reduction, Reduction)
 
 
 def check_softmax_classes(activation: str, cls_channels: int, standardize: bool = False) -> None:

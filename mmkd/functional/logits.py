@@ -5,14 +5,15 @@ Shape suffixes: N priors (or samples), K classes.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd.losses.functional import check_kl_options, check_pair, reduce_priors
-from mmkd.losses.kernels import KLDivergence
+from mmkd.functional.checks import check_choice, check_factors, check_pair, exact, is_number
+from mmkd.functional.kernels import KLDivergence
+from mmkd.functional.kl import check_kl_options, reduce_priors
 
 SumReduction = Literal["none", "sum", "batchmean"]
 
@@ -51,9 +52,14 @@ def modulated_bce(
 
     Raises:
         ValueError: the shapes differ or are not (N, K); a bad option.
+
+    Example:
+        >>> logits_NK = torch.tensor([[0.0], [3.0]])
+        >>> modulated_bce(logits_NK, torch.zeros(2, 1), reduction="none")
+        tensor([0.0000, 0.7009])
     """
     check_exponent(beta)
-    _check_reduction(reduction)
+    check_choice("reduction", reduction, SumReduction)
     check_pair(student_NK, teacher_NK, weight_N)
     with torch.autocast(student_NK.device.type, enabled=False):
         student_NK, p_t_NK = exact(student_NK), exact(teacher_NK.detach()).sigmoid()
@@ -105,10 +111,18 @@ def decoupled_kl(
 
     Raises:
         ValueError: the shapes differ or are not (N, K); targets are not N integers; one class; a bad option.
+
+    Example:
+        >>> student_NK, teacher_NK = torch.zeros(1, 3), torch.tensor([[4.0, 1.0, -1.0]])
+        >>> target_N = torch.tensor([0])
+        >>> of_target = decoupled_kl(student_NK, teacher_NK, target_N, alpha=1, beta=0)
+        >>> of_others = decoupled_kl(student_NK, teacher_NK, target_N, alpha=0, beta=1)
+        >>> torch.allclose(decoupled_kl(student_NK, teacher_NK, target_N), of_target + of_others)
+        True
     """
     check_kl_options(temperature, "softmax", "sum")
     check_factors(alpha=alpha, beta=beta)
-    _check_reduction(reduction)
+    check_choice("reduction", reduction, SumReduction)
     check_pair(student_NK, teacher_NK, weight_N)
     check_two_classes(student_NK.shape[1])
     if target_N.shape != student_NK.shape[:1] or target_N.is_floating_point() or target_N.dtype == torch.bool:
@@ -139,19 +153,8 @@ def decoupled_kl(
 
 def check_exponent(beta: Any) -> None:
     """Raise ValueError if the exponent of `modulated_bce` is out of its range."""
-    if not _is_number(beta) or not 1 <= beta < float("inf"):
+    if not is_number(beta) or not 1 <= beta < float("inf"):
         raise ValueError(f"beta must be a number ≥ 1, found {beta!r}")
-
-
-def check_factors(**factors: Any) -> None:
-    """Raise ValueError if a factor is no number ≥ 0, or if all are zero."""
-    for name, value in factors.items():
-        if not _is_number(value) or not 0 <= value < float("inf"):
-            raise ValueError(f"{name} must be a number ≥ 0, found {value!r}")
-    if not any(factors.values()):
-        raise ValueError(
-            f"{' and '.join(factors)} are both 0, which leaves no loss; set loss_weight=0 instead"
-        )
 
 
 def check_two_classes(cls_channels: int) -> None:
@@ -161,17 +164,3 @@ def check_two_classes(cls_channels: int) -> None:
             "it is a softmax over the classes, which is 1 whatever the logit where there is one class; "
             "use DistillationLoss with activation='sigmoid'"
         )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _check_reduction(reduction: Any) -> None:
-    if reduction not in get_args(SumReduction):
-        raise ValueError(f"reduction must be one of {', '.join(get_args(SumReduction))}, found {reduction!r}")
-
-
-def exact(x: Tensor) -> Tensor:
-    """At least float32."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

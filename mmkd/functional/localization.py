@@ -1,4 +1,4 @@
-"""Distillation losses on boxes, and the priors that they are for; torch is all they need.
+"""Distributions of a box's sides as a distillation loss, and where it counts; torch is all they need.
 
 Shape suffixes: N priors, D box channels (4·R), M anchors of an image, G boxes of ground truth. A box is
 x1, y1, x2, y2 in pixels.
@@ -7,115 +7,19 @@ x1, y1, x2, y2 in pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from mmkd.losses.functional import kl_divergence
+from mmkd.functional.boxes import AREA_EPS, area, center_distance, intersection
+from mmkd.functional.checks import check_choice
+from mmkd.functional.kl import kl_divergence
 
-Overlap = Literal["giou", "iou", "diou", "log_iou"]
 Nearness = Literal["iof", "iou"]
 
-# The smallest divisor, in px²: a box without area gives a finite value and gradient.
-_EPS = 1e-7
-# Of which there is a logarithm.
-_LEAST_IOU = 1e-6
-# The largest coordinate, in px: the areas of larger boxes overflow float32, and inf / inf is NaN.
-_FARTHEST = 1e18
 # Pairs of anchor and object at a time: what fits a core's cache; what bounds the memory of a GPU.
 _CHUNK_CPU, _CHUNK_GPU = 2**17, 2**24
-
-
-def box_iou_loss(student_N4: Tensor, teacher_N4: Tensor, overlap: Overlap = "giou") -> Tensor:
-    r"""How far two boxes are from being the same.
-
-    With I the area of the intersection, U of the union, C of the smallest enclosing box, ρ the distance of
-    the centers and c the diagonal of C,
-
-    .. math:: 1 - \mathrm{GIoU} = \frac{U - I}{U} + \frac{C - U}{C}
-
-    is in [0, 2) and has a gradient where boxes do not meet; ``'iou'`` is its first term, ``'diou'`` that
-    term :math:`+ \rho^2 / c^2`, and ``'log_iou'`` is :math:`-\log(I / U)` with I / U at least 1e-6, as in
-    mmdet's ``IoULoss``. All are 0 for equal boxes and do not change with the scale of the image. A
-    box with x2 < x1 or y2 < y1 has no area, and a coordinate beyond ±1e18, infinite ones included, counts as
-    that and has no gradient; the value is finite. Half-precision input is computed in float32, also under
-    autocast. The teacher gets no gradient.
-
-    Source: Rezatofighi et al., 2019 (https://arxiv.org/abs/1902.09630), section 3; DIoU: Zheng et al., 2020
-    (https://arxiv.org/abs/1911.08287). Reference implementation: mmdet's ``GIoULoss`` and ``DIoULoss``, which
-    give 1, not 0, for two equal boxes without area.
-
-    Args:
-        student_N4: boxes.
-        teacher_N4: boxes of the same shape.
-        overlap: ``'giou'``, ``'iou'``, ``'diou'`` or ``'log_iou'``.
-
-    Returns:
-        (N,), ≥ 0 up to rounding.
-
-    Raises:
-        ValueError: the shapes differ or are not (N, 4); a bad option.
-    """
-    check_overlap(overlap)
-    if student_N4.dim() != 2 or student_N4.shape[1] != 4 or student_N4.shape != teacher_N4.shape:
-        raise ValueError(
-            f"expected boxes of one shape (N, 4), found student {tuple(student_N4.shape)} "
-            f"and teacher {tuple(teacher_N4.shape)}"
-        )
-    dtype = torch.promote_types(student_N4.dtype, torch.float32)
-    with torch.autocast(student_N4.device.type, enabled=False):
-        student_4N, teacher_4N = (
-            boxes.to(dtype).t().contiguous().clamp(-_FARTHEST, _FARTHEST)
-            for boxes in (student_N4, teacher_N4.detach())
-        )
-        return _one_minus_overlap(student_4N, teacher_4N, overlap)
-
-
-def check_overlap(overlap: str) -> None:
-    """Raise ValueError if there is no such measure."""
-    if overlap not in get_args(Overlap):
-        raise ValueError(f"overlap must be one of {', '.join(get_args(Overlap))}, found {overlap!r}")
-
-
-def _one_minus_overlap(a: Tensor, b: Tensor, overlap: Overlap) -> Tensor:
-    """Of boxes (4, …) that broadcast: coordinates first, so that each is contiguous."""
-    both, union = _intersection(a, b), _area(a) + _area(b)
-    union = union - both
-    # Not 1 − both / union, which is 1 for equal boxes without area.
-    loss = (union - both) / union.clamp(min=_EPS)
-    if overlap == "iou":
-        return loss
-    if overlap == "log_iou":
-        return -(1 - loss).clamp(min=_LEAST_IOU).log()
-    if overlap == "diou":
-        return loss + _center_distance(a, b)
-    width, height = _enclosing(a, b)
-    enclosing = width * height
-    return loss + (enclosing - union) / enclosing.clamp(min=_EPS)
-
-
-def _area(a: Tensor) -> Tensor:
-    return (a[2] - a[0]).clamp(min=0) * (a[3] - a[1]).clamp(min=0)
-
-
-def _intersection(a: Tensor, b: Tensor) -> Tensor:
-    width = torch.minimum(a[2], b[2]) - torch.maximum(a[0], b[0])
-    height = torch.minimum(a[3], b[3]) - torch.maximum(a[1], b[1])
-    return width.clamp(min=0) * height.clamp(min=0)
-
-
-def _enclosing(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    width = torch.maximum(a[2], b[2]) - torch.minimum(a[0], b[0])
-    height = torch.maximum(a[3], b[3]) - torch.minimum(a[1], b[1])
-    return width.clamp(min=0), height.clamp(min=0)
-
-
-def _center_distance(a: Tensor, b: Tensor) -> Tensor:
-    """ρ² / c²."""
-    width, height = _enclosing(a, b)
-    distance = ((a[0] + a[2]) - (b[0] + b[2])).square() + ((a[1] + a[3]) - (b[1] + b[3])).square()
-    return distance / 4 / (width.square() + height.square()).clamp(min=_EPS)
 
 
 def localization_kl(student_ND: Tensor, teacher_ND: Tensor, temperature: float = 10.0) -> Tensor:
@@ -142,6 +46,10 @@ def localization_kl(student_ND: Tensor, teacher_ND: Tensor, temperature: float =
 
     Raises:
         ValueError: the shapes differ or are not (N, 4·R) with R > 1; a bad temperature.
+
+    Example:
+        >>> localization_kl(torch.zeros(2, 4 * 17), torch.randn(2, 4 * 17)).shape
+        torch.Size([2])
     """
     if student_ND.dim() != 2 or student_ND.shape[1] % 4 or student_ND.shape[1] <= 4:
         raise ValueError(f"expected logits (N, 4·R) with R > 1, found {tuple(student_ND.shape)}")
@@ -171,6 +79,11 @@ def square_anchors(
         stride: (x, y) in pixels.
         scale: the side of an anchor in strides (the smaller one), mmdet's ``octave_base_scale``.
         device: of the result.
+
+    Example:
+        >>> square_anchors(1, 2, stride=(8, 8), scale=4)
+        tensor([[-16., -16.,  16.,  16.],
+                [ -8., -16.,  24.,  16.]])
     """
     y, x = torch.meshgrid(
         torch.arange(rows, device=device) * float(stride[1]),
@@ -219,9 +132,14 @@ def valuable_region(
 
     Raises:
         ValueError: ``per_level`` does not sum to M; a bad option.
+
+    Example:
+        >>> anchor_M4 = square_anchors(8, 8, stride=(8, 8), scale=4)
+        >>> weight_M = valuable_region(anchor_M4, [64], torch.tensor([[10.0, 10, 40, 40]]))
+        >>> weight_M.shape, bool(weight_M.max() > 0)
+        (torch.Size([64]), True)
     """
-    if nearness not in get_args(Nearness):
-        raise ValueError(f"nearness must be one of {', '.join(get_args(Nearness))}, found {nearness!r}")
+    check_choice("nearness", nearness, Nearness)
     if sum(per_level) != len(anchor_M4):
         raise ValueError(f"expected {len(anchor_M4)} anchors, found levels of {list(per_level)}")
     weight_M = anchor_M4.new_zeros(len(anchor_M4))
@@ -246,10 +164,10 @@ def _weights_by_object(
     nearness: Nearness,
     candidates: int,
 ) -> Tensor:
-    both_GM = _intersection(anchor_41M, gt_4G1)
-    iou_GM = both_GM / (_area(anchor_41M) + _area(gt_4G1) - both_GM).clamp(min=_EPS)
-    near_GM = iou_GM if nearness == "iou" else both_GM / _area(anchor_41M).clamp(min=_EPS)
-    near_GM = near_GM - _center_distance(anchor_41M, gt_4G1)
+    both_GM = intersection(anchor_41M, gt_4G1)
+    iou_GM = both_GM / (area(anchor_41M) + area(gt_4G1) - both_GM).clamp(min=AREA_EPS)
+    near_GM = iou_GM if nearness == "iou" else both_GM / area(anchor_41M).clamp(min=AREA_EPS)
+    near_GM = near_GM - center_distance(anchor_41M, gt_4G1)
     center_21M, center_2G1 = ((boxes[:2] + boxes[2:]) / 2 for boxes in (anchor_41M, gt_4G1))
     distance_GM = (center_21M - center_2G1).square().sum(dim=0)
     nearest = [

@@ -5,12 +5,14 @@ Torch is all that these need. Shape suffixes: B images, C channels, H and W map 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from mmkd.functional.boxes import check_boxes
+from mmkd.functional.checks import check_above_zero, check_choice, checked_maps, exact
 
 ChannelAttention = Literal["image", "position"]
 
@@ -28,6 +30,10 @@ def random_keep_mask(like_BCHW: Tensor, ratio: float, *, channels: bool = False)
 
     Raises:
         ValueError: the ratio is out of its range.
+
+    Example:
+        >>> random_keep_mask(torch.zeros(2, 8, 4, 5), 0.5).shape
+        torch.Size([2, 1, 4, 5])
     """
     check_mask_ratio(ratio)
     B, C, H, W = like_BCHW.shape
@@ -39,16 +45,6 @@ def check_mask_ratio(ratio: float) -> None:
     """Raise ValueError unless the ratio is in [0, 1)."""
     if not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
         raise ValueError(f"mask_ratio must be a number in [0, 1), found {ratio!r}")
-
-
-def squared_distance(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
-    """The sum of squared differences of an image, mean over images. Half precision is summed in float32.
-
-    Raises:
-        ValueError: the shapes differ or are not B×C×H×W.
-    """
-    student_BCHW, teacher_BCHW = _checked_pair(student_BCHW, teacher_BCHW)
-    return (student_BCHW - teacher_BCHW).square().sum() / max(1, len(student_BCHW))
 
 
 def box_masks(
@@ -75,6 +71,14 @@ def box_masks(
 
     Raises:
         ValueError: boxes are not (G, 4), or the numbers of images differ.
+
+    Example:
+        >>> foreground, background = box_masks([torch.tensor([[0.0, 0, 15, 15]])], [(32, 32)], (4, 4))
+        >>> foreground[0]
+        tensor([[0.1111, 0.1111, 0.1111, 0.0000],
+                [0.1111, 0.1111, 0.1111, 0.0000],
+                [0.1111, 0.1111, 0.1111, 0.0000],
+                [0.0000, 0.0000, 0.0000, 0.0000]])
     """
     if len(boxes) != len(input_sizes):
         raise ValueError(f"expected one input size per image, found {len(input_sizes)} for {len(boxes)}")
@@ -82,7 +86,7 @@ def box_masks(
     for boxes_G4, (height, width) in zip(boxes, input_sizes):
         check_boxes(boxes_G4)
         H, W = map_size
-        boxes_G4 = boxes_G4.to(torch.promote_types(boxes_G4.dtype, torch.float32))
+        boxes_G4 = exact(boxes_G4)
         scaled_G4 = boxes_G4 * boxes_G4.new_tensor([W / width, H / height, W / width, H / height])
         first_G2, last_G2 = scaled_G4[:, :2].floor(), scaled_G4[:, 2:].ceil()
         area_G = (last_G2 - first_G2 + 1).clamp(min=1).prod(dim=1)
@@ -112,6 +116,11 @@ def attention(
 
     Returns:
         S as B×1×H×W and A as B×C×1×1, or B×C×H×W by position; their means over HW and C are 1.
+
+    Example:
+        >>> spatial, channel = attention(torch.tensor([[[[0.0, 9.0]], [[0.0, 1.0]]]]), temperature=1.0)
+        >>> bool(spatial[0, 0, 0, 1] > spatial[0, 0, 0, 0]), bool(channel[0, 0] > channel[0, 1])
+        (True, True)
     """
     B, C, H, W = feat_BCHW.shape
     size_BCHW = feat_BCHW.abs()
@@ -157,9 +166,15 @@ def focal_terms(
 
     Raises:
         ValueError: the shapes do not fit, or an option is out of its range.
+
+    Example:
+        >>> student, teacher = torch.randn(1, 8, 4, 4), torch.randn(1, 8, 4, 4)
+        >>> masks = box_masks([torch.tensor([[0.0, 0, 15, 15]])], [(32, 32)], (4, 4))
+        >>> [bool(term > 0) for term in focal_terms(student, teacher, *masks)]
+        [True, True, True]
     """
     check_attention_options(temperature, channels)
-    student_BCHW, teacher_BCHW = _checked_pair(student_BCHW, teacher_BCHW)
+    student_BCHW, teacher_BCHW = checked_maps(student_BCHW, teacher_BCHW)
     B, _, H, W = student_BCHW.shape
     for mask_BHW in (foreground_BHW, background_BHW):
         if mask_BHW.shape != (B, H, W):
@@ -179,29 +194,9 @@ def focal_terms(
 
 def check_attention_options(temperature: float, channels: str = "image") -> None:
     """Raise ValueError if an option of `focal_terms` is out of its range."""
-    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be a number above 0, found {temperature!r}")
-    if channels not in get_args(ChannelAttention):
-        raise ValueError(
-            f"channels must be one of {', '.join(get_args(ChannelAttention))}, found {channels!r}"
-        )
+    check_above_zero("temperature", temperature)
+    check_choice("channels", channels, ChannelAttention)
 
 
 def _between(index_W: Tensor, first_G: Tensor, last_G: Tensor) -> Tensor:
     return (index_W[None] >= first_G[:, None]) & (index_W[None] <= last_G[:, None])
-
-
-def check_boxes(boxes: Tensor) -> None:
-    """Raise ValueError unless they are (G, 4)."""
-    if boxes.dim() != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"expected boxes (G, 4), found {tuple(boxes.shape)}")
-
-
-def _checked_pair(student_BCHW: Tensor, teacher_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    if student_BCHW.dim() != 4 or student_BCHW.shape != teacher_BCHW.shape:
-        raise ValueError(
-            f"expected maps of one shape B×C×H×W, found student {tuple(student_BCHW.shape)} "
-            f"and teacher {tuple(teacher_BCHW.shape)}"
-        )
-    student_BCHW = student_BCHW.to(torch.promote_types(student_BCHW.dtype, torch.float32))
-    return student_BCHW, teacher_BCHW.detach().to(student_BCHW.dtype)

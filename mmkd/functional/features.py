@@ -7,13 +7,14 @@ Shape suffixes: B images, C channels, H and W map size; V the elements that a st
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd.losses.functional import check_kl_options, kl_divergence
+from mmkd.functional.checks import check_choice, checked_maps
+from mmkd.functional.kl import check_kl_options, kl_divergence
 
 Vector = Literal["map", "mean"]
 Statistics = Literal["batch", "image"]
@@ -34,11 +35,32 @@ def feature_mse(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
 
     Raises:
         ValueError: the shapes differ or are not (B, C, H, W).
+
+    Example:
+        >>> feature_mse(torch.zeros(2, 8, 4, 4), torch.full((2, 8, 4, 4), 3.0))
+        tensor(9.)
     """
-    _check_shapes(student_BCHW, teacher_BCHW)
+    student, teacher = checked_maps(student_BCHW, teacher_BCHW)
     with torch.autocast(student_BCHW.device.type, enabled=False):
-        student, teacher = _as_floats(student_BCHW, teacher_BCHW)
         return F.mse_loss(student, teacher, reduction="sum") / max(1, student.numel())
+
+
+def squared_distance(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
+    """The sum of squared differences of an image, mean over images. Half precision is summed in float32.
+
+    Args:
+        student_BCHW: the student's map.
+        teacher_BCHW: the teacher's, of the same shape.
+
+    Raises:
+        ValueError: the shapes differ or are not (B, C, H, W).
+
+    Example:
+        >>> squared_distance(torch.zeros(2, 8, 1, 1), torch.ones(2, 8, 1, 1))
+        tensor(8.)
+    """
+    student_BCHW, teacher_BCHW = checked_maps(student_BCHW, teacher_BCHW)
+    return (student_BCHW - teacher_BCHW).square().sum() / max(1, len(student_BCHW))
 
 
 def cosine_distance(student_BCHW: Tensor, teacher_BCHW: Tensor, *, vector: Vector = "map") -> Tensor:
@@ -64,11 +86,15 @@ def cosine_distance(student_BCHW: Tensor, teacher_BCHW: Tensor, *, vector: Vecto
 
     Raises:
         ValueError: the shapes do not fit or are not (B, C, H, W); a bad option.
+
+    Example:
+        >>> student = torch.tensor([[[[3.0, 0.0]]]])
+        >>> cosine_distance(student, 5 * student), cosine_distance(student, student.flip(3))
+        (tensor(0.), tensor(1.))
     """
-    check_choice("vector", vector, get_args(Vector))
-    _check_shapes(student_BCHW, teacher_BCHW, same_width=False)
+    check_choice("vector", vector, Vector)
+    maps = checked_maps(student_BCHW, teacher_BCHW, same_width=False)
     with torch.autocast(student_BCHW.device.type, enabled=False):
-        maps = _as_floats(student_BCHW, teacher_BCHW)
         width = min(level.shape[1] for level in maps)
         student, teacher = (pool_channels(level, width) for level in maps)
         if vector == "mean":
@@ -80,7 +106,12 @@ def cosine_distance(student_BCHW: Tensor, teacher_BCHW: Tensor, *, vector: Vecto
 
 
 def pool_channels(map_BCHW: Tensor, width: int) -> Tensor:
-    """Average neighbouring channels, so that ``width`` of them are left; (B, width, H, W)."""
+    """Average neighbouring channels, so that ``width`` of them are left; (B, width, H, W).
+
+    Example:
+        >>> pool_channels(torch.tensor([1.0, 3.0, 5.0, 7.0]).reshape(1, 4, 1, 1), 2).flatten()
+        tensor([2., 6.])
+    """
     if map_BCHW.shape[1] == width:
         return map_BCHW
     # As a product: torch has no deterministic gradient of adaptive pooling on GPUs.
@@ -115,14 +146,19 @@ def pearson_distance(
 
     Raises:
         ValueError: the shapes differ or are not (B, C, H, W); a bad option.
+
+    Example:
+        >>> student = torch.randn(2, 8, 4, 4)
+        >>> bool(pearson_distance(student, 3 * student + 1) < 1e-6)
+        True
     """
-    check_choice("statistics", statistics, get_args(Statistics))
-    _check_shapes(student_BCHW, teacher_BCHW)
+    check_choice("statistics", statistics, Statistics)
+    maps = checked_maps(student_BCHW, teacher_BCHW)
     dims = (0, 2, 3) if statistics == "batch" else (2, 3)
     if not len(student_BCHW):  # no image has no statistics
-        return _as_floats(student_BCHW, teacher_BCHW)[0].sum()
+        return maps[0].sum()
     with torch.autocast(student_BCHW.device.type, enabled=False):
-        student, teacher = (_normalised(level, dims, eps) for level in _as_floats(student_BCHW, teacher_BCHW))
+        student, teacher = (_normalised(level, dims, eps) for level in maps)
         return F.mse_loss(student, teacher) / 2
 
 
@@ -148,34 +184,19 @@ def channel_kl(student_BCHW: Tensor, teacher_BCHW: Tensor, *, temperature: float
 
     Raises:
         ValueError: the shapes differ or are not (B, C, H, W); a bad option.
+
+    Example:
+        >>> student, teacher = torch.randn(2, 8, 4, 4), torch.randn(2, 8, 4, 4)
+        >>> bool(channel_kl(student, teacher) > channel_kl(student, student + 1).abs())
+        True
     """
     check_kl_options(temperature, "softmax", "batchmean")
-    _check_shapes(student_BCHW, teacher_BCHW)
+    student_BCHW, teacher_BCHW = checked_maps(student_BCHW, teacher_BCHW)
     B, C, H, W = student_BCHW.shape
-    student_NK, teacher_NK = student_BCHW.reshape(B * C, H * W), teacher_BCHW.reshape(B * C, H * W)
     if H * W == 1:  # both softmaxes are 1
-        return (_as_floats(student_NK, teacher_NK)[0] * 0).sum()
+        return (student_BCHW * 0).sum()
+    student_NK, teacher_NK = student_BCHW.reshape(B * C, H * W), teacher_BCHW.reshape(B * C, H * W)
     return kl_divergence(student_NK, teacher_NK, temperature=temperature)
-
-
-def check_choice(name: str, value: object, valid: tuple[str, ...]) -> None:
-    """Raise ValueError if an option is none of its valid values."""
-    if value not in valid:
-        raise ValueError(f"{name} must be one of {', '.join(valid)}, found {value!r}")
-
-
-def _check_shapes(student: Tensor, teacher: Tensor, same_width: bool = True) -> None:
-    own, taught = tuple(student.shape), tuple(teacher.shape)
-    # Without the channels, if they may differ.
-    compared = [shape if same_width else shape[:1] + shape[2:] for shape in (own, taught)]
-    if len(own) != 4 or len(taught) != 4 or compared[0] != compared[1]:
-        form = "(B, C, H, W)" if same_width else "(B, any, H, W)"
-        raise ValueError(f"expected maps of one shape {form}, found student {own} and teacher {taught}")
-
-
-def _as_floats(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(student.dtype, torch.float32)
-    return student.to(dtype), teacher.detach().to(dtype)
 
 
 def _normalised(level: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:

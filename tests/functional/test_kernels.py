@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd.losses import kernels
-from mmkd.losses.kernels import KLDivergence
+from mmkd.functional import kernels
+from mmkd.functional.kernels import KLDivergence
 
 
 def reference(student_NK: Tensor, teacher_NK: Tensor, temperature: float, activation: str) -> Tensor:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mmkd.losses.functional import kl_divergence, standardized_logits
+from mmkd.functional.kl import kl_divergence, standardized_logits
 
 
 def pair(N: int = 7, K: int = 5, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:

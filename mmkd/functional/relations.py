@@ -5,13 +5,13 @@ Shape suffixes: N priors (or samples), K classes, G groups (images).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from mmkd.losses.functional import Activation, check_kl_options, check_pair, check_softmax_classes
-from mmkd.losses.functional_logits import check_factors, exact
+from mmkd.functional.checks import check_factors, check_pair, exact
+from mmkd.functional.kl import Activation, check_kl_options, check_softmax_classes
 
 # The least length of a vector that is correlated: the root of what the reference adds to the product of two.
 _SHORTEST = 1e-4
@@ -58,6 +58,13 @@ def relation_distances(
 
     Raises:
         ValueError: the shapes differ or are not (N, K); a softmax over one class; a bad option.
+
+    Example:
+        >>> student_NK, teacher_NK = torch.randn(6, 4), torch.randn(6, 4)
+        >>> image_N = torch.tensor([0, 0, 0, 1, 1, 1])
+        >>> between_N, within_G = relation_distances(student_NK, teacher_NK, group_N=image_N, groups=2)
+        >>> between_N.shape, within_G.shape
+        (torch.Size([6]), torch.Size([2]))
     """
     check_kl_options(temperature, activation, "sum")
     check_pair(student_NK, teacher_NK, None)
@@ -116,29 +123,17 @@ def relation_loss(
 
     Raises:
         ValueError: as `relation_distances`; a bad factor.
+
+    Example:
+        >>> logits_NK = torch.randn(6, 4)
+        >>> bool(relation_loss(logits_NK, logits_NK + 1) < 1e-6)  # a softmax does not see the shift
+        True
     """
     check_factors(beta=beta, gamma=gamma)
     between_N, within_G = relation_distances(
         student_NK, teacher_NK, temperature=temperature, activation=activation
     )
     return beta * between_N.sum() / max(1, len(between_N)) + gamma * within_G.sum()
-
-
-def image_of_prior(levels: Sequence[Tensor], num_base_priors: Sequence[int]) -> Tensor:
-    """The image of each prior, (N,), in the order of levels, images, positions.
-
-    Args:
-        levels: per level, maps B×…×H×W.
-        num_base_priors: per level, the priors at a position.
-    """
-    return torch.cat(
-        [
-            torch.arange(level.shape[0], device=level.device).repeat_interleave(
-                level.shape[-2] * level.shape[-1] * A
-            )
-            for level, A in zip(levels, num_base_priors)
-        ]
-    )
 
 
 def _unit(centered: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmkd.losses.functional_masks import check_boxes
+from mmkd.functional.boxes import inside_boxes, pairwise_iou
 
 # The variance in px² of the noise, uniform in ±0.05, that PGD's reference implementation adds to positions.
 _POSITION_VARIANCE = 0.1**2 / 12
@@ -33,16 +33,22 @@ def prediction_quality(
 
     Raises:
         ValueError: the shapes do not fit, or ξ is out of its range.
+
+    Example:
+        >>> boxes = torch.tensor([[0.0, 0, 4, 4], [2.0, 0, 6, 4]])
+        >>> scores, labels = torch.tensor([[0.5], [0.9]]), torch.tensor([0])
+        >>> prediction_quality(scores, boxes, boxes[:1], labels, xi=0.0).squeeze(1)
+        tensor([0.5000, 0.9000])
+        >>> prediction_quality(scores, boxes, boxes[:1], labels, xi=1.0).squeeze(1)
+        tensor([1.0000, 0.3333])
     """
     check_xi(xi)
-    check_boxes(boxes_P4)
-    check_boxes(gt_boxes_G4)
+    overlap_PG = pairwise_iou(boxes_P4, gt_boxes_G4)
     if scores_PK.dim() != 2 or len(scores_PK) != len(boxes_P4) or gt_labels_G.shape != gt_boxes_G4.shape[:1]:
         raise ValueError(
             f"expected scores ({len(boxes_P4)}, K) and labels ({len(gt_boxes_G4)},), "
             f"found {tuple(scores_PK.shape)} and {tuple(gt_labels_G.shape)}"
         )
-    overlap_PG = _pairwise_iou(boxes_P4, gt_boxes_G4)
     return scores_PK[:, gt_labels_G] ** (1 - xi) * overlap_PG**xi
 
 
@@ -79,6 +85,13 @@ def gaussian_weights(
 
     Raises:
         ValueError: the shapes do not fit.
+
+    Example:
+        >>> centers = torch.tensor([[1.0, 1], [2.0, 1], [3.0, 1], [9.0, 9]])
+        >>> quality, box = torch.tensor([[0.4], [0.9], [0.4], [0.1]]), torch.tensor([[0.0, 0, 4, 4]])
+        >>> weights = gaussian_weights(quality, centers, box, torch.ones(4, dtype=torch.bool), topk=3)
+        >>> bool(weights[1] > weights[0] > 0), float(weights[3])
+        (True, 0.0)
     """
     P, G = quality_PG.shape
     shapes = [tuple(tensor.shape) for tensor in (centers_P2, gt_boxes_G4, valid_P)]
@@ -96,20 +109,3 @@ def gaussian_weights(
     weight_GM = torch.exp(-(offset_GM2 * scaled_GM2).sum(dim=2) / 2)
     weight_PG = torch.zeros_like(quality_PG, dtype=weight_GM.dtype).scatter_(0, best_MG, weight_GM.T)
     return (weight_PG * inside_boxes(centers_P2, gt_boxes_G4)).amax(dim=1)
-
-
-def inside_boxes(centers_P2: Tensor, boxes_G4: Tensor) -> Tensor:
-    """Whether each point is strictly inside each box, (P, G) bool."""
-    after = centers_P2[:, None] > boxes_G4[None, :, :2]
-    before = centers_P2[:, None] < boxes_G4[None, :, 2:]
-    return (after & before).all(dim=2)
-
-
-def _pairwise_iou(a_P4: Tensor, b_G4: Tensor) -> Tensor:
-    low, high = (
-        fn(a_P4[:, None, part], b_G4[None, :, part])
-        for fn, part in ((torch.maximum, slice(0, 2)), (torch.minimum, slice(2, 4)))
-    )
-    shared_PG = (high - low).clamp(min=0).prod(dim=2)
-    area_P, area_G = ((boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1) for boxes in (a_P4, b_G4))
-    return shared_PG / (area_P[:, None] + area_G[None] - shared_PG).clamp(min=1e-6)

@@ -1,0 +1,87 @@
+"""What the loss functions have in common: checks of their arguments, and their precision."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Raise ValueError unless an option is one of its choices.
+
+    Args:
+        name: of the option.
+        value: its value.
+        choices: the `Literal` of what it may be.
+    """
+    valid = get_args(choices)
+    if value not in valid:
+        raise ValueError(f"{name} must be one of {', '.join(valid)}, found {value!r}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is an int or a float, and no bool."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check_above_zero(name: str, value: Any) -> None:
+    """Raise ValueError unless it is a finite number > 0."""
+    if not is_number(value) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a number above 0, found {value!r}")
+
+
+def check_not_negative(name: str, value: Any) -> None:
+    """Raise ValueError unless it is a finite number ≥ 0."""
+    if not is_number(value) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a number ≥ 0, found {value!r}")
+
+
+def check_factors(**factors: Any) -> None:
+    """Raise ValueError if a factor is no number ≥ 0, or if all are zero."""
+    for name, value in factors.items():
+        check_not_negative(name, value)
+    if not any(factors.values()):
+        raise ValueError(
+            f"{' and '.join(factors)} are both 0, which leaves no loss; set loss_weight=0 instead"
+        )
+
+
+def check_pair(student_NK: Tensor, teacher_NK: Tensor, weight_N: Tensor | None) -> None:
+    """Raise ValueError unless logits are of one shape (N, K) and weights (N,)."""
+    if student_NK.dim() != 2 or student_NK.shape != teacher_NK.shape:
+        raise ValueError(
+            f"expected logits of one shape (N, K), found student {tuple(student_NK.shape)} "
+            f"and teacher {tuple(teacher_NK.shape)}"
+        )
+    if weight_N is not None and weight_N.shape != student_NK.shape[:1]:
+        raise ValueError(f"expected weights ({student_NK.shape[0]},), found {tuple(weight_N.shape)}")
+
+
+def checked_maps(
+    student_BCHW: Tensor, teacher_BCHW: Tensor, same_width: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The two maps at one precision, at least float32, the teacher's without gradient.
+
+    Args:
+        student_BCHW: the student's map.
+        teacher_BCHW: the teacher's.
+        same_width: C must be the same, too.
+
+    Raises:
+        ValueError: the shapes differ or are not (B, C, H, W).
+    """
+    own, taught = tuple(student_BCHW.shape), tuple(teacher_BCHW.shape)
+    compared = [shape if same_width else shape[:1] + shape[2:] for shape in (own, taught)]
+    if len(own) != 4 or len(taught) != 4 or compared[0] != compared[1]:
+        form = "(B, C, H, W)" if same_width else "(B, any, H, W)"
+        raise ValueError(f"expected maps of one shape {form}, found student {own} and teacher {taught}")
+    student_BCHW = exact(student_BCHW)
+    return student_BCHW, teacher_BCHW.detach().to(student_BCHW.dtype)
+
+
+def exact(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
