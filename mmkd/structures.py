@@ -24,13 +24,14 @@ Need = Literal[
     "bbox_pred",
     "boxes",
     "extra",
+    "padding",
     "labels",
     "label_weights",
     "quality_targets",
     "towers",
     "layers",
 ]
-OF_CONTEXT: frozenset[Need] = frozenset({"labels", "label_weights", "quality_targets", "layers"})
+OF_CONTEXT: frozenset[Need] = frozenset({"padding", "labels", "label_weights", "quality_targets", "layers"})
 Valid = Literal["image", "pad", "loss"]
 
 
@@ -214,7 +215,8 @@ class DistillContext:
         through: runs layers of the teacher on a tensor of the student's, with gradient to it (see
             `FrozenTeacher.through`). A loss that uses it needs ``"layers"``, or they may be left out.
         known_N: bool, False for priors of which the teacher's answer is not known; ``None`` if all are.
-        padded_N: bool, False for priors beyond the padded size of their image, ``pad_shape``.
+        padded_N: bool, False for priors beyond the padded size of their image, ``pad_shape``; only when a
+            loss asks for ``"padding"``.
         scored_N: bool, False for priors without a weight in the student's own classification loss: those
             beyond the padding, and anchors that its assigner ignores; only when a loss asks for it.
         quality_sum: the sum of the centerness targets of the assigned priors; only when a loss asks for it.

@@ -244,7 +244,7 @@ class KDSingleStageDetector(SingleStageDetector):
         padded = [getattr(sample, "pad_shape", sample.img_shape) for sample in data_samples]
         context = DistillContext(
             valid_N=adapter.valid_priors(head, student.cls_logits, image_shapes),
-            padded_N=adapter.valid_priors(head, student.cls_logits, padded),
+            padded_N=adapter.valid_priors(head, student.cls_logits, padded) if "padding" in needs else None,
             scored_N=scored_priors(head, seen, student) if "label_weights" in needs else None,
             quality_sum=seen.quality_sum(student.cls_logits[0]) if "quality_targets" in needs else None,
             num_images=len(data_samples),

@@ -58,7 +58,11 @@ class DistillLoss(nn.Module):
     @property
     def asks(self) -> frozenset[Need]:
         """`needs`, and what ``valid`` needs."""
-        return self.needs | ({"label_weights"} if self.valid == "loss" else frozenset())
+        of_valid: dict[Valid, frozenset[Need]] = {
+            "pad": frozenset({"padding"}),
+            "loss": frozenset({"label_weights"}),
+        }
+        return self.needs | of_valid.get(self.valid, frozenset())
 
     @abstractmethod
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:

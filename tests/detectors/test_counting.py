@@ -42,10 +42,11 @@ def context_of(config: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> 
 @pytest.mark.parametrize("config", [RETINA, ATSS, GFL])
 def test_what_the_classification_loss_counts(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
     context, own = context_of(config, monkeypatch, valid="loss")
+    padded, _ = context_of(config, monkeypatch, valid="pad")
     weight_N = torch.cat([args[2].flatten() for args in own.loss_cls_args])
     assert torch.equal(context.valid_N, weight_N > 0)
     # RetinaNet's assigner ignores anchors whose IoU is neither low nor high.
-    assert (config == RETINA) == bool((~context.valid_N & (context.padded_N > 0)).any())
+    assert (config == RETINA) == bool((~context.valid_N & padded.valid_N).any())
 
 
 def test_a_head_without_weights_counts_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +59,7 @@ def test_up_to_the_padded_size(monkeypatch: pytest.MonkeyPatch) -> None:
     padded, _ = context_of(ATSS, monkeypatch, valid="pad")
     assert padded.valid_N.sum() > on_image.valid_N.sum()
     assert padded.valid_N[on_image.valid_N].all()
+    assert on_image.padded_N is None, "computed though nobody asks for it"
 
 
 @pytest.mark.parametrize("config", [ATSS, FCOS])
