@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from mmkd.cli import parsers
-from mmkd.cli.console import print_anything
+from mmkd.cli.console import nobody_reads, print_anything
 from mmkd.version import __version__
 
 TOOLS = {
@@ -47,15 +47,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.argv[0] = f"mmkd {name}"  # for its messages
         return run_tool(name, words[1:])
     if name == "--version":
-        print(f"mmkd {__version__}")
-        return 0
+        return _tell(f"mmkd {__version__}")
     usage = ["usage: mmkd TOOL …", "", *(f"  {tool:<15}{about}" for tool, about in TOOLS.items())]
     usage += ["", "mmkd TOOL --help shows a tool's options; mmkd-TOOL is the same command."]
     if name in ("-h", "--help"):
-        print("\n".join(usage))
-        return 0
+        return _tell("\n".join(usage))
     print("\n".join([*usage, "", f"mmkd: error: there is no tool {name!r}"]), file=sys.stderr)
     return 2
+
+
+def _tell(text: str) -> int:
+    try:
+        print(text)
+    except BrokenPipeError:  # `| head` has read enough
+        nobody_reads()
+    return 0
 
 
 if __name__ == "__main__":

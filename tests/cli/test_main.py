@@ -56,6 +56,33 @@ def test_the_module_of_each_tool_is_a_program(tool: str) -> None:
     assert hasattr(parsers, tool.replace("-", "_"))
 
 
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_a_module_run_as_a_program_tells_of_itself_at_once(option: str) -> None:
+    done = run_tool("-X", "importtime", "-m", "mmkd.cli.cache_teacher", option)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: cache_teacher.py" if option == "--help" else f"mmkd {__version__}")
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "mmkd.cli" in imported
+    assert not imported & {"torch", "numpy", "mmengine", "mmdet"}
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"]])
+def test_nobody_reads_the_help(words: list[str], unbuffered: str) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run(
+        [sys.executable, "-m", "mmkd", *words],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": "", "PYTHONUNBUFFERED": unbuffered},
+        stdout=writes,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_module_run_as_a_program_fails_like_the_tool() -> None:
     done = run_tool("-W", "ignore", "-m", "mmkd.cli.train", "nowhere.py")
     assert (done.returncode, "mmkd: error" in done.stderr) == (2, True)
