@@ -17,7 +17,7 @@ from tqdm import tqdm
 from mmkd.cli import parsers
 from mmkd.cli.common import parse, prepare_data, read_config, run
 from mmkd.doctor.preconditions import require
-from mmkd.errors import type_of, user_error
+from mmkd.errors import UserError, type_of
 from mmkd.registry import DATASETS, MODELS
 from mmkd.teachers import CachedTeacher, teacher_entries
 from mmkd.teachers.pipeline import base_datasets, recipe_of, variants
@@ -42,7 +42,7 @@ def fill(args: argparse.Namespace) -> CachedTeacher:
     entries = teacher_entries(cfg.model.get("teacher"))
     one = len(entries) == 1 and isinstance(cfg.model.teacher, dict)
     if not one or entries[0].get("cache") is None:
-        raise user_error(
+        raise UserError(
             "There is no cache to fill.",
             expected="a distilled config with one teacher=dict(…, cache=dict(dir='…'))",
             found=f"model.type={type_of(cfg.model)}, "
@@ -70,7 +70,7 @@ def fill(args: argparse.Namespace) -> CachedTeacher:
             store = model.teacher.store
             if store.full:
                 each = store.bytes_written / max(1, store.entries_written)
-                raise user_error(
+                raise UserError(
                     f"The cache is full after {model.teacher.asked} of {total} views.",
                     expected=f"room for about {total * each / 1e9:.2g} GB",
                     found=f"teacher.cache.max_gb={model.teacher.max_gb}, or a full disk (see above)",

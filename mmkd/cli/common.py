@@ -24,7 +24,7 @@ from mmkd.compat import load_config
 from mmkd.datasets import annotation_file, innermost, places_of, where_from
 from mmkd.doctor.spelling import KNOWN
 from mmkd.durable import use_durable_files
-from mmkd.errors import UserError, nearest, place_of, user_error
+from mmkd.errors import UserError, nearest, place_of
 from mmkd.hooks import TrainingStopped
 from mmkd.registry import name_in
 from mmkd.sharding import check_strategy
@@ -59,7 +59,7 @@ def read_config(args: argparse.Namespace, prepare: Callable[[Config], object] | 
     except UserError:
         raise
     except Exception as error:
-        raise user_error(
+        raise UserError(
             "The config cannot be read.",
             expected="a config file of mmengine",
             found=f"{args.config} ({type(error).__name__}: {error})",
@@ -124,7 +124,7 @@ def prepare_data(cfg: Config, loaders: Sequence[str]) -> None:
             fraction = dataset.get("indices")
             if isinstance(fraction, float):
                 if name != "train_dataloader":
-                    raise user_error(
+                    raise UserError(
                         f"A fraction of {name} would be scored against its whole annotation file.",
                         expected="`indices` as a fraction for train_dataloader only",
                         found=f"{name}.dataset.indices={fraction}",
@@ -152,7 +152,7 @@ def _push_indices(dataset: Any) -> None:
 def _check_annotations(loader: str, dataset: Mapping[str, Any]) -> None:
     path, root = annotation_file(dataset), dataset.get("data_root")
     if path is not None and not path.exists():
-        raise user_error(
+        raise UserError(
             f"The data set of {loader} is not there.",
             expected=f"annotations at {path}" + ("" if path.is_absolute() else f" below {Path.cwd()}"),
             found="no such file" if not root or Path(root).exists() else f"no folder {root}",

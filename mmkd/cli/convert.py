@@ -17,7 +17,7 @@ from mmkd.cli import parsers
 from mmkd.cli.common import read_config, run
 from mmkd.datasets import common_metainfo
 from mmkd.deployment import check_out_name
-from mmkd.errors import type_of, user_error
+from mmkd.errors import UserError, type_of
 from mmkd.registry import MODELS, class_of
 from mmkd.teachers import plain_detector
 from mmkd.teachers.building import class_names_of
@@ -49,7 +49,7 @@ def convert(args: argparse.Namespace) -> None:
     """
     check_out_name(args.out)
     if Path(args.checkpoint).resolve() == args.out.resolve():
-        raise user_error(
+        raise UserError(
             "The checkpoint would be overwritten.",
             expected="a new file to write",
             found=f"{args.out} twice",
@@ -60,7 +60,7 @@ def convert(args: argparse.Namespace) -> None:
     weights, left_out = part_of(content.get("state_dict", content), args.part, args.checkpoint)
     init_default_scope(cfg.get("default_scope") or "mmdet")
     if "model" not in cfg or class_of(cfg.model) is None:
-        raise user_error(
+        raise UserError(
             "--config has no model that is known here.",
             expected="the stock config of the network that is wanted, as mmdet::gfl/gfl_r50_fpn_1x_coco.py",
             found=f"model.type={type_of(cfg.model)}" if "model" in cfg else ", ".join(cfg),
@@ -100,7 +100,7 @@ def part_of(weights: Mapping[str, Any], part: str, filename: str) -> tuple[dict[
     prefix = parts[part]
     if prefix is None and (part == "teacher" or parts["teacher"]):
         words = sorted({f"{key.partition('.')[0]}." for key in keys})
-        raise user_error(
+        raise UserError(
             f"There is no {part} in {filename}.",
             expected=f"keys that begin with {' or '.join(PREFIXES[part])}",
             found=f"keys that begin with {', '.join(words[:10])}",

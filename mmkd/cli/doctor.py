@@ -19,7 +19,7 @@ from mmkd.cli.train import add_teacher, add_wandb
 from mmkd.datasets import innermost
 from mmkd.doctor import Section, TrainingSetup, as_data, count, examine, page
 from mmkd.doctor.findings import from_error
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -39,11 +39,11 @@ def diagnose(args: argparse.Namespace, sections: list[Section]) -> None:
         UserError: the config cannot be read, or an argument is out of its range.
     """
     if args.images < 1:
-        raise user_error(
+        raise UserError(
             "--images is out of its range.", expected="at least 1", found=str(args.images), remedy="give more"
         )
     if args.json is not None and not args.json.parent.is_dir():
-        raise user_error(
+        raise UserError(
             "--json cannot be written.",
             expected="a file in a folder that is there",
             found=str(args.json),
@@ -52,7 +52,7 @@ def diagnose(args: argparse.Namespace, sections: list[Section]) -> None:
     add = partial(add_teacher, teacher=args.teacher, checkpoint=args.teacher_checkpoint)
     cfg = read_config(args, add if args.teacher or args.teacher_checkpoint else None)
     if "model" not in cfg:
-        raise user_error(
+        raise UserError(
             "The config trains nothing.", expected="a model", found=", ".join(cfg), remedy="name another file"
         )
     device = get_device()

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import dataloader
 
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 from mmkd.hooks import StopHook
 from mmkd.hooks.seeded_data import SampleError, plain_reason
 
@@ -38,7 +38,7 @@ def keep_state(runner: Any, error: Exception) -> Exception:
     if isinstance(error, SampleError):
         return UserError(plain_reason(error))
     if death := _worker_died(error):
-        return user_error(
+        return UserError(
             "A process that loads data has died.",
             expected="workers that live as long as the training",
             found=death,
@@ -84,7 +84,7 @@ def of_the_place(error: Exception) -> str | None:
     if not isinstance(error, OSError) or error.errno not in OF_THE_PLACE:
         return None
     return str(
-        user_error(
+        UserError(
             f"{error.filename or 'A file'} cannot be written or read.",
             expected="a place with enough space and the permission to use it",
             found=str(error.strerror),

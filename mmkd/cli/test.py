@@ -15,7 +15,7 @@ from mmkd.cli import parsers
 from mmkd.cli.common import build_runner, prepare_data, read_config, run
 from mmkd.datasets import innermost
 from mmkd.doctor.preconditions import require
-from mmkd.errors import type_of, user_error
+from mmkd.errors import UserError, type_of
 from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
 from mmkd.teachers.checkpoint import load_strictly
 
@@ -34,7 +34,7 @@ def config_of(args: argparse.Namespace) -> tuple[Config, str | None]:
     """
     cfg = read_config(args)
     if args.out is not None and not args.out.endswith((".pkl", ".pickle")):
-        raise user_error(
+        raise UserError(
             "--out writes a pickle.",
             expected="a name ending in .pkl",
             found=args.out,
@@ -42,7 +42,7 @@ def config_of(args: argparse.Namespace) -> tuple[Config, str | None]:
         )
     if args.teacher:
         if "teacher" not in cfg.model or args.checkpoint is not None:
-            raise user_error(
+            raise UserError(
                 "--teacher evaluates the teacher of a distilled config, with the checkpoint named there.",
                 expected="a config with model.teacher, and no checkpoint argument",
                 found=f"model.type={type_of(cfg.model)}, checkpoint {args.checkpoint}",
@@ -50,7 +50,7 @@ def config_of(args: argparse.Namespace) -> tuple[Config, str | None]:
             )
         model, checkpoint = teacher_model_and_checkpoint(cfg.model.teacher)
     elif args.checkpoint is None:
-        raise user_error(
+        raise UserError(
             "There is nothing to evaluate.",
             expected="tools/test.py CONFIG CHECKPOINT, or tools/test.py CONFIG --teacher",
             found="no checkpoint",

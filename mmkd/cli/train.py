@@ -30,7 +30,7 @@ from mmkd.datasets import innermost
 from mmkd.detectors.recipe import recommended
 from mmkd.doctor.annotations import classes_of
 from mmkd.doctor.preconditions import require
-from mmkd.errors import type_of, user_error
+from mmkd.errors import UserError, type_of
 from mmkd.hooks import ProgressHook
 from mmkd.hooks.options import check_hooks
 from mmkd.registry import HOOKS, MODELS, VISBACKENDS, class_of, imported_modules, is_kind, name_in
@@ -58,7 +58,7 @@ def config_of(args: argparse.Namespace) -> Config:
         use_amp(cfg, get_device())
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
-            raise user_error(
+            raise UserError(
                 "--auto-scale-lr does not know the batch size that the learning rate is for.",
                 expected="auto_scale_lr=dict(base_batch_size=…) in the config",
                 found="none",
@@ -126,7 +126,7 @@ def add_teacher(cfg: Config, teacher: str | None, checkpoint: str | None) -> Non
             single-stage one.
     """
     if not (teacher and checkpoint):
-        raise user_error(
+        raise UserError(
             "A teacher needs both its config and its checkpoint.",
             expected="--teacher CONFIG --teacher-checkpoint FILE",
             found=f"--teacher {teacher} --teacher-checkpoint {checkpoint}",
@@ -134,7 +134,7 @@ def add_teacher(cfg: Config, teacher: str | None, checkpoint: str | None) -> Non
         )
     init_default_scope(cfg.get("default_scope") or "mmdet")
     if not is_kind(cfg.model, SingleStageDetector):
-        raise user_error(
+        raise UserError(
             "This config cannot be distilled by --teacher.",
             expected="a single-stage detector (ATSS, RetinaNet, GFL, FCOS, …)",
             found=f"model.type={type_of(cfg.model)}",

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmkd.datasets import innermost
-from mmkd.errors import type_of, user_error
+from mmkd.errors import UserError, type_of
 
 
 def check_work_dir(cfg: Config) -> None:
@@ -30,7 +30,7 @@ def check_work_dir(cfg: Config) -> None:
     for path in dumped:
         if path.name == mine and identity(_read(path)) == identity(cfg):
             return
-    raise user_error(
+    raise UserError(
         f"The work dir {folder} holds checkpoints of another config.",
         expected="a folder of its own for each config, so that no result is written over",
         found=", ".join(path.name for path in dumped)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mmkd.compat import load_config
-from mmkd.errors import UserError, check_options, user_error
+from mmkd.errors import UserError, check_options
 from mmkd.sweeps.overrides import KeepingDictAction
 from mmkd.teachers import teacher_entries
 
@@ -105,7 +105,7 @@ def read_plan(path: str | Path) -> Plan:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise user_error(
+        raise UserError(
             "The plan cannot be read.",
             expected="a YAML file like configs/compare/bccd.yaml",
             found=f"{path} ({type(error).__name__}: {error})",
@@ -168,7 +168,7 @@ def plan_of_configs(configs: Sequence[str], **settings: Any) -> Plan:
     """
     names = [Path(config.rpartition("::")[2]).stem for config in configs]
     if len(configs) < 2:
-        raise user_error(
+        raise UserError(
             "There is nothing to compare.",
             expected="PLAN.yaml, or the student's config and one or more distilled ones",
             found=", ".join(configs),
@@ -202,7 +202,7 @@ def read_config(member: Member) -> Any:
     try:
         return load_config(member.config)
     except Exception as error:
-        raise user_error(
+        raise UserError(
             f"The config of {member.name} cannot be read.",
             expected="a config file, or a name like mmkd::bccd/kd.py",
             found=f"{member.config} ({type(error).__name__}: {error})",

@@ -13,7 +13,7 @@ from mmdet.evaluation import CocoMetric
 from mmengine.config import Config, ConfigDict
 
 from mmkd.compare.plan import STUDENT, TEACHER, Member, Plan, read_config
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 from mmkd.registry import METRICS, is_kind
 from mmkd.sweeps.overrides import KeepingDictAction, check_overrides, resolve_aliases
 from mmkd.teachers import plain_detector, teacher_entries, teacher_model_and_checkpoint
@@ -64,7 +64,7 @@ def training_config(member: Member, options: Mapping[str, Any]) -> Config:
     except UserError as error:
         raise error.at(member.name) from error
     except Exception as error:
-        raise user_error(
+        raise UserError(
             f"The options of {member.name} do not fit its config.",
             expected="cfg-options that name parts of it",
             found=f"{type(error).__name__}: {error}",
@@ -86,7 +86,7 @@ def evaluation_config(cfg: Config, data: Config, split: str) -> Config:
     """
     for part in ("dataloader", "evaluator"):
         if data.get(f"{split}_{part}") is None:
-            raise user_error(
+            raise UserError(
                 f"The student's config has no {split}_{part}.",
                 expected=f"{split}_dataloader and {split}_evaluator, which the figures are to come from",
                 found=", ".join(key for key in data if key.endswith(part)) or "none",
@@ -96,7 +96,7 @@ def evaluation_config(cfg: Config, data: Config, split: str) -> Config:
     evaluator = copy.deepcopy(data[f"{split}_evaluator"])
     for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
         if metric.get("format_only"):
-            raise user_error(
+            raise UserError(
                 f"{split}_evaluator writes files and no figures.",
                 expected="a split with annotations",
                 found="format_only=True",
@@ -169,7 +169,7 @@ def check_budget(plan: Plan, configs: Mapping[str, Config]) -> dict[str, list[st
     if found and plan.same_budget:
         name, lines = next(iter(found.items()))
         more = f"\n            and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-        raise user_error(
+        raise UserError(
             f"{', '.join(found)}: not the same model, data or budget as the student alone.",
             expected=f"the same {', '.join(BUDGET)}",
             found=f"{name}, against the student:\n            " + "\n            ".join(lines[:SHOWN]) + more,
@@ -211,7 +211,7 @@ def check_teachers(plan: Plan, configs: Mapping[str, Config]) -> dict[str, list[
             if own is None
             else f"give these variants `cfg-options: {{model.teacher.checkpoint: {own}}}`"
         )
-        raise user_error(
+        raise UserError(
             f"{', '.join(found)}: another teacher than the plan's.",
             expected=own
             or f"the one that the plan trains by {plan.teacher.config}, in the place of a single teacher",

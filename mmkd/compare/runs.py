@@ -37,7 +37,7 @@ from mmkd.compare.run_configs import (
     takes_trained_teacher,
     training_config,
 )
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 from mmkd.hooks.interrupted import CHECKPOINT as INTERRUPTED
 
 TRAIN_LOG, TEST_LOG = "train.log", "test.log"
@@ -247,7 +247,7 @@ class Runs:
                 changed.append(run)
         if changed:
             names = " ".join(dict.fromkeys(run.member.name for run in changed))
-            raise user_error(
+            raise UserError(
                 "Some runs were made with another config than they have now.",
                 expected=f"in {self.folder}, runs of this plan as it is",
                 found="; ".join(run.name for run in changed),

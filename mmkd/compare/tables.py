@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 
 RUN_KEYS = ("dataset", "recipe", "seed", "metrics", "commit", "command", "versions", "hardware")
 SUMMARY_KEYS = (
@@ -41,7 +41,7 @@ def read_results(path: Path) -> dict[str, Any]:
                 if missing:
                     raise KeyError(f"{key}: {', '.join(missing)}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise user_error(
+        raise UserError(
             "The results cannot be read.",
             expected="results.json of a comparison, with `runs` and `summary`",
             found=f"{path} ({type(error).__name__}: {error})",

@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import weights_to_cpu
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 from mmkd.registry import HOOKS
 from mmkd.sharding import unwrapped
 
@@ -55,7 +55,7 @@ class DistillStateHook(Hook):
         shapes, found = ({name: tuple(t.shape) for name, t in part.items()} for part in (wanted, saved))
         if shapes != found:
             differing = sorted(name for name in {*shapes, *found} if shapes.get(name) != found.get(name))
-            raise user_error(
+            raise UserError(
                 "The checkpoint's layers of distillation losses are not those of the config.",
                 expected=f"{len(shapes)} tensors: {', '.join(sorted(shapes)[:10])}",
                 found=f"others: {', '.join(differing[:10])}",

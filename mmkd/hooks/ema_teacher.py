@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 from mmkd.registry import HOOKS
 from mmkd.teachers import EMATeacher, single_teachers
 
@@ -85,7 +85,7 @@ def _check_fits(teacher: EMATeacher, saved: dict[str, Tensor]) -> None:
     shapes, found = ({name: tuple(t.shape) for name, t in x.items()} for x in (teacher.state_dict(), saved))
     if shapes != found:
         differing = sorted(name for name in {*shapes, *found} if shapes.get(name) != found.get(name))
-        raise user_error(
+        raise UserError(
             "The checkpoint's EMA teacher is not that of the config.",
             expected=f"{len(shapes)} tensors of the student's shapes",
             found=f"others: {', '.join(differing[:10])}",

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
-from mmkd.errors import UserError, check_arguments, type_of, user_error
+from mmkd.errors import UserError, check_arguments, type_of
 from mmkd.registry import HOOKS, class_of
 
 
@@ -28,7 +28,7 @@ def check_hooks(hooks: Any) -> None:
         if isinstance(hook, Hook):
             continue
         if not isinstance(hook, Mapping) or not isinstance(hook.get("type"), (str, type)):
-            raise user_error(
+            raise UserError(
                 f"custom_hooks[{place}] is no hook.",
                 expected="a dict with the name of a hook, like dict(type='MetricsFileHook')",
                 found=repr(hook),

@@ -10,7 +10,7 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 from mmkd.hooks.durable_checkpoint import DUE
 from mmkd.hooks.interrupted import CHECKPOINT
 from mmkd.registry import HOOKS
@@ -82,7 +82,7 @@ def newest_whole(work_dir: Path, runner: Runner) -> Path | None:
             runner.logger.info(f"training is resumed from {path}")
             return path
     if broken:
-        raise user_error(
+        raise UserError(
             f"No checkpoint in {work_dir} can be resumed from.",
             expected="at least one that is whole",
             found=f"{', '.join(broken)}, which cannot be read (see above)",
@@ -110,7 +110,7 @@ def candidates(work_dir: Path) -> Iterator[Path]:
 def _check_state(checkpoint: dict[str, Any]) -> None:
     missing = {"state_dict", "optimizer", "meta"} - set(checkpoint)
     if missing or not isinstance(checkpoint["meta"], dict):
-        raise user_error(
+        raise UserError(
             "This checkpoint holds no state of a training to go on from.",
             expected="state_dict, optimizer and meta, as the train tool saves them",
             found=", ".join(map(str, list(checkpoint)[:10])) or "nothing",

@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 from mmkd.losses import DistillLoss
 from mmkd.registry import HOOKS
 
@@ -117,7 +117,7 @@ class DistillScheduleHook(Hook):
         """Find the terms, and remember their weights before the first change."""
         terms = distill_terms(runner.model, "DistillScheduleHook")
         if self.term is not None and self.term not in terms:
-            raise user_error(
+            raise UserError(
                 "DistillScheduleHook serves a distillation loss that the model does not have.",
                 expected=f"term, one of: {', '.join(sorted(terms))}",
                 found=self.term,
@@ -128,7 +128,7 @@ class DistillScheduleHook(Hook):
             if other is self:
                 break
             if isinstance(other, DistillScheduleHook) and set(other.base) & set(chosen):
-                raise user_error(
+                raise UserError(
                     "Two DistillScheduleHooks serve the same distillation loss.",
                     expected="each term served by one hook",
                     found=", ".join(sorted(set(other.base) & set(chosen))) + " served twice",
@@ -157,7 +157,7 @@ class DistillScheduleHook(Hook):
         if self.stop_epoch is None:
             return
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            raise user_error(
+            raise UserError(
                 "DistillScheduleHook cannot stop at an epoch: the training loop counts none.",
                 expected="EpochBasedTrainLoop with stop_epoch",
                 found=type(runner.train_loop).__name__,
@@ -165,7 +165,7 @@ class DistillScheduleHook(Hook):
             )
         warm, stop = self.warmup_iterations(runner.max_iters), self._stop_iteration(runner)
         if runner.epoch < self.stop_epoch and stop is not None and stop < warm:
-            raise user_error(
+            raise UserError(
                 "DistillScheduleHook stops before its warm-up is over.",
                 expected=f"a warm-up of at most {stop} iterations, where stop_epoch={self.stop_epoch} begins",
                 found=f"{warm} iterations",
@@ -186,7 +186,7 @@ def distill_terms(model: Any, asking: str) -> dict[str, DistillLoss]:
     model = unwrapped(model)
     terms = getattr(model, "distill", None)
     if not terms:
-        raise user_error(
+        raise UserError(
             f"{asking} is for models that are distilled.",
             expected="a model with distillation losses, like KDSingleStageDetector",
             found=type(model).__name__,

@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 from mmkd.registry import HOOKS
 
 
@@ -29,7 +29,7 @@ class SomeDataHook(Hook):
             return
         name, remedy = type(dataset).__name__, "check its ann_file, metainfo.classes and filter_cfg"
         if len(dataset) == 0:
-            raise user_error(
+            raise UserError(
                 "The training data set is empty.",
                 expected="at least one image after its filter",
                 found=f"{name} of 0 images",
@@ -40,7 +40,7 @@ class SomeDataHook(Hook):
             return
         infos = (dataset.get_data_info(index) for index in range(len(dataset)))
         if not any(info.get("instances", True) for info in infos):
-            raise user_error(
+            raise UserError(
                 "The training data set has no object.",
                 expected="at least one box of the configured classes",
                 found=f"{name} of {len(dataset)} images without a box",

@@ -15,7 +15,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import BaseLoop, Runner
 
 from mmkd.durable import use_durable_files
-from mmkd.errors import UserError, check_options, user_error
+from mmkd.errors import UserError, check_options
 from mmkd.hooks.interrupted import remove_outdated, save_interrupted, skip_done_batches
 from mmkd.hooks.workers import ShieldedWorker, end_workers
 from mmkd.registry import HOOKS
@@ -62,7 +62,7 @@ class StopHook(Hook):
         check_options("StopHook", [*stop_signals, *preempt_signals], [s.name for s in signal.Signals])
         both = set(stop_signals) & set(preempt_signals)
         if both:
-            raise user_error(
+            raise UserError(
                 "A signal cannot both stop and pre-empt.",
                 expected="each signal in stop_signals or in preempt_signals",
                 found=f"{', '.join(sorted(both))} in both",

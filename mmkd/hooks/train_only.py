@@ -10,7 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 from mmkd.registry import HOOKS
 
 
@@ -45,7 +45,7 @@ class TrainOnlyHook(Hook):
         names = dict(model.named_modules())
         strange = [name for name in self.modules if not any(True for _ in _parameters(names.get(name)))]
         if strange:
-            raise user_error(
+            raise UserError(
                 f"TrainOnlyHook names no module with parameters: {', '.join(strange)}.",
                 expected=f"some of {', '.join(name for name, _ in model.named_children())}, or below them",
                 found=", ".join(strange),

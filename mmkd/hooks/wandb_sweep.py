@@ -14,7 +14,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmkd.datasets import class_names
 from mmkd.deployment import write_deployable
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 from mmkd.hooks.evaluation_table import EvaluationTable
 from mmkd.hooks.stop import StopHook, is_training
 from mmkd.registry import HOOKS
@@ -229,7 +229,7 @@ def _find(candidates: Iterable[Any], kind: type, where: str) -> Any:
     for candidate in candidates:
         if isinstance(candidate, kind):
             return candidate
-    raise user_error(
+    raise UserError(
         f"WandbSweepHook needs {kind.__name__}.",
         expected=f"dict(type='{kind.__name__}') in {where}",
         found=", ".join(type(candidate).__name__ for candidate in candidates),

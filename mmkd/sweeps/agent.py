@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 
 
 def in_sweep() -> bool:
@@ -39,7 +39,7 @@ def parameters() -> dict[str, Any]:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
         return {key: entry["value"] for key, entry in content.items() if key != "wandb_version"}
     except (OSError, yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
-        raise user_error(
+        raise UserError(
             "The parameters of this sweep's run cannot be read.",
             expected="a YAML file of W&B's agent, named by WANDB_SWEEP_PARAM_PATH",
             found=f"{file} ({type(error).__name__}: {error})",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import wandb
 import yaml
 
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 from mmkd.sweeps.agent import parameters
 from mmkd.sweeps.processes import end
 from mmkd.sweeps.sweep_file import SweepFile
@@ -49,7 +49,7 @@ class HostedSweep:
         try:
             return str(wandb.sweep(content, project=self.project, entity=self.entity))
         except Exception as error:
-            raise user_error(
+            raise UserError(
                 "W&B did not take the sweep.",
                 expected="a W&B server, a key (`wandb login` or WANDB_API_KEY) and a valid sweep file",
                 found=f"{type(error).__name__}: {str(error).splitlines()[0]}",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Hyperband:
         """
         eta = config.get("eta", 3)
         if config.get("type") != "hyperband" or eta <= 1 or not ({"min_iter", "max_iter"} & set(config)):
-            raise user_error(
+            raise UserError(
                 "`early_terminate` is not understood.",
                 expected="{type: hyperband, min_iter: 8, eta: 2} or {type: hyperband, max_iter: 27, s: 2}",
                 found=str(dict(config)),

@@ -19,7 +19,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 from mmkd.sweeps.hyperband import Hyperband
 from mmkd.sweeps.processes import end
 from mmkd.sweeps.sweep_file import SweepFile
@@ -87,7 +87,7 @@ class LocalSweep:
             self._write_table(study)
         crashed = _crashes_in_a_row(study)
         if crashed >= CRASHES_IN_A_ROW:
-            raise user_error(
+            raise UserError(
                 f"{crashed} trials in a row crashed; the sweep has stopped.",
                 expected="trials that train",
                 found=str(study.trials[-1].user_attrs.get("error")),
@@ -98,7 +98,7 @@ class LocalSweep:
     def _open(self, resume: bool) -> optuna.Study:
         journal = self.work_dir / "study.log"
         if journal.exists() and not resume:
-            raise user_error(
+            raise UserError(
                 "There is a sweep in this folder already.",
                 expected="an empty --work-dir, or --resume",
                 found=str(journal),

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 from mmkd.registry import REGISTRIES, accepted_arguments, class_of
 
 # What wandb.config.lr and the like mean in an MMDetection config.
@@ -69,7 +69,7 @@ def check_overrides(cfg: Config, options: Mapping[str, Any], strict: bool) -> No
         found, missing = _follow(cfg, key)
         if isinstance(value, dict) and isinstance(found, Mapping) and not missing and found:
             inner = next(iter(value), "…")
-            raise user_error(
+            raise UserError(
                 f"{key} would be replaced as a whole, with all that it holds.",
                 expected=f"dotted keys, like {key}.{inner}=…",
                 found=f"{key}={value}",
@@ -80,7 +80,7 @@ def check_overrides(cfg: Config, options: Mapping[str, Any], strict: bool) -> No
             siblings = [str(name) for name in found] if isinstance(found, Mapping) else []
             siblings = sorted({*siblings, *_arguments(found)})
             near = difflib.get_close_matches(missing, siblings, n=3) or siblings
-            raise user_error(
+            raise UserError(
                 f"The config has no {key}.",
                 expected=f"one of: {', '.join([*near, *ALIASES])}",
                 found=key,

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 
 METHODS = ("bayes", "random", "grid")
 _VARIABLE = r"\$\{envvar:(\w+)\}"
@@ -104,7 +104,7 @@ def read_sweep(path: str | Path) -> SweepFile:
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise user_error(
+        raise UserError(
             "The sweep file cannot be read.",
             expected="a YAML file as `wandb sweep` takes it",
             found=f"{path} ({type(error).__name__}: {error})",
@@ -143,7 +143,7 @@ def _check_parameters(path: Path, parameters: Any) -> None:
         raise UserError(f"{path}: `parameters` is empty")
     for key, description in parameters.items():
         if not isinstance(description, dict) or "parameters" in description:
-            raise user_error(
+            raise UserError(
                 f"{path}: parameter {key} is nested; it would replace the whole of {key} in the config.",
                 expected="flat dotted keys, like optim_wrapper.optimizer.lr: {min: 1.0e-4, max: 1.0e-2}",
                 found=f"{key}: {description}",

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmkd.doctor.findings import Finding, NotExamined, collect, from_error, shortened
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 
 
 def ends_with(error: Exception) -> list[Finding]:
@@ -27,7 +27,7 @@ def test_an_unexpected_error_is_a_finding() -> None:
 
 
 def test_a_users_error_keeps_its_remedy() -> None:
-    error = user_error("It is bad.", expected="good", found="bad\nand worse", remedy="mend it")
+    error = UserError("It is bad.", expected="good", found="bad\nand worse", remedy="mend it")
     assert from_error("it", error) == Finding(
         "error", "it", "It is bad. Expected: good. Found: bad and worse.", "mend it"
     )
