@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def _tell_of_itself() -> None:
-    """``python -m mmkd.cli.train --help`` at once: Python imports this package before the tool and its torch."""
+    """``python -m mmkd.cli.train --help`` at once: this package is imported before the tool and its torch."""
     asked = not {"-h", "--help", "--version"}.isdisjoint(sys.argv[1:])
     if sys.argv[0] != "-m" or not asked or "-m" not in sys.orig_argv:
         return
