@@ -66,7 +66,7 @@ class HeadSpec:
         )
 
     def select_classes(self, count: int) -> HeadSpec:
-        """The layout for so many of the classes, with the background channel if there is one."""
+        """The layout for this many of the classes, with the background channel if there is one."""
         background = self.cls_channels - self.num_classes
         return replace(self, num_classes=count, cls_channels=count + background)
 
@@ -206,21 +206,21 @@ class DistillContext:
     """The batch, as far as a distillation loss needs it.
 
     Attributes:
-        valid_N: bool, False for priors in the padding of their image, and for those of which the
-            teacher's answer is not known.
+        valid_N: bool, False for priors in the padding of their image, and for those without a
+            known answer of the teacher.
         num_images: images in this process's batch.
         data_samples: mmdet's data samples of the batch.
         labels_N: class index assigned by the student's own assigner,
             ``num_classes`` for background; only when a loss asks for it.
         through: runs layers of the teacher on a tensor of the student's, with gradient to it (see
             `FrozenTeacher.through`). A loss that uses it needs ``"layers"``, or they may be left out.
-        known_N: bool, False for priors of which the teacher's answer is not known; ``None`` if all are.
+        known_N: bool, False for priors whose teacher's answer is not known; ``None`` if all are.
         padded_N: bool, False for priors beyond the padded size of their image, ``pad_shape``; only when a
             loss asks for ``"padding"``.
         scored_N: bool, False for priors without a weight in the student's own classification loss: those
             beyond the padding, and anchors that its assigner ignores; only when a loss asks for it.
         quality_sum: the sum of the centerness targets of the assigned priors; only when a loss asks for it.
-        crossed: from a number of layers and the student's features after so many layers of its towers to what
+        crossed: from a number of layers and the student's features after these of its towers to what
             the rest of the teacher's head makes of them, see `FrozenTeacher.crossed`; needs ``"layers"``.
     """
 

@@ -81,7 +81,7 @@ class WandbBackend(WandbVisBackend):
             reason = str(error).splitlines()[0]
             if _is_refusal(error):
                 raise UserError(
-                    "W&B does not let this run in.",
+                    "W&B refuses the login of this run.",
                     expected="a key, from `wandb login` or WANDB_API_KEY",
                     found=reason,
                     remedy="log in, or set WANDB_MODE=offline, or take WandbBackend out of vis_backends",

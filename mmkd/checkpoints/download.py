@@ -33,7 +33,7 @@ _BUSY = (429, 500, 502, 503, 504)
 
 
 class _BrokenOffError(Exception):
-    """The body ended early; the rest may be had by asking again."""
+    """The body ended early; another request can bring the rest."""
 
 
 def fetch(url: str) -> Path:
@@ -46,7 +46,7 @@ def fetch(url: str) -> Path:
         url: the address; the hash in its last part is verified, see `mmkd.checkpoints.names`.
 
     Raises:
-        UserError: it cannot be had, is too large, or is another file than its name says.
+        UserError: it cannot be downloaded, is too large, or is another file than its name says.
     """
     try:
         path = Path(torch.hub.get_dir()) / "checkpoints" / cached_name(url)
@@ -63,7 +63,7 @@ def fetch(url: str) -> Path:
         raise _unreachable(url, error) from error
     except (OSError, NotImplementedError) as error:  # the latter of file systems without locks
         raise UserError(
-            f"{url} cannot be kept.",
+            f"Cannot store {url}.",
             expected=f"a folder that can be written to, with enough space, at {path.parent}",
             found=f"{type(error).__name__}: {error}",
             remedy="make room, or name another folder by TORCH_HOME",
@@ -228,12 +228,12 @@ def _unreachable(url: str, error: requests.RequestException) -> UserError:
     if isinstance(error, requests.HTTPError) and error.response is not None:
         found = f"status {error.response.status_code} {error.response.reason}"
         if error.response.status_code in (401, 403):
-            remedy = "the server wants to know who asks: download it by hand and name the file"
+            remedy = "the server asks for a login: download it by hand and name the file"
     elif isinstance(error, requests.exceptions.InvalidSchema):
         found = f"a redirect to another scheme than HTTP(S): {error}"
         remedy = "download it by hand, if you trust that, and name the file"
     else:
         found = f"{type(error).__name__}: {error}"
     return UserError(
-        f"{url} cannot be had.", expected="a file that can be reached from here", found=found, remedy=remedy
+        f"Cannot get {url}.", expected="a file that can be reached from here", found=found, remedy=remedy
     )

@@ -55,7 +55,7 @@ def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
     Without a torchvision that runs, the names of torchvision 0.12, like ``resnet18``, are those in mmengine.
 
     Raises:
-        UserError: the zoo has no such name, or its file cannot be had.
+        UserError: the zoo has no such name, or its file cannot be downloaded.
     """
     scheme, _, name = filename.partition("://")
     addresses, lacking = _addresses(scheme)
@@ -92,7 +92,7 @@ def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
         if not lacking:
             raise
         raise UserError(
-            f"{filename} cannot be had.",
+            f"Cannot get {filename}.",
             expected=f"{address} to be reached from here",
             found=str(error).splitlines()[0],
             remedy=f"download it by hand and name the file; other names need {requirement()}",
@@ -121,7 +121,7 @@ def load_from_storage(filename: str, map_location: Any = None) -> dict[str, Any]
         content = get_file_backend(filename, backend_args={"backend": "petrel"}).get(filename)
     except Exception as error:
         raise UserError(
-            f"{filename} cannot be had.",
+            f"Cannot get {filename}.",
             expected="an object store that mmengine's client can reach",
             found=f"{type(error).__name__}: {error}",
             remedy="download it by hand and name the file",

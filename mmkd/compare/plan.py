@@ -1,4 +1,4 @@
-"""What is to be compared: plan files, and plans made of a list of configs."""
+"""What to compare: plan files, and plans made of a list of configs."""
 
 from __future__ import annotations
 
@@ -257,7 +257,9 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
 def _check_names(plan: Plan) -> None:
     for name in (plan.name, *(member.name for member in plan.members)):
         if not re.fullmatch(r"\w[\w.+-]*", name):
-            raise UserError(f"{name!r} is to be a folder's name: letters, digits, and _ . + - within")
+            raise UserError(
+                f"{name!r} cannot be a folder's name: use letters, digits and _ . + -, the first no . + or -"
+            )
     reserved = {TEACHER, STUDENT, "report"} & {variant.name for variant in plan.variants}
     if reserved:
         raise UserError(f"no variant can be called {', '.join(reserved)}")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmkd.errors import user_error
 
-# A forward pass overflows now and then in float16; so many in a row are no accident.
+# A forward pass overflows now and then in float16; this many in a row are no accident.
 TOLERATED = 5
 
 

@@ -15,15 +15,15 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
 from torch import Tensor
 
-# A class is judged by so many of its objects at least.
+# A class is judged by at least this many of its objects.
 _ENOUGH = 10
 # The chance that objects with right and wrong names would favour another order as clearly.
 _CHANCE = 0.01
-# Another order must raise the AP by so much, and so many times.
+# Another order must raise AP by at least this much, absolute and as a factor.
 _MORE, _TIMES = 0.05, 1.25
-# Of the objects of classes that change places so many more must get the right name.
+# Of the objects of classes that change places, at least this share more must get the right name.
 _GAIN = 0.3
-# Where fewer objects are met at all, their classes tell of chance.
+# Below this recall, the classes of the few objects that are found tell nothing.
 _RECALL = 0.3
 
 

@@ -12,7 +12,7 @@ import mmcv
 
 from mmkd.doctor.findings import Finding, shortened
 
-# Files looked for, evenly spaced; and of the first, so many are opened.
+# How many files are looked for, evenly spaced, and how many of the first are opened.
 _LOOKED_FOR = 2000
 _OPENED = 20
 # Pairs of files of one name whose content is compared.

@@ -17,7 +17,7 @@ from mmkd.doctor.memory import StepMemory
 from mmkd.registry import DATASETS, MODELS
 from mmkd.teachers import plain_detector, teacher_entries
 
-# A training step is measured on so many images at most, and its memory scaled to the batch.
+# A training step is measured on at most this many images, and its memory scaled to the batch.
 MOST_IMAGES_OF_A_STEP = 4
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ class TrainingSetup:
     def _build_model(self) -> Any:
         cfg = copy.deepcopy(self.cfg.model)
         for entry in teacher_entries(cfg.get("teacher")):
-            cast(ConfigDict, entry).pop("cache", None)  # nothing is to be stored
+            cast(ConfigDict, entry).pop("cache", None)  # the doctor stores nothing
         if cfg.get("data_preprocessor") is None and self.cfg.get("data_preprocessor") is not None:
             cfg.data_preprocessor = copy.deepcopy(self.cfg.data_preprocessor)
         return MODELS.build(cfg)

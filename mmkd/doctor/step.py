@@ -18,7 +18,7 @@ from mmkd.hooks.balance import Balance, measure_balance, recorded_calls, suggest
 from mmkd.hooks.ema_teacher import ema_teacher
 from mmkd.teachers import single_teachers
 
-# A term whose gradient is so many times the task's, or so small a part of it, does not take part.
+# Between a term's gradient and the task's, a larger factor than this is out of balance.
 _DROWN = 10.0
 
 
@@ -34,7 +34,7 @@ def examine_step(setup: TrainingSetup) -> Iterator[Finding]:
         yield Finding(
             "error",
             "initial weights",
-            f"cannot be had: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
+            f"cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
             "download them, and name the file in the init_cfg; the step goes on with random ones",
         )
     model.to(setup.device).train()

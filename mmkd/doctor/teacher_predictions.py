@@ -19,7 +19,7 @@ from mmkd.teachers import build_detector, check_class_map, teacher_model_and_che
 from mmkd.teachers.building import class_names_of, example_pixels
 from mmkd.teachers.pixels import Renormalizer
 
-# A teacher whose classes have no names has at most so many more than the data set.
+# A teacher without class names has at most this many classes more than the data set.
 _MANY = 20_000
 
 

@@ -10,9 +10,9 @@ from mmkd.doctor.agreement import Agreement, judge
 from mmkd.doctor.setup import TrainingSetup
 from mmkd.doctor.teacher_predictions import LoadedTeacher, detect, load_images
 
-# A guess is tried on so many images, and confirmed on so many.
+# How many images a guess is tried on, and how many confirm it.
 _TRIED, _CONFIRMED = 8, 32
-# It is better with so much more AP, and so many times as much.
+# A guess is better if it raises AP by at least this much, absolute and as a factor.
 _MORE, _TIMES = 0.05, 1.25
 
 
@@ -76,6 +76,6 @@ def clearly_better(one: Agreement, other: Agreement) -> bool:
 
 
 def spaced(numbers: Sequence[int], count: int) -> list[int]:
-    """Evenly spaced ones of a list, at most so many."""
+    """At most ``count`` numbers of a list, evenly spaced."""
     step = max(1, len(numbers) / count)
     return [numbers[int(place * step)] for place in range(min(count, len(numbers)))]

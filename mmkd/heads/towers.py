@@ -22,7 +22,7 @@ Towers = dict[str, list[Calls[Tensor]]]
 
 
 def check_towers(head: nn.Module, layer: int, whose: str) -> None:
-    """Raise `UserError` if a head has no two towers of more than so many layers.
+    """Raise `UserError` unless a head has two towers with more layers than ``layer``.
 
     Args:
         head: a dense head.

@@ -17,7 +17,7 @@ from mmkd.structures import DenseOutputs, DistillContext
 
 # A prior counts for the agreement where the teacher's highest score is above it.
 _TEACHER_SURE = 0.3
-# A suggested weight is at most so many times the present one, or so small a part of it.
+# A suggested weight differs from the present one by at most this factor.
 _MOST_CHANGE = 1000.0
 
 Call = tuple[DenseOutputs, DenseOutputs, DistillContext]

@@ -21,7 +21,7 @@ _IN_A_ROW = 3
 
 @HOOKS.register_module()
 class DistillMonitorHook(Hook):
-    r"""Log how strongly, and whereto, each distillation loss pulls the student.
+    r"""Log how strongly, and in which direction, each distillation loss pulls the student.
 
     With g the gradient of a loss on the maps that the student's neck gives its head, over the whole batch of
     all processes, every ``interval`` iterations the log gets
@@ -69,7 +69,7 @@ class DistillMonitorHook(Hook):
         distill_terms(runner.model, "DistillMonitorHook")
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Watch this iteration's forward pass if it is to be measured."""
+        """Watch this iteration's forward pass if this hook measures it."""
         if not self.every_n_train_iters(runner, self.interval):
             return
         model = unwrapped(runner.model)

@@ -18,7 +18,7 @@ STATE = "interrupted_at"
 
 
 def save_interrupted(runner: Runner, iterations: int, validating: bool) -> Path:
-    """Write the state after so many iterations; it is what ``--resume`` goes on from.
+    """Write the state after this many iterations, for ``--resume`` to go on from.
 
     Args:
         runner: of the training.

@@ -42,8 +42,8 @@ class ReproducibleHook(Hook):
         remembering = transforms_with_memory(loader.dataset)
         if remembering:
             runner.logger.warning(
-                f"{', '.join(remembering)} mixes in samples of before, which each worker keeps for itself: "
-                "this run will not repeat with another num_workers or after a resumption"
+                f"{', '.join(remembering)} mixes in earlier samples, which each worker keeps to itself: "
+                "this run repeats only with the same num_workers, and not after it is resumed"
             )
         if isinstance(loop, EpochBasedTrainLoop):
             for sampler in (loader.sampler, getattr(loader.batch_sampler, "sampler", None)):

@@ -47,7 +47,7 @@ class ResumeHook(Hook):
         """Learn whether its validation was done.
 
         Raises:
-            UserError: training is resumed from a file that holds no state of a training.
+            UserError: training is resumed from a file that holds no training state.
         """
         if runner._resume:
             _check_state(checkpoint)
@@ -63,7 +63,7 @@ class ResumeHook(Hook):
 def newest_whole(work_dir: Path, runner: Runner) -> Path | None:
     """The newest checkpoint of a folder that can be read; None where there is none at all.
 
-    The one that ``last_checkpoint`` names is taken for the newest, then they go by age.
+    The one that ``last_checkpoint`` names is tried first, then the others from new to old.
 
     Raises:
         UserError: none of them can be read.
@@ -111,7 +111,7 @@ def _check_state(checkpoint: dict[str, Any]) -> None:
     missing = {"state_dict", "optimizer", "meta"} - set(checkpoint)
     if missing or not isinstance(checkpoint["meta"], dict):
         raise UserError(
-            "This checkpoint holds no state of a training to go on from.",
+            "This checkpoint holds no training state to resume from.",
             expected="state_dict, optimizer and meta, as the train tool saves them",
             found=", ".join(map(str, list(checkpoint)[:10])) or "nothing",
             remedy="resume from epoch_N.pth, or begin anew with --cfg-options load_from=FILE",

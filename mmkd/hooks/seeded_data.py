@@ -14,7 +14,7 @@ from mmkd.errors import UserError
 
 
 class SampleError(UserError):
-    """A training sample cannot be had."""
+    """A training sample cannot be loaded."""
 
 
 class Keyed(int):
@@ -118,7 +118,7 @@ def _explained(dataset: Any, index: int, error: Exception) -> UserError:
     except Exception:  # another kind of dataset, or the reason for the error
         name = f"number {index}"
     return SampleError(
-        f"A sample of the training data cannot be had: {name}.",
+        f"Cannot load training sample {name}.",
         expected="a sample that the pipeline can read and transform",
         found=f"{type(error).__name__}: {error}",
         remedy="bring the file back or correct the annotation, then --resume",

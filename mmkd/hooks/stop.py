@@ -83,7 +83,7 @@ class StopHook(Hook):
         """Ask for the end of training; safe from signal handlers and other threads.
 
         Args:
-            exit_code: 0 for good; otherwise the run is to be started again.
+            exit_code: 0 for good; otherwise the run should be started again.
             reason: for the log.
         """
         if self.exit_code is None or exit_code > self.exit_code:
@@ -156,7 +156,7 @@ class StopHook(Hook):
     def save_after_failure(self, runner: Runner) -> Path | None:
         """Keep the state of a training that failed, where it is sound.
 
-        It is between two steps and in a validation: when data cannot be had, say.
+        It is between two steps and in a validation: for example when a sample cannot be loaded.
 
         Returns:
             The checkpoint, or None if nothing was trained or a step was under way.

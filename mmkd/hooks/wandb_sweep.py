@@ -48,7 +48,7 @@ class WandbSweepHook(Hook):
         num_images: number of images in the table; 0 for no table. With several processes, of those that
             the main process evaluates.
         score_threshold: of the table's detections, in [0, 1].
-        interval: upload after every so many validations too; 0 for after training alone.
+        interval: upload after every ``interval``-th validation too; 0 for after training alone.
 
     Raises:
         UserError: there is no `WandbBackend` or no `StopHook`.

@@ -159,7 +159,7 @@ def build_losses(losses: Mapping[str, Any], path: str) -> nn.ModuleDict:
     for name, cfg in losses.items():
         if not isinstance(name, str) or not name.isidentifier() or hasattr(nn.ModuleDict, name):
             raise user_error(
-                f"{path} has a loss of which the name cannot be one.",
+                f"{path} has a loss whose name cannot be one.",
                 expected=f"letters, digits and _, as in {example}",
                 found=repr(name),
                 remedy="choose another",

@@ -50,14 +50,14 @@ class HostedSweep:
             return str(wandb.sweep(content, project=self.project, entity=self.entity))
         except Exception as error:
             raise UserError(
-                "W&B did not take the sweep.",
+                "Cannot create the sweep at W&B.",
                 expected="a W&B server, a key (`wandb login` or WANDB_API_KEY) and a valid sweep file",
                 found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
                 remedy="correct that, or search here without an account: --local",
             ) from error
 
     def run(self, sweep_id: str, count: int) -> None:
-        """Run the agent for so many runs.
+        """Run the agent until ``count`` runs are done.
 
         Raises:
             UserError: no run succeeded.

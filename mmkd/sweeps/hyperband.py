@@ -54,7 +54,7 @@ class Hyperband:
         return cls(bands, eta, maximize)
 
     def should_stop(self, values: Sequence[float], others: Sequence[Sequence[float]]) -> bool:
-        """Whether a run with these logged values is to be stopped.
+        """Whether to stop a run with these logged values.
 
         Args:
             values: of the run, in the order logged.

@@ -36,7 +36,7 @@ class CachedTeacher:
     Args:
         live: the teacher to ask what is not there yet.
         options: ``dir``, the folder; ``max_gb`` > 0, its bound; ``dtype``, ``'fp16'`` or ``'fp32'``; ``top``,
-            how many priors of an image to keep, those of which the teacher is surest; the others take
+            how many priors of an image to keep, those the teacher is surest of; the others take
             no part in any loss. ``None`` keeps all.
         student: its data preprocessor says how images are padded.
 

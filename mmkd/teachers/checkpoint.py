@@ -28,7 +28,7 @@ def load_strictly(model: nn.Module, filename: str) -> dict[str, Any]:
         The checkpoint's ``meta``.
 
     Raises:
-        UserError: the file cannot be had, or keys are missing, unexpected or
+        UserError: the file cannot be read, or keys are missing, unexpected or
             misshapen; lists the first ten of each and a likely cause.
     """
     checkpoint = read_checkpoint(filename)
@@ -72,7 +72,7 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
     """Read a checkpoint from wherever mmengine can, as a dict on the CPU.
 
     Raises:
-        UserError: it cannot be had, is no dict, or weights are not a number.
+        UserError: it cannot be read, is no dict, or weights are not a number.
     """
     try:
         checkpoint = CheckpointLoader.load_checkpoint(filename, map_location="cpu", logger=None)
@@ -80,9 +80,9 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
         raise
     except Exception as error:
         raise UserError(
-            "The checkpoint cannot be had.",
+            f"Cannot get {filename}.",
             expected="a path, or a URL that can be reached from here",
-            found=f"{filename} ({type(error).__name__}: {error})",
+            found=f"{type(error).__name__}: {error}",
             remedy="download it by hand and name the file",
         ) from error
     checkpoint = checked(checkpoint, filename)

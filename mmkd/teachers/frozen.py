@@ -216,7 +216,7 @@ class FrozenTeacher:
         with torch.inference_mode(), torch.autocast(inputs_BCHW.device.type, enabled=False):
             pixels_BCHW = self.pixels(inputs_BCHW.float(), image_shapes).to(self._dtype)
             outputs = self._viewed(self._in_layout(pixels_BCHW))
-        if "feats" not in self.needs:  # their shapes are compared, their values are not copied for nobody
+        if "feats" not in self.needs:  # only their shapes are compared: no need to copy their values
             outputs = replace(outputs, feats=tuple(level.to("meta") for level in outputs.feats))
         # Outside of inference mode a copy is a tensor like any other, which a loss may save for its gradient.
         return outputs.map(lambda level: level.to(torch.float32, copy=True))

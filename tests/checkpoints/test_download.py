@@ -150,7 +150,7 @@ def test_a_connection_that_always_breaks(server: FileServer) -> None:
 def test_a_server_that_says_nothing(server: FileServer) -> None:
     over = threading.Event()
     server.answers["/m.pth"] = lambda handler, before: over.wait(5)
-    assert "cannot be had" in refused(f"{server.url}/m.pth")
+    assert "Cannot get" in refused(f"{server.url}/m.pth")
     over.set()
 
 
@@ -213,7 +213,7 @@ def test_a_web_page(server: FileServer) -> None:
 )
 def test_addresses_that_are_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", _no_network)
-    with pytest.raises(UserError, match="cannot be had"):
+    with pytest.raises(UserError, match="Cannot get"):
         fetch(url)
 
 
@@ -226,7 +226,7 @@ def test_a_cache_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="cannot be kept[\\s\\S]*TORCH_HOME"):
+    with pytest.raises(UserError, match="Cannot store [\\s\\S]*TORCH_HOME"):
         fetch(f"{server.url}/m.pth")
 
 

@@ -70,7 +70,7 @@ def test_a_file_that_goes_missing(tmp_path: Path, capsys: pytest.CaptureFixture[
     first = runner(tmp_path / "run", data, lose, workers=workers)
     assert run(lambda: train(first)) == 2
     told = capsys.readouterr().err
-    assert "mmkd: error: A sample of the training data cannot be had: number 4." in told
+    assert "mmkd: error: Cannot load training sample number 4." in told
     assert "Traceback" not in told.partition("mmkd: error")[2]
     assert 5 < first.iter < 10
 

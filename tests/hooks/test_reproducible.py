@@ -148,4 +148,4 @@ def test_the_log_says_what_is_not_covered(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(run.logger, "warning", lambda text, *_: told.append(str(text)))
     run.train_dataloader.dataset.results_cache = []
     ReproducibleHook().before_train(run)
-    assert "Noisy mixes in samples of before" in told[0]
+    assert "Noisy mixes in earlier samples" in told[0]

@@ -71,7 +71,7 @@ def test_a_folder_that_was_moved(trained: Path, tmp_path_factory: pytest.TempPat
 def test_weights_alone_are_not_resumed_from(trained: Path) -> None:
     torch.save({"state_dict": {}}, trained / "epoch_3.pth")
     assert newest_whole(trained, toy_runner(trained)) == trained / "epoch_2.pth"
-    with pytest.raises(UserError, match=r"no state of a training[\s\S]*found: +state_dict"):
+    with pytest.raises(UserError, match=r"no training state[\s\S]*found: +state_dict"):
         resumed(trained, load_from=str(trained / "epoch_3.pth"))
     toy_runner(trained, ResumeHook(), load_from=str(trained / "epoch_3.pth"), epochs=1).train()
 

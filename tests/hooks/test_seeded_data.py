@@ -95,7 +95,7 @@ def test_which_sample_fails(workers: int) -> None:
     with pytest.raises(SampleError) as failed:
         list(loader)
     reason = plain_reason(failed.value)
-    assert reason.startswith("A sample of the training data cannot be had: images/3.jpg.")
+    assert reason.startswith("Cannot load training sample images/3.jpg.")
     assert "FileNotFoundError: no such image" in reason
     assert "Traceback" not in reason
 

@@ -114,5 +114,5 @@ def test_unreachable_url(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no route to host")
 
     monkeypatch.setattr(module.CheckpointLoader, "load_checkpoint", refuse)
-    with pytest.raises(UserError, match=r"cannot be had.*\n.*\n.*https://x/t.pth \(OSError: no route"):
+    with pytest.raises(UserError, match=r"Cannot get https://x/t\.pth.*\n.*\n.*OSError: no route"):
         read_checkpoint("https://x/t.pth")
