@@ -1,4 +1,4 @@
-"""What a dense head says about a batch, and what a loss may ask about it.
+"""What a detector says about a batch, and what a loss may ask about it.
 
 Shape suffixes: B images, L levels, A base priors per position, K class
 channels, H and W feature-map size, C feature channels, N = all priors of the
@@ -30,6 +30,7 @@ Need = Literal[
     "quality_targets",
     "towers",
     "layers",
+    "places",
 ]
 OF_CONTEXT: frozenset[Need] = frozenset({"padding", "labels", "label_weights", "quality_targets", "layers"})
 Valid = Literal["image", "pad", "loss"]
@@ -86,7 +87,8 @@ class DenseOutputs:
         boxes: per level, the boxes that it stands for, B×(A·4)×H×W: x1, y1, x2, y2 in pixels of the input.
         extra: further outputs by name (``centerness``), per level.
         towers: by name (``"cls_convs"``, ``"reg_convs"``), for each layer of that tower its output by level.
-        known_N: bool, False for priors of which a sparse cache has nothing; ``None`` if all are known.
+        known_N: bool, False for priors that the teacher's cache does not hold; ``None`` if it holds all.
+        inner: what the teacher's later heads read, for questions at places that are not dense.
     """
 
     spec: HeadSpec
@@ -97,6 +99,7 @@ class DenseOutputs:
     extra: Mapping[str, Levels] = field(default_factory=dict)
     towers: Mapping[str, Sequence[Levels]] = field(default_factory=dict)
     known_N: Tensor | None = None
+    inner: Any = None
 
     @property
     def strides(self) -> tuple[tuple[int, int], ...]:
@@ -127,6 +130,7 @@ class DenseOutputs:
                 for name, layers in self.towers.items()
             },
             known_N=self.known_N,
+            inner=self.inner,
         )
 
     def select_levels(self, index: Sequence[int]) -> DenseOutputs:
@@ -195,10 +199,78 @@ class DenseOutputs:
 
     @cached_property
     def _top_scores(self) -> Tensor:
-        logits_NK = self.flat_cls_logits().float()
-        if self.spec.use_sigmoid:
-            return logits_NK.max(dim=1).values.sigmoid()
-        return logits_NK.softmax(dim=1)[:, : self.spec.num_classes].max(dim=1).values
+        return top_scores(self.flat_cls_logits(), self.spec)
+
+
+@dataclass(frozen=True)
+class RowOutputs:
+    """Outputs of one detector at a place that is no dense map, row by row: RoIs, queries, mask pixels.
+
+    A loss on rows reads it as it reads `DenseOutputs`.
+
+    Attributes:
+        spec: the layout of the head; it has no levels.
+        cls_logits_NK: class logits, before the sigmoid or softmax.
+        boxes_N4: x1, y1, x2, y2 in pixels of the input.
+        extra: further outputs by name, (N,), before their sigmoid.
+        feats: the detector's features, per level B×C×H×W.
+        image_N: of which image of the batch each row is.
+    """
+
+    spec: HeadSpec
+    cls_logits_NK: Tensor
+    boxes_N4: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    feats: Levels = ()
+    image_N: Tensor | None = None
+    known_N: Tensor | None = None
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> RowOutputs:
+        """The same with a function applied to logits, boxes and further outputs."""
+        return replace(
+            self,
+            cls_logits_NK=fn(self.cls_logits_NK),
+            boxes_N4=None if self.boxes_N4 is None else fn(self.boxes_N4),
+            extra={name: fn(part) for name, part in self.extra.items()},
+        )
+
+    def select_classes(self, index: Sequence[int]) -> RowOutputs:
+        """The logits of some of the classes, in this order, and of the background if there is one."""
+        channels = [*index, *range(self.spec.num_classes, self.spec.cls_channels)]
+        return replace(
+            self,
+            spec=self.spec.select_classes(len(index)),
+            cls_logits_NK=self.cls_logits_NK[:, channels],
+        )
+
+    def flat_cls_logits(self) -> Tensor:
+        """Class logits as (N, K)."""
+        return self.cls_logits_NK
+
+    def flat_boxes(self) -> Tensor:
+        """Boxes as (N, 4): x1, y1, x2, y2 in pixels of the input."""
+        assert self.boxes_N4 is not None, "boxes were not asked for"
+        return self.boxes_N4
+
+    def flat_extra(self, name: str) -> Tensor:
+        """A further output as (N,), before its sigmoid."""
+        return self.extra[name]
+
+    def top_scores(self) -> Tensor:
+        """The highest foreground score of each row, (N,), in [0, 1]."""
+        return self._top_scores
+
+    @cached_property
+    def _top_scores(self) -> Tensor:
+        return top_scores(self.cls_logits_NK, self.spec)
+
+
+def top_scores(logits_NK: Tensor, spec: HeadSpec) -> Tensor:
+    """The highest foreground score of each row of class logits, (N,), in [0, 1]."""
+    logits_NK = logits_NK.float()
+    if spec.use_sigmoid:
+        return logits_NK.max(dim=1).values.sigmoid()
+    return logits_NK.softmax(dim=1)[:, : spec.num_classes].max(dim=1).values
 
 
 @dataclass(frozen=True)

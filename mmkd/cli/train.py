@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmdet.models.detectors import SingleStageDetector
+from mmdet.models.detectors import BaseDetector
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
@@ -33,10 +33,10 @@ from mmkd.doctor.preconditions import require
 from mmkd.errors import UserError, type_of
 from mmkd.hooks import ProgressHook
 from mmkd.hooks.options import check_hooks
-from mmkd.registry import HOOKS, MODELS, VISBACKENDS, class_of, imported_modules, is_kind, name_in
+from mmkd.registry import HOOKS, VISBACKENDS, class_of, imported_modules, is_kind, name_in
 from mmkd.sweeps.agent import in_hosted_sweep, run_id
-from mmkd.teachers import teacher_entries
-from mmkd.teachers.config import DISTILLER
+from mmkd.teachers import distills, teacher_entries
+from mmkd.teachers.config import DISTILLER_OF_ANY
 from mmkd.visualization import WandbBackend
 
 
@@ -133,22 +133,23 @@ def add_teacher(cfg: Config, teacher: str | None, checkpoint: str | None) -> Non
             remedy="give both",
         )
     init_default_scope(cfg.get("default_scope") or "mmdet")
-    if not is_kind(cfg.model, SingleStageDetector):
+    if not (distills(cfg.model) or is_kind(cfg.model, BaseDetector)):
         raise UserError(
             "This config cannot be distilled by --teacher.",
-            expected="a single-stage detector (ATSS, RetinaNet, GFL, FCOS, …)",
+            expected="a detector of mmdet, or one of your own that is a subclass of BaseDetector",
             found=f"model.type={type_of(cfg.model)}",
-            remedy="choose a single-stage student",
+            remedy="choose another student",
         )
     entry = {"config": teacher, "checkpoint": checkpoint}
-    if not is_kind(cfg.model, MODELS.get(DISTILLER)):
+    if not distills(cfg.model):
         data = innermost((cfg.get("train_dataloader") or {}).get("dataset"))
         recipe = {"teacher": entry, **recommended(cfg.model, entry, next(map(classes_of, data), ()) or None)}
-        cfg.model.update(copy.deepcopy(recipe))
-        cfg.model.type = name_in(cfg, DISTILLER)
+        # By the student's own class: what it overrides stays.
+        cfg.model.update(copy.deepcopy(recipe), student=cfg.model.type)
+        cfg.model.type = name_in(cfg, DISTILLER_OF_ANY)
         student = cfg.filename and Path(cfg.filename).stem
         cfg.work_dir = f"{cfg.get('work_dir') or f'work_dirs/{student}'}-kd-{Path(teacher).stem}"
-        _show(cfg, recipe)
+        _show(cfg, {"student": cfg.model.student, **recipe})
     else:
         cfg.model.teacher = ConfigDict(entry)
 
@@ -157,7 +158,7 @@ def _show(cfg: Config, recipe: dict[str, Any]) -> None:
     """Print the recipe as the config that a user would write."""
     if os.environ.get("RANK", "0") != "0":
         return
-    model = Config({"model": {"type": DISTILLER, **recipe}}).pretty_text.strip()
+    model = Config({"model": {"type": DISTILLER_OF_ANY, **recipe}}).pretty_text.strip()
     print(f"mmkd: what fits this pair, as a config:\n\n_base_ = [{cfg.filename!r}]\n{model}\n")
 
 

@@ -13,9 +13,9 @@ from mmdet.models.dense_heads import GFLHead
 
 from mmkd.errors import UserError
 from mmkd.heads import adapter_for
+from mmkd.outputs import example_pixels, has_dense_head, student_layout
 from mmkd.registry import MODELS
 from mmkd.teachers import build_detector, plain_detector, teacher_model_and_checkpoint
-from mmkd.teachers.building import example_pixels
 
 # The light hand on the features is that of the recipes that were measured (docs/results.md).
 FEATURES = {"type": "PKDLoss", "loss_weight": 0.3}
@@ -29,7 +29,7 @@ def recommended(
     Each loss is tried by building the model with it alone.
 
     Args:
-        student: the model config of a single-stage detector.
+        student: the model config of any detector.
         teacher: ``dict(config=…, checkpoint=…)``.
         classes: the data set's, if it names them.
 
@@ -42,7 +42,7 @@ def recommended(
     with torch.random.fork_rng(devices=[]):
         own = MODELS.build(plain_detector(copy.deepcopy(student)))
         own.eval()
-        theirs, _ = build_detector(*teacher_model_and_checkpoint(teacher), dense=False)
+        theirs, _ = build_detector(*teacher_model_and_checkpoint(teacher), head=None)
     teacher = {**teacher, **_levels(own, theirs)}
     losses: dict[str, Any] = {}
     first: UserError | None = None
@@ -65,6 +65,9 @@ def recommended(
 
 def _candidates(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """By name, the forms of a loss in their order; the first that fits is taken."""
+    if not has_dense_head(own):
+        yield "neck", [dict(FEATURES)]
+        return
     head, taught = own.bbox_head, getattr(theirs, "bbox_head", None)
     yield (
         "cls",
@@ -101,7 +104,8 @@ def _build(student: Mapping[str, Any], teacher: Mapping[str, Any], losses: Mappi
     cfg = plain_detector(copy.deepcopy(student))
     only_features = all(loss["type"] == FEATURES["type"] for loss in losses.values())
     entry = {name: value for name, value in teacher.items() if name != "levels" or only_features}
-    cfg.update(type="mmdet.KDSingleStageDetector", teacher=entry, distill=copy.deepcopy(dict(losses)))
+    cfg.update(student=cfg.type, teacher=entry, distill=copy.deepcopy(dict(losses)))
+    cfg.type = "mmdet.KDDetector"
     with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
         return MODELS.build(cfg)
 
@@ -109,11 +113,10 @@ def _build(student: Mapping[str, Any], teacher: Mapping[str, Any], losses: Mappi
 @torch.no_grad()
 def _levels(own: Any, theirs: Any) -> dict[str, Any]:
     """``levels`` for a teacher whose maps begin at another stride, as those of two-stage detectors."""
-    strides = [max(stride) for stride in adapter_for(own.bbox_head).spec(own.bbox_head).strides]
-    if hasattr(theirs, "bbox_head"):
+    if has_dense_head(theirs):
         return {}
-    pixels = example_pixels(theirs, theirs.extract_feat)
-    given = [round(pixels.shape[-1] / feat.shape[-1]) for feat in theirs.extract_feat(pixels)]
+    strides = [max(stride) for stride in student_layout(own).strides]
+    given = [max(stride) for stride in student_layout(theirs).strides]
     levels: list[int] = []
     for stride in strides:
         if stride not in given:

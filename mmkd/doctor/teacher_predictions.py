@@ -14,9 +14,10 @@ from torch import Tensor
 from mmkd.datasets import class_names
 from mmkd.doctor.agreement import Detections
 from mmkd.doctor.setup import TrainingSetup
+from mmkd.outputs.example import example_pixels
 from mmkd.registry import MODELS
 from mmkd.teachers import build_detector, check_class_map, teacher_model_and_checkpoint
-from mmkd.teachers.building import class_names_of, example_pixels
+from mmkd.teachers.building import class_names_of
 from mmkd.teachers.pixels import Renormalizer
 
 # A teacher without class names has at most this many classes more than the data set.
@@ -60,7 +61,7 @@ def load_teacher(entry: Mapping[str, Any], device: str) -> LoadedTeacher:
         UserError: as `teacher_model_and_checkpoint` and `build_detector`.
     """
     model_cfg, checkpoint = teacher_model_and_checkpoint(entry)
-    detector, meta = build_detector(copy.deepcopy(model_cfg), checkpoint, dense=False)
+    detector, meta = build_detector(copy.deepcopy(model_cfg), checkpoint, head=None)
     channels = example_pixels(detector, detector.extract_feat).shape[1]
     preprocessor = model_cfg.get("data_preprocessor") or {"type": "mmdet.DetDataPreprocessor"}
     return LoadedTeacher(

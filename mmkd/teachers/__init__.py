@@ -6,6 +6,7 @@ from mmkd.teachers.cached import CachedTeacher
 from mmkd.teachers.classes import find_classes
 from mmkd.teachers.config import (
     check_class_map,
+    distills,
     plain_detector,
     teacher_entries,
     teacher_model_and_checkpoint,
@@ -28,6 +29,7 @@ __all__ = [
     "build_teachers",
     "check_class_map",
     "check_inherit",
+    "distills",
     "find_classes",
     "inherit_weights",
     "plain_detector",

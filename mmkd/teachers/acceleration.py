@@ -117,7 +117,7 @@ def has_shifted_windows(model: nn.Module) -> bool:
 _Result = TypeVar("_Result")
 
 
-def compiled(forward: Callable[[Tensor], _Result]) -> Callable[[Tensor], _Result]:
+def compiled(forward: Callable[..., _Result]) -> Callable[..., _Result]:
     """A forward by `torch.compile`, for images of any size and number.
 
     Raises:
@@ -125,11 +125,11 @@ def compiled(forward: Callable[[Tensor], _Result]) -> Callable[[Tensor], _Result
     """
     fast = torch.compile(forward, dynamic=True)
 
-    def run(pixels_BCHW: Tensor) -> _Result:
+    def run(*args: Any) -> _Result:
         try:
-            return fast(pixels_BCHW)
+            return fast(*args)
         except Exception as error:
-            forward(pixels_BCHW)  # what is wrong with it anyway is said first
+            forward(*args)  # what is wrong with it anyway is said first
             raise UserError(
                 "The teacher cannot be compiled.",
                 expected="torch.compile to work for this model on this machine",

@@ -17,7 +17,7 @@ from mmkd.compat import load_config
 from mmkd.errors import UserError, check_options
 from mmkd.registry import MODELS, class_of, is_kind
 
-DISTILLER = "KDSingleStageDetector"
+DISTILLER, DISTILLER_OF_ANY = "KDSingleStageDetector", "KDDetector"
 OPTIONS = ("precision", "compile", "own_stream", "cache", "levels", "class_map")
 # One of these at the top of ``teacher`` says that it is one teacher.
 _OF_ONE = {"config", "type", "ema", "checkpoint", *OPTIONS}
@@ -108,9 +108,22 @@ def plain_detector(model: Mapping[str, Any]) -> ConfigDict:
     """The model config of a stock detector, with all that is mmkd's taken out.
 
     Args:
-        model: any model config; one of `KDSingleStageDetector` gives its student.
+        model: any model config; one of `KDSingleStageDetector` or `KDDetector` gives its student.
     """
-    return _without_teacher(model, MODELS.get(DISTILLER))
+    plain = _without_teacher(model, MODELS.get(DISTILLER))
+    if is_kind(plain, MODELS.get(DISTILLER_OF_ANY)):
+        student = plain.get("student")
+        if isinstance(student, str) and "." not in student and "." in str(plain.type):
+            student = f"mmdet.{student}"  # a bare name means nothing without a default scope
+        for key in set(plain) & set(inspect.signature(MODELS.get(DISTILLER)).parameters):
+            del plain[key]
+        plain.type = student
+    return plain
+
+
+def distills(model: Mapping[str, Any]) -> bool:
+    """Whether a model config is that of a student with its teacher."""
+    return is_kind(model, MODELS.get(DISTILLER), MODELS.get(DISTILLER_OF_ANY))
 
 
 def _without_teacher(model: Mapping[str, Any], *kinds: type) -> ConfigDict:

@@ -64,6 +64,7 @@ class EMATeacher(FrozenTeacher):
         self.reads_head = bool(_computed(needs) - {"feats"})
         self.gives_boxes, self.gives_towers = "boxes" in needs, "towers" in needs
         self.needs = _computed(needs)
+        self.asked_at_places, self._of_classes = False, True
         self.model = copy.deepcopy(_Plain(student)).requires_grad_(False)
         self.model.eval()
         self.adapter = adapter_for(self.model.bbox_head)

@@ -13,7 +13,9 @@ from torch import Tensor
 from mmkd.errors import UserError
 from mmkd.heads import adapter_for, check_heads, is_deformable
 from mmkd.heads.towers import record_towers, substituted, with_towers
-from mmkd.structures import OF_CONTEXT, DenseOutputs, HeadSpec, Levels, Need
+from mmkd.outputs import Place, dense_head, dense_layout, encode, example_pixels, student_layout
+from mmkd.outputs.features import layout_of_features
+from mmkd.structures import OF_CONTEXT, DenseOutputs, HeadSpec, Levels, Need, RowOutputs
 from mmkd.teachers.acceleration import (
     check_precision,
     check_switch,
@@ -26,8 +28,6 @@ from mmkd.teachers.building import (
     build_detector,
     check_levels,
     class_names_of,
-    example_pixels,
-    layout_of_features,
     leave_out_heads,
 )
 from mmkd.teachers.config import teacher_model_and_checkpoint
@@ -36,9 +36,10 @@ from mmkd.teachers.pixels import Renormalizer
 from mmkd.teachers.pruning import skip_unread
 from mmkd.teachers.stream import OwnStream
 
-_NOT_COMPUTED: frozenset[Need] = OF_CONTEXT | {"boxes", "towers"}
+_NOT_COMPUTED: frozenset[Need] = OF_CONTEXT | {"boxes", "towers", "places"}
 
 
+Shapes = Sequence[tuple[int, ...]]
 Selectable = TypeVar("Selectable", HeadSpec, DenseOutputs)
 
 
@@ -60,7 +61,7 @@ class FrozenTeacher:
             `choose_dtype`. Whatever that is, its outputs are float32. ``compile=True`` runs it by
             `torch.compile`; ``own_stream=True`` beside the student's forward, on CUDA.
         needs: the parts of `DenseOutputs` that the losses read. Others are not
-            computed. With ``'layers'`` none of its layers is left out.
+            computed. With ``'layers'`` none of its layers is left out, with ``'places'`` none of its heads.
         student: the student; its head and pixels are compared with the teacher's.
 
     Raises:
@@ -71,22 +72,24 @@ class FrozenTeacher:
     def __init__(self, teacher: Mapping[str, Any], needs: frozenset[Need], student: Any) -> None:
         self.model_cfg, checkpoint = teacher_model_and_checkpoint(teacher)
         self.reads_head = bool(_computed(needs) - {"feats"})
-        self.model, meta = build_detector(self.model_cfg, checkpoint, dense=self.reads_head)
+        head = "rpn_head" if hasattr(student, "rpn_head") else "bbox_head"
+        self.model, meta = build_detector(self.model_cfg, checkpoint, head=head if self.reads_head else None)
         self.gives_boxes, self.gives_towers = "boxes" in needs, "towers" in needs
         self.needs = _computed(needs)
+        self.asked_at_places = "places" in needs
         self.class_names = class_names_of(meta)
         self.levels = check_levels(teacher.get("levels"))
         self.class_index: list[int] | None = None
-        self.example = example_pixels(self.model, self._forward)
+        self.example = example_pixels(self.model, lambda x: self._forward(x, _shapes(x)))
         self.pixels = Renormalizer(
             student.data_preprocessor, self.model.data_preprocessor, self.example.shape[1]
         )
         if self.reads_head:
-            self.adapter = adapter_for(self.model.bbox_head)
-            self._whole_spec = self.adapter.spec(self.model.bbox_head)
+            self.adapter = adapter_for(self.head)
+            self._whole_spec = self.adapter.spec(self.head)
         else:
             self._whole_spec = layout_of_features(self.model, self.example)
-        own = adapter_for(student.bbox_head).spec(student.bbox_head)
+        own = dense_layout(student) if self.reads_head else student_layout(student)
         if self.levels is not None:
             count = len(self._whole_spec.strides)
             if not self.reads_head and len(self.levels) > len(own.strides):
@@ -101,15 +104,17 @@ class FrozenTeacher:
             if self.gives_boxes:
                 raise UserError("teacher.levels cannot be combined with losses on decoded boxes yet")
         own = self.shared(own)
+        self._of_classes = not hasattr(self.model, "rpn_head")  # an RPN says only that there is an object
         # By name, when the data set's names are known; see `map_classes`.
         fewer = "cls_logits" in self.needs and own.num_classes < self._whole_spec.num_classes
         self.awaits_classes = fewer and self.class_names is not None
         self._num_classes = own.num_classes if self.awaits_classes else self._whole_spec.num_classes
-        check_heads(own, self.spec, self.needs)
+        if self.needs:
+            check_heads(own, self.spec, self.needs)
         self.deformable, self.windows = is_deformable(self.model), has_shifted_windows(self.model)
-        self._run: Callable[[Tensor], tuple[Any, Any]] = self._forward
+        self._run: Callable[[Tensor, Any], tuple[Any, Any, Any]] = self._forward
         skipped: list[str] = []
-        if "layers" not in needs:
+        if not {"layers", "places"} & needs:
             skipped = self._skip_unread() if self.reads_head else leave_out_heads(self.model)
         self.precision = check_precision(teacher.get("precision", "auto"))
         self.compiles = check_switch("compile", teacher)
@@ -137,8 +142,8 @@ class FrozenTeacher:
 
     @property
     def head(self) -> Any:
-        """The teacher's head."""
-        return self.model.bbox_head
+        """The teacher's dense head."""
+        return dense_head(self.model)
 
     @property
     def spec(self) -> HeadSpec:
@@ -146,12 +151,12 @@ class FrozenTeacher:
         spec = self._whole_spec
         if self.levels is not None:
             spec = spec.select_levels(self.levels)
-        return spec.select_classes(self._num_classes)
+        return spec.select_classes(self._num_classes) if self._of_classes else spec
 
     def for_example(self) -> DenseOutputs:
         """What it says of an example image: the layout of its answers, before it is asked."""
         with torch.no_grad():
-            return self._viewed(self._in_layout(self.example))
+            return self._viewed(self._in_layout(self.example, _shapes(self.example)))
 
     def shared(self, student: Selectable) -> Selectable:
         """The student's layout or outputs in the levels that are compared.
@@ -194,13 +199,61 @@ class FrozenTeacher:
         """Add what is not computed by the model: decoded boxes, if a loss reads them."""
         if not self.gives_boxes:
             return outputs
-        return replace(outputs, boxes=self.adapter.boxes(self.model.bbox_head, outputs))
+        return replace(outputs, boxes=self.adapter.boxes(self.head, outputs))
+
+    def serve(self, place: Place, student: HeadSpec) -> HeadSpec:
+        """Be ready for questions at a place.
+
+        Args:
+            place: where the student is read.
+            student: its layout there.
+
+        Returns:
+            The teacher's there, with the student's classes if they are to be found among its own by name.
+
+        Raises:
+            UserError: the teacher predicts nothing there.
+        """
+        why = place.lacks(self.model)
+        if why is not None:
+            raise UserError(
+                f"The teacher predicts nothing where the student is compared: {why}.",
+                expected="a teacher that predicts there too, or losses on features alone (PKDLoss, …)",
+                found=type(self.model).__name__,
+                remedy="choose another teacher, or other losses",
+            )
+        spec = place.spec(self.model)
+        if self.class_names is not None and student.num_classes < spec.num_classes:
+            self.awaits_classes, self._num_classes = True, student.num_classes
+            spec = spec.select_classes(student.num_classes)
+        self.needs |= {"cls_logits"}
+        return spec
+
+    def at(self, place: Place, answer: DenseOutputs, question: Any) -> RowOutputs:
+        """What the teacher says at a place.
+
+        Args:
+            place: one that it serves.
+            answer: what it said of the batch before.
+            question: of the student's `Reading`.
+
+        Returns:
+            Rows in float32, without gradient.
+        """
+        assert self._device is not None, "a question at a place follows one about the batch"
+        with torch.inference_mode(), torch.autocast(self._device.type, enabled=False):
+            rows = place.answer(self.model, answer.inner, question)
+            if self.class_index is not None:
+                rows = rows.select_classes(self.class_index)
+        return rows.map(lambda part: part.to(torch.float32, copy=True))
 
     def _viewed(self, outputs: DenseOutputs) -> DenseOutputs:
         """With the levels and classes of the student."""
         if self.levels is not None:
             outputs = outputs.select_levels(self.levels)
-        return outputs if self.class_index is None else outputs.select_classes(self.class_index)
+        if self.class_index is None or not self._of_classes:
+            return outputs
+        return outputs.select_classes(self.class_index)
 
     def __call__(self, inputs_BCHW: Tensor, image_shapes: Sequence[tuple[int, ...]]) -> DenseOutputs:
         """Ask the teacher about a batch.
@@ -215,7 +268,7 @@ class FrozenTeacher:
         self._make_ready(inputs_BCHW.device)
         with torch.inference_mode(), torch.autocast(inputs_BCHW.device.type, enabled=False):
             pixels_BCHW = self.pixels(inputs_BCHW.float(), image_shapes).to(self._dtype)
-            outputs = self._viewed(self._in_layout(pixels_BCHW))
+            outputs = self._viewed(self._in_layout(pixels_BCHW, image_shapes))
         if "feats" not in self.needs:  # only their shapes are compared: no need to copy their values
             outputs = replace(outputs, feats=tuple(level.to("meta") for level in outputs.feats))
         # Outside of inference mode a copy is a tensor like any other, which a loss may save for its gradient.
@@ -247,7 +300,7 @@ class FrozenTeacher:
         Returns:
             Outputs in float32, without features.
         """
-        head = self.model.bbox_head
+        head = self.head
         levels = towers["cls_convs"]
         self._make_ready(levels[0].device)
         given = {name: tuple(level.to(self._dtype) for level in part) for name, part in towers.items()}
@@ -265,16 +318,16 @@ class FrozenTeacher:
     def _choose(self, device: torch.device) -> tuple[torch.dtype, str]:
         return choose_dtype(self.precision, device, deformable=self.deformable, windows=self.windows)
 
-    def _in_layout(self, pixels_BCHW: Tensor) -> DenseOutputs:
+    def _in_layout(self, pixels_BCHW: Tensor, image_shapes: Shapes) -> DenseOutputs:
         """The outputs with images and weights in channels-last format, or in torch's own if that fails."""
         try:
-            return self._outputs(pixels_BCHW.to(memory_format=self._layout))
+            return self._outputs(pixels_BCHW.to(memory_format=self._layout), image_shapes)
         except RuntimeError as error:  # weight-standardised convolutions view their weights
             if self._layout == torch.contiguous_format:
                 raise
             with torch.inference_mode(False):  # weights made within would let no gradient through
                 self.model.to(memory_format=torch.contiguous_format)
-            outputs = self._outputs(pixels_BCHW.contiguous())
+            outputs = self._outputs(pixels_BCHW.contiguous(), image_shapes)
             self._layout = torch.contiguous_format
             print_log(
                 f"the teacher computes in torch's own memory format; in channels-last it fails: "
@@ -283,20 +336,21 @@ class FrozenTeacher:
             )
             return outputs
 
-    def _outputs(self, pixels_BCHW: Tensor) -> DenseOutputs:
+    def _outputs(self, pixels_BCHW: Tensor, image_shapes: Shapes) -> DenseOutputs:
         if self.gives_towers:
-            with record_towers(self.model.bbox_head) as towers:
-                return with_towers(self._sorted(*self._run(pixels_BCHW)), towers)
-        return self._sorted(*self._run(pixels_BCHW))
+            with record_towers(self.head) as towers:
+                return with_towers(self._sorted(*self._run(pixels_BCHW, image_shapes)), towers)
+        return self._sorted(*self._run(pixels_BCHW, image_shapes))
 
-    def _sorted(self, feats: Any, raw: Any) -> DenseOutputs:
+    def _sorted(self, feats: Any, inner: Any, raw: Any) -> DenseOutputs:
+        inner = inner if self.asked_at_places else None
         if not self.reads_head:
-            return DenseOutputs(spec=self._whole_spec, feats=tuple(feats))
-        return self.adapter.outputs(self.model.bbox_head, feats, raw, self.needs)
+            return DenseOutputs(spec=self._whole_spec, feats=tuple(feats), inner=inner)
+        return replace(self.adapter.outputs(self.head, feats, raw, self.needs), inner=inner)
 
-    def _forward(self, pixels_BCHW: Tensor) -> tuple[Any, Any]:
-        feats = self.model.extract_feat(pixels_BCHW)
-        return feats, self.model.bbox_head(feats) if self.reads_head else None
+    def _forward(self, pixels_BCHW: Tensor, image_shapes: Shapes) -> tuple[Any, Any, Any]:
+        feats, inner = encode(self.model, pixels_BCHW, image_shapes)
+        return feats, inner, self.head(feats) if self.reads_head else None
 
     def _make_ready(self, device: torch.device) -> None:
         if self.model.training:
@@ -306,6 +360,10 @@ class FrozenTeacher:
         self._device = device
         self._dtype, reason = self._choose(device)
         self.model.to(device, self._dtype)
+        for name, part in self.model.named_children():
+            # RoIAlign and attention have no half precision everywhere; what they are given is cast.
+            if name not in ("backbone", "neck") and not (self.reads_head and part is self.head):
+                part.float()
         if self.compiles:
             self._run = compiled(self._forward)
         print_log(
@@ -323,9 +381,9 @@ class FrozenTeacher:
         return self
 
     def _skip_unread(self) -> list[str]:
-        head = self.model.bbox_head
+        head = self.head
         with torch.no_grad():
-            feats = self.model.extract_feat(self.example)
+            feats, _ = encode(self.model, self.example, _shapes(self.example))
 
         def read(raw: Any) -> list[Tensor]:
             outputs = self.adapter.outputs(head, feats, raw, self.needs)
@@ -334,4 +392,9 @@ class FrozenTeacher:
         return [f"bbox_head.{name}" for name in skip_unread(head, feats, read)]
 
     def _example(self) -> list[Tensor]:
-        return self._outputs(self.example).levels()
+        return self._outputs(self.example, _shapes(self.example)).levels()
+
+
+def _shapes(pixels_BCHW: Tensor) -> Shapes:
+    """Those of images without padding."""
+    return [tuple(pixels_BCHW.shape[-2:])] * len(pixels_BCHW)

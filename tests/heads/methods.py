@@ -10,8 +10,9 @@ from mmkd.errors import UserError
 from mmkd.heads import adapter_for, check_heads
 from mmkd.heads.towers import check_towers, record_towers
 from mmkd.losses import DistillLoss, build_losses
+from mmkd.outputs.example import example_pixels
+from mmkd.outputs.features import layout_of_features
 from mmkd.registry import MODELS
-from mmkd.teachers.building import example_pixels, layout_of_features
 
 from .cases import Case, built, stock
 

@@ -151,7 +151,7 @@ def test_compiled(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_does_not_compile(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_compiler(_: Any) -> Any:
+    def no_compiler(*_: Any) -> Any:
         raise RuntimeError("g++ not found\nwhatever")
 
     monkeypatch.setattr(torch, "compile", lambda fn, dynamic: no_compiler)

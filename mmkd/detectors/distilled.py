@@ -1,0 +1,420 @@
+"""`Distilled`: where student, teacher and losses meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import torch
+from mmdet.models.detectors import BaseDetector
+from mmengine.logging import MessageHub
+from torch import Tensor, nn
+
+from mmkd.detectors.assigned import (
+    assigned_labels,
+    check_labels,
+    check_loss,
+    check_quality,
+    scored_priors,
+)
+from mmkd.detectors.checkpointing import watch_checkpointed
+from mmkd.detectors.finite import FiniteCheck, in_float16
+from mmkd.detectors.observe import Observation, observe
+from mmkd.errors import UserError
+from mmkd.heads import adapter_for, check_heads
+from mmkd.heads.calls import Calls
+from mmkd.heads.towers import Towers, check_towers, record_towers, with_towers
+from mmkd.losses import DistillLoss, build_losses
+from mmkd.outputs import (
+    DENSE,
+    Place,
+    Reading,
+    default_place,
+    dense_head,
+    dense_layout,
+    find_place,
+    has_dense_head,
+    memory_levels,
+    split_places,
+    student_layout,
+)
+from mmkd.sharding import check_whole
+from mmkd.structures import DenseOutputs, DistillContext, Levels, Need
+from mmkd.teachers import (
+    asked_by,
+    build_teachers,
+    check_class_map,
+    check_inherit,
+    find_classes,
+    inherit_weights,
+    separate,
+    single_teachers,
+    teacher_entries,
+)
+
+_OF_FEATURES: frozenset[Need] = frozenset({"feats", "layers"})
+
+
+class _Seen:
+    """What the student's own methods gave during one loss."""
+
+    def __init__(self) -> None:
+        self.feats: Calls[Sequence[Tensor]] = Calls()
+        self.memory: Calls[Tensor] = Calls()
+
+    def levels(self) -> Levels:
+        """Its features, per level B×C×H×W."""
+        feats = tuple(next(iter(self.feats)))
+        memory = next(iter(self.memory), None)
+        return feats if memory is None else memory_levels(memory, feats)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is under way while the student computes its own losses."""
+
+    asked: list[tuple[Any, list[str]]]
+    answers: list[Callable[[], DenseOutputs]]
+    needs: frozenset[Need]
+    watching: ExitStack
+    student: _Seen = field(default_factory=_Seen)
+    dense: Observation | None = None
+    towers: Towers = field(default_factory=dict)
+    places: dict[str, Any] = field(default_factory=dict)
+
+    @torch.compiler.disable
+    def close(self) -> None:
+        """Watch no longer."""
+        self.watching.close()
+
+
+class Distilled(BaseDetector):
+    """A detector that learns from a frozen teacher as well; put before the student's own class.
+
+    The student's path is its own. Its losses come first in the result, unchanged; each distillation loss is
+    added as ``loss_kd_<name>``. The teacher is in none of the parameters, state or checkpoints. ``predict``
+    is that of the student alone.
+
+    Args:
+        teacher: ``dict(config=…, checkpoint=…)``, see `mmkd.teachers.teacher_model_and_checkpoint`; a list
+            of such teachers, whose answers are averaged; ``dict(ema=dict(momentum=…))``, the average of the
+            student's own weights over training; or a dict of these by name.
+        distill: name → config of a distillation loss; at least one. Its ``place`` names where it reads a
+            detector that predicts at several places, see `mmkd.outputs`; with teachers by name its
+            ``teacher`` names the one that it learns from.
+        inherit: names of parts of the student, like ``['neck', 'bbox_head']``, that begin with the teacher's
+            weights where names and shapes agree; see `inherit_weights`. Of several teachers it is the first
+            one's. A checkpoint that is loaded or resumed from replaces them.
+        task_loss_weight: factor ≥ 0 of the student's own losses. Hinton's
+            ``α·T²·KL + (1 − α)·CE`` is ``loss_weight=α, task_loss_weight=1 − α``.
+        **student: the arguments of the student's own class.
+
+    Raises:
+        UserError: a part of ``distill`` or ``teacher`` is wrong, or teacher and
+            student do not fit each other.
+    """
+
+    teacher: Any = None
+    _seen: _Seen | None = None
+
+    def __init__(
+        self,
+        *,
+        teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        distill: Mapping[str, Any] | None = None,
+        task_loss_weight: float = 1.0,
+        inherit: Sequence[str] = (),
+        **student: Any,
+    ) -> None:
+        super().__init__(**student)
+        if not isinstance(task_loss_weight, (int, float)) or not 0 <= task_loss_weight < float("inf"):
+            raise UserError(f"task_loss_weight must be a number ≥ 0, found {task_loss_weight!r}")
+        self.task_loss_weight = task_loss_weight
+        losses, places = split_places(distill)
+        losses, asks = separate(teacher, losses)
+        self.distill = build_losses(losses, "distill")
+        self._has_dense_head = has_dense_head(self)
+        self._places = self._find_places(places)
+        of_dense = [term for name, term in self.terms.items() if name not in self._places]
+        self._reads_dense = self._has_dense_head or any(term.asks - _OF_FEATURES for term in of_dense)
+        if self._has_dense_head:
+            check_loss(self.bbox_head)
+        needs = {name: self._asked_of_teacher(name) for name in self.terms}
+        self.teacher = build_teachers(teacher, asks, needs, student=self)
+        self._classes_checked = self._layers_checked = False
+        self._finite = FiniteCheck()
+        self._inherit = check_inherit(inherit, self)
+        self._checkpoint = self.teacher.facts["checkpoint"]
+        if self._inherit and self._checkpoint is None:
+            raise UserError("inherit needs a teacher with a checkpoint, found checkpoint=None")
+        self._class_maps = [check_class_map(entry.get("class_map")) for entry in teacher_entries(teacher)]
+        self._layout = dense_layout(self) if self._reads_dense else student_layout(self)
+        # The student begins with the random numbers that it would have had alone.
+        with torch.random.fork_rng(devices=[]):
+            for asked, names in asked_by(self.teacher, list(self.terms)):
+                for name in names:
+                    self._fit(name, self.terms[name], asked)
+        active = [term for term in of_dense if term.loss_weight > 0]
+        read = frozenset[Need]().union(*(term.asks for term in active))
+        if read & {"labels", "label_weights"}:
+            check_labels(dense_head(self), read)
+        if "quality_targets" in read:
+            check_quality(dense_head(self))
+        self._register_state_dict_hook(_leave_out_losses)
+        self._register_load_state_dict_pre_hook(self._put_in_losses)
+
+    def _find_places(self, named: Mapping[str, str]) -> dict[str, tuple[Place, int | None]]:
+        """By the names of the losses that read no dense maps, where they read the student."""
+        found = {}
+        default = "dense" if self._has_dense_head else default_place(self)
+        for name, term in self.terms.items():
+            rows = term.asks - _OF_FEATURES
+            where = named.get(name, default) if rows or name in named else "dense"
+            if where in DENSE:
+                continue
+            place, part = find_place(where, self, f"distill.{name}")
+            lacking = sorted(rows - place.gives)
+            if lacking:
+                raise UserError(
+                    f"distill.{name} cannot read the student at place={where!r}.",
+                    expected=f"a loss on {', '.join(sorted(place.gives))}",
+                    found=f"{type(term).__name__}, which reads {', '.join(lacking)}",
+                    remedy="choose another loss, or another place",
+                )
+            found[name] = (place, part)
+        return found
+
+    def _asked_of_teacher(self, name: str) -> frozenset[Need]:
+        term = self.terms[name]
+        if name in self._places:
+            at_places: frozenset[Need] = frozenset({"places"})
+            return at_places | (term.asks - (term.asks - {"feats"}))
+        return term.asks - term.of_student
+
+    def _fit(self, name: str, term: DistillLoss, asked: Any) -> None:
+        """Have a loss look at the layouts of student and teacher where it reads them."""
+        if name in self._places:
+            place, _ = self._places[name]
+            own = place.spec(self)
+            taught = asked.serve(place, own)
+            check_heads(own, taught, term.asks)
+        else:
+            own, taught = asked.shared(self._layout), asked.spec
+        term.check(own, taught)
+        term.adapt(own, taught)
+        if "towers" in term.needs:
+            check_towers(dense_head(self), term.tower_layers, "student")
+            check_towers(asked.head, term.tower_layers, "teacher")
+
+    def init_weights(self) -> None:
+        """As the student alone; what it inherits comes last."""
+        super().init_weights()
+        if self._inherit:
+            inherit_weights(self, self._inherit, self._checkpoint)
+
+    @property
+    def terms(self) -> dict[str, DistillLoss]:
+        """The distillation losses by name."""
+        return cast(dict[str, DistillLoss], dict(self.distill.items()))
+
+    def extract_feat(self, batch_inputs: Tensor) -> Any:
+        """The student's own; recorded during a loss."""
+        feats = super().extract_feat(batch_inputs)
+        if self._seen is not None:
+            self._seen.feats.add(feats)
+        return feats
+
+    @torch.compiler.disable(recursive=False)  # it compiles the student's part as the student alone
+    def loss(self, batch_inputs: Tensor, batch_data_samples: list[Any]) -> dict[str, Any]:
+        """The student's own losses and ``loss_kd_<name>`` for each term.
+
+        Args:
+            batch_inputs: B×C×H×W, normalised and padded.
+            batch_data_samples: mmdet's data samples.
+        """
+        step = self._begin(batch_inputs, batch_data_samples)
+        try:
+            losses = super().loss(batch_inputs, batch_data_samples)
+        finally:
+            self._seen = None
+            step.close()
+        return self._add_terms(losses, step, batch_inputs, batch_data_samples)
+
+    @torch.compiler.disable
+    def _begin(self, batch_inputs: Tensor, batch_data_samples: list[Any]) -> _Step:
+        """Ask the teachers, and watch the student."""
+        if not self._classes_checked:  # the Runner has made the data set known by now
+            check_whole(self)
+            self.check_class_names(MessageHub.get_current_instance().get_info("dataset_meta", None))
+            self._classes_checked = True
+        if in_float16(
+            batch_inputs.device
+        ):  # for DistributedDataParallel, which calls no `train_step` of ours
+            self._finite.scaled = True
+        self._finite.remember(self)
+        active = [name for name, term in self.terms.items() if term.loss_weight > 0]
+        asked = asked_by(self.teacher, active)  # on a stream of its own a teacher runs beside the student
+        answers = [teacher.ask(batch_inputs, batch_data_samples) for teacher, _ in asked]
+        dense = frozenset(active) - set(self._places)
+        needs = frozenset[Need]().union(*(self.terms[name].asks for name in dense))
+        with ExitStack() as watching:
+            step = _Step(asked, answers, needs, watching)
+            if self._reads_dense:
+                head = dense_head(self)
+                asks_labels = needs & {"labels", "label_weights"}
+                labels = adapter_for(head).label_losses if asks_labels else ()
+                quality = "loss_centerness" if "quality_targets" in needs else None
+                seen = watching.enter_context(observe(head, labels=labels, quality=quality))
+                towers = watching.enter_context(record_towers(head)) if "towers" in needs else {}
+                step = replace(step, dense=seen, towers=towers)
+            for place in {self._places[name][0] for name in active if name in self._places}:
+                step.places[type(place).__name__] = watching.enter_context(place.watch(self))
+            if not self._layers_checked:
+                watching.enter_context(watch_checkpointed(self))
+            self._seen = step.student
+            return replace(step, watching=watching.pop_all())
+
+    @torch.compiler.disable
+    def _add_terms(
+        self, losses: dict[str, Any], step: _Step, batch_inputs: Tensor, batch_data_samples: list[Any]
+    ) -> dict[str, Any]:
+        """Weigh the student's own losses, and add the terms."""
+        self._layers_checked = self._layers_checked or self.training
+        if self.task_loss_weight != 1:
+            losses = {key: self._weigh(key, value) for key, value in losses.items()}
+        values: dict[str, Tensor] = {}
+        if step.asked:
+            student, context = self._read(step, batch_data_samples)
+            readings: dict[tuple[str, int | None], Reading] = {}
+        for (teacher, names), answer in zip(step.asked, step.answers):
+            taught = answer()
+            for name in names:
+                if name in self._places:
+                    place, part = self._places[name]
+                    key = (type(place).__name__, part)
+                    if key not in readings:
+                        readings[key] = place.read(
+                            self, step.places[key[0]], student.feats, batch_data_samples, part
+                        )
+                    reading = readings[key]
+                    said = teacher.at(place, taught, reading.question)
+                    values[name] = self.terms[name](reading.outputs, said, reading.context)
+            maps = [name for name in names if name not in self._places]
+            if maps:
+                values.update(self._on_maps(maps, teacher, taught, student, context))
+        for name, term in self.terms.items():
+            losses[f"loss_kd_{name}"] = values[name] if name in values else _nothing(term, batch_inputs)
+        return losses
+
+    def _on_maps(
+        self,
+        names: Sequence[str],
+        teacher: Any,
+        taught: DenseOutputs,
+        student: DenseOutputs,
+        context: DistillContext,
+    ) -> dict[str, Tensor]:
+        """The values of losses on features and dense maps."""
+        own = teacher.shared(student)
+        _check_same_maps(own, taught)
+        context = replace(context, through=teacher.through, crossed=teacher.crossed)
+        if taught.known_N is not None:
+            context = replace(context, valid_N=context.valid_N & taught.known_N, known_N=taught.known_N)
+        return {
+            name: term(own, taught, context.counting(term.valid))
+            for name, term in ((name, self.terms[name]) for name in names)
+        }
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+        """mmengine's own."""
+        self._finite.look_at(optim_wrapper)
+        log_vars: dict[str, Tensor] = super().train_step(data, optim_wrapper)
+        return log_vars
+
+    def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum the losses, and stop before a non-finite one reaches the weights; see `FiniteCheck`.
+
+        Raises:
+            UserError: the sum is not finite, and no loss scaler leaves the step out.
+        """
+        total, log_vars = super().parse_losses(losses)
+        self._finite(total, log_vars)
+        return total, log_vars
+
+    def _read(self, step: _Step, data_samples: list[Any]) -> tuple[DenseOutputs, DistillContext]:
+        """What the student said by its features and its dense head, if it has one that is read."""
+        feats = step.student.levels()
+        if step.dense is None:
+            nothing_N = feats[0].new_zeros(0, dtype=torch.bool)
+            context = DistillContext(nothing_N, len(data_samples), data_samples)
+            return DenseOutputs(spec=self._layout, feats=feats), context
+        assert len(step.dense.raw) == 1, "a dense head runs once per loss"
+        head, needs = dense_head(self), step.needs
+        adapter = adapter_for(head)
+        everything: frozenset[Need] = frozenset({"feats", "cls_logits", "bbox_pred", "extra"})
+        student = adapter.outputs(head, feats, step.dense.raw[0], everything)
+        if "boxes" in needs:
+            student = replace(student, boxes=adapter.boxes(head, student))
+        assert student.cls_logits is not None
+        image_shapes = [sample.img_shape for sample in data_samples]
+        padded = [getattr(sample, "pad_shape", sample.img_shape) for sample in data_samples]
+        context = DistillContext(
+            valid_N=adapter.valid_priors(head, student.cls_logits, image_shapes),
+            padded_N=adapter.valid_priors(head, student.cls_logits, padded) if "padding" in needs else None,
+            scored_N=scored_priors(head, step.dense, student) if "label_weights" in needs else None,
+            quality_sum=step.dense.quality_sum(student.cls_logits[0]) if "quality_targets" in needs else None,
+            num_images=len(data_samples),
+            data_samples=data_samples,
+            labels_N=assigned_labels(head, step.dense, student) if "labels" in needs else None,
+        )
+        return with_towers(student, step.towers), context
+
+    def _weigh(self, key: str, value: Any) -> Any:
+        if "loss" not in key:  # mmengine sums the keys that contain it; others are only reported
+            return value
+        if isinstance(value, Tensor):
+            return value * self.task_loss_weight
+        return [part * self.task_loss_weight for part in value]
+
+    def check_class_names(self, dataset_meta: Any) -> None:
+        """Find a data set's classes among those in each teacher's checkpoint, by name.
+
+        Raises:
+            UserError: a teacher does not know one of them.
+        """
+        for teacher, class_map in zip(single_teachers(self.teacher), self._class_maps):
+            find_classes(teacher, class_map, dataset_meta)
+
+    def _put_in_losses(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+        """A checkpoint of the student says nothing of the losses' own layers: they stay as they are."""
+        for name, value in self.distill.state_dict(prefix=f"{prefix}distill.").items():
+            state_dict.setdefault(name, value)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
+        if self.teacher is not None:  # which is built after the student, and looks at it
+            self.teacher.apply_(fn)
+        return super()._apply(fn, *args, **kwargs)
+
+
+def _leave_out_losses(_: nn.Module, state_dict: dict[str, Any], prefix: str, __: Any) -> None:
+    for name in [name for name in state_dict if name.startswith(f"{prefix}distill.")]:
+        del state_dict[name]
+
+
+def _nothing(term: nn.Module, inputs: Tensor) -> Tensor:
+    """Zero; with a gradient of zero for the term's own layers, which DistributedDataParallel waits for."""
+    return sum((parameter.sum() * 0 for parameter in term.parameters()), inputs.new_zeros(()))
+
+
+def _check_same_maps(student: DenseOutputs, teacher: DenseOutputs) -> None:
+    sizes_s = [tuple(level.shape[-2:]) for level in student.feats]
+    sizes_t = [tuple(level.shape[-2:]) for level in teacher.feats]
+    if sizes_s != sizes_t:
+        raise UserError(
+            "Teacher and student give feature maps of different sizes for the same images.",
+            expected=f"{sizes_s} (the student's)",
+            found=f"{sizes_t} (the teacher's)",
+            remedy="set data_preprocessor.pad_size_divisor to a multiple of both backbones' largest stride",
+        )

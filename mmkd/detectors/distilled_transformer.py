@@ -1,0 +1,18 @@
+"""`Distilled` for detection transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmkd.detectors.distilled import Distilled
+
+
+class DistilledTransformer(Distilled):
+    """A detection transformer that learns; its features are what its encoder makes of them."""
+
+    def forward_encoder(self, *args: Any, **kwargs: Any) -> Any:
+        """The student's own; recorded during a loss."""
+        outputs = super().forward_encoder(*args, **kwargs)
+        if self._seen is not None:
+            self._seen.memory.add(outputs["memory"])
+        return outputs

@@ -1,0 +1,39 @@
+"""What detectors say: features of any of them, and predictions at places beside the dense maps."""
+
+from mmkd.outputs.example import example_pixels
+from mmkd.outputs.features import (
+    dense_head,
+    dense_layout,
+    encode,
+    has_dense_head,
+    memory_levels,
+    student_layout,
+)
+from mmkd.outputs.place import (
+    DENSE,
+    PLACES,
+    Place,
+    Reading,
+    default_place,
+    find_place,
+    register_place,
+    split_places,
+)
+
+__all__ = [
+    "DENSE",
+    "PLACES",
+    "Place",
+    "Reading",
+    "default_place",
+    "dense_head",
+    "dense_layout",
+    "encode",
+    "example_pixels",
+    "find_place",
+    "has_dense_head",
+    "memory_levels",
+    "register_place",
+    "split_places",
+    "student_layout",
+]

@@ -1,0 +1,60 @@
+"""An image that a detector runs on, to see the layout of what it gives."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+
+from mmkd.errors import UserError
+from mmkd.heads import is_deformable
+
+# SSD300 needs the second, a deformable convolution at stride 128 the third.
+_SIDES = (128, 320, 384, 640, 1024)
+
+
+@torch.no_grad()
+def example_pixels(model: Any, run: Callable[[Tensor], Any]) -> Tensor:
+    """The smallest image, 1×C×side×side, that a detector runs on; it stays on the image's device.
+
+    Args:
+        model: in eval mode, on the CPU.
+        run: its forward, as far as it is used.
+
+    Raises:
+        UserError: it runs on none.
+    """
+    first: Exception | None = None
+    sides = _SIDES[2:] if is_deformable(model) else _SIDES
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]  # CARAFE has no code for CPUs
+    for device, side, channels in itertools.product(devices, sides, _input_widths(model)):
+        pixels = torch.linspace(-2, 2, channels * side * side).reshape(1, channels, side, side).to(device)
+        try:
+            model.to(device)
+            run(pixels)
+        except Exception as error:  # mmcv's and mmdet's layers fail in ways of their own
+            first = first or error
+            continue
+        if first is not None:
+            print_log(
+                f"{type(model).__name__} is tried with images of {channels}×{side}×{side} on {device}",
+                "current",
+            )
+        return pixels
+    raise UserError(
+        f"{type(model).__name__} does not run.",
+        expected=f"its forward to accept a square image of {_SIDES[0]} to {_SIDES[-1]} pixels",
+        found=f"{type(first).__name__}: {first}",
+        remedy="check its config: try it with mmdet's tools/test.py",
+    ) from first
+
+
+def _input_widths(model: Any) -> list[int]:
+    """How many channels its images may have; YOLOX's first layer takes four pixels as channels."""
+    kernels = (p for p in model.backbone.parameters() if p.dim() == 4) if hasattr(model, "backbone") else ()
+    first = next((kernel.shape[1] for kernel in kernels), 3)
+    return list(dict.fromkeys([3, first, max(first // 4, 1)]))

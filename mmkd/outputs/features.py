@@ -1,0 +1,131 @@
+"""The features of any detector: what its neck gives, for transformers what their encoder makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from mmdet.models.detectors import DetectionTransformer
+from mmdet.structures import DetDataSample
+from torch import Tensor
+
+from mmkd.errors import UserError
+from mmkd.heads import adapter_for
+from mmkd.outputs.example import example_pixels
+from mmkd.structures import HeadSpec, Levels
+
+
+def dense_head(detector: Any) -> Any:
+    """The head with predictions at each position: ``bbox_head``, or the RPN of a two-stage detector.
+
+    Raises:
+        UserError: there is none.
+    """
+    for name in ("rpn_head", "bbox_head"):
+        if hasattr(detector, name):
+            return getattr(detector, name)
+    raise UserError(
+        f"{type(detector).__name__} has no dense head.",
+        expected="a detector with a bbox_head or an rpn_head, for losses on its outputs",
+        found=", ".join(name for name, _ in detector.named_children()),
+        remedy="use losses on features alone (PKDLoss, CWDLoss, …)",
+    )
+
+
+def encode(detector: Any, pixels_BCHW: Tensor, image_shapes: Sequence[tuple[int, ...]]) -> tuple[Levels, Any]:
+    """The features of a batch.
+
+    Args:
+        detector: of any kind.
+        pixels_BCHW: normalised and padded images.
+        image_shapes: (height, width) of each without its padding.
+
+    Returns:
+        Per level B×C×H×W, and what the detector's later heads read.
+    """
+    feats = tuple(detector.extract_feat(pixels_BCHW))
+    if not isinstance(detector, DetectionTransformer):
+        return feats, feats
+    samples = [
+        DetDataSample(metainfo={"img_shape": shape, "batch_input_shape": tuple(pixels_BCHW.shape[-2:])})
+        for shape in image_shapes
+    ]
+    dtype = next(detector.encoder.parameters()).dtype
+    feats = tuple(feat.to(dtype) for feat in feats)
+    encoder_inputs, _ = detector.pre_transformer(feats, samples)
+    memory = detector.forward_encoder(**encoder_inputs)["memory"]
+    return memory_levels(memory, feats), (feats, samples)
+
+
+def memory_levels(memory_BNC: Tensor, feats: Levels) -> Levels:
+    """An encoder's memory as maps of the sizes of the last features, as many as it is made of."""
+    first = next(
+        first
+        for first in reversed(range(len(feats)))
+        if sum(feat[0, 0].numel() for feat in feats[first:]) == memory_BNC.shape[1]
+    )
+    sizes = [feat.shape[-2:] for feat in feats[first:]]
+    parts = memory_BNC.split([height * width for height, width in sizes], dim=1)
+    return tuple(part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, sizes))
+
+
+def dense_layout(detector: Any) -> HeadSpec:
+    """What a detector's dense head says of its outputs.
+
+    Raises:
+        UserError: it has none that is served.
+    """
+    head = dense_head(detector)
+    return adapter_for(head).spec(head)
+
+
+def has_dense_head(detector: Any) -> bool:
+    """Whether a one-stage detector's head tells its layout."""
+    if hasattr(detector, "rpn_head"):
+        return False
+    with suppress(UserError):
+        dense_layout(detector)
+        return True
+    return False
+
+
+@torch.no_grad()
+def layout_of_features(detector: Any, pixels_BCHW: Tensor) -> HeadSpec:
+    """The layout of features alone: strides and widths.
+
+    Args:
+        detector: of any kind. What a dense head says of its strides counts (SSD's are not round).
+        pixels_BCHW: an image that it runs on.
+    """
+    feats, _ = encode(detector, pixels_BCHW, [tuple(pixels_BCHW.shape[-2:])] * len(pixels_BCHW))
+    strides = tuple((round(pixels_BCHW.shape[-1] / feat.shape[-1]),) * 2 for feat in feats)
+    return HeadSpec(
+        num_classes=0,
+        cls_channels=0,
+        use_sigmoid=True,
+        strides=dense_layout(detector).strides if has_dense_head(detector) else strides,
+        num_base_priors=(0,) * len(feats),
+        in_channels=tuple(feat.shape[1] for feat in feats),
+    )
+
+
+@torch.no_grad()
+def student_layout(student: Any) -> HeadSpec:
+    """The layout of a student: its dense head's, or that of its features for an example image.
+
+    Args:
+        student: any detector; its modes are as before.
+    """
+    if has_dense_head(student):
+        return dense_layout(student)
+    modes = [(module, module.training) for module in student.modules()]
+    try:
+        student.eval()
+        with torch.random.fork_rng(devices=[]):
+            pixels = example_pixels(student, lambda x: encode(student, x, [tuple(x.shape[-2:])]))
+            return layout_of_features(student, pixels)
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,177 @@
+"""A place at which a detector predicts, beside the maps of a dense head: RoIs, queries, masks.
+
+A place tells how the student is watched there while it computes its own loss, and how a teacher is asked
+about the same rows. Losses on rows then read both as they read dense maps.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from mmkd.errors import UserError
+from mmkd.structures import DistillContext, HeadSpec, Levels, Need, RowOutputs
+
+# The maps of a dense head: that of a one-stage detector, or the RPN of a two-stage one.
+DENSE = ("dense", "rpn")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a student said at a place.
+
+    Attributes:
+        outputs: its rows.
+        context: the batch, with the assigned labels of these rows.
+        question: what the teacher needs to know to speak of the same rows.
+    """
+
+    outputs: RowOutputs
+    context: DistillContext
+    question: Any
+
+
+class Place(ABC):
+    """A kind of place. It has no state: the detector is always an argument.
+
+    Attributes:
+        gives: what a loss may read of the outputs here, and of the context.
+    """
+
+    gives: frozenset[Need] = frozenset({"feats", "cls_logits", "boxes", "labels"})
+
+    @abstractmethod
+    def lacks(self, detector: Any) -> str | None:
+        """Why a detector does not predict here, as the end of a sentence; ``None`` if it does."""
+
+    @abstractmethod
+    def parts(self, detector: Any) -> int:
+        """How many stages or layers predict here, each of which may be named, as ``rois.0``."""
+
+    @abstractmethod
+    def spec(self, detector: Any) -> HeadSpec:
+        """The layout of the class logits here; it has no levels."""
+
+    @abstractmethod
+    def watch(self, detector: Any) -> AbstractContextManager[Any]:
+        """Record what the student computes here during its loss, by hooks that change nothing."""
+
+    @abstractmethod
+    def read(
+        self, detector: Any, seen: Any, feats: Levels, data_samples: Sequence[Any], part: int | None
+    ) -> Reading:
+        """Make rows of what was recorded.
+
+        Args:
+            detector: the student.
+            seen: what `watch` gave.
+            feats: the student's features.
+            data_samples: mmdet's data samples of the batch.
+            part: of one stage or layer alone; of all if ``None``.
+        """
+
+    @abstractmethod
+    def answer(self, detector: Any, inner: Any, question: Any) -> RowOutputs:
+        """What a teacher says of the same rows.
+
+        Args:
+            detector: the teacher.
+            inner: its features, as `mmkd.outputs.features.encode` gave them.
+            question: that of the `Reading`.
+        """
+
+
+PLACES: dict[str, Place] = {}
+
+_Place = TypeVar("_Place", bound=type[Place])
+
+
+def register_place(name: str) -> Callable[[_Place], _Place]:
+    """Class decorator: ``place='<name>'`` of a loss means this."""
+
+    def register(place: _Place) -> _Place:
+        PLACES[name] = place()
+        return place
+
+    return register
+
+
+def default_place(detector: Any) -> str:
+    """Where a loss on rows reads a detector if its config does not say: at the last that it has."""
+    return next((name for name, place in PLACES.items() if place.lacks(detector) is None), "dense")
+
+
+def find_place(name: str, detector: Any, path: str) -> tuple[Place, int | None]:
+    """The place that a loss names, and which of its parts.
+
+    Args:
+        name: like ``rois`` or ``rois.0``.
+        detector: the student.
+        path: where the loss stands in the config, for messages.
+
+    Raises:
+        UserError: there is no such place, or the detector predicts nothing there.
+    """
+    kind, _, part = name.partition(".")
+    served = [place for place in PLACES if PLACES[place].lacks(detector) is None]
+    if kind not in PLACES:
+        raise UserError(
+            f"{path} names no place.",
+            expected=f"place, one of: {', '.join([*DENSE, *PLACES])}",
+            found=repr(name),
+            remedy="correct it, or leave it out",
+        )
+    place = PLACES[kind]
+    why = place.lacks(detector)
+    if why is not None:
+        raise UserError(
+            f"{path}: the student predicts nothing at place={kind!r}: {why}.",
+            expected=f"one of its own: {', '.join(served) or 'dense'}",
+            found=type(detector).__name__,
+            remedy="name another place, or leave it out",
+        )
+    if not part:
+        return place, None
+    count = place.parts(detector)
+    if not part.isdigit() or int(part) >= count:
+        raise UserError(
+            f"{path}: the student has no such part of place={kind!r}.",
+            expected=f"{kind}, or {kind}.0 to {kind}.{count - 1}",
+            found=repr(name),
+            remedy="correct the number",
+        )
+    return place, int(part)
+
+
+def split_places(losses: Any) -> tuple[Any, dict[str, str]]:
+    """Take from the losses' configs the place that each of them names.
+
+    Args:
+        losses: name → config.
+
+    Returns:
+        The configs without ``place``, and from the losses that name one to its name.
+
+    Raises:
+        UserError: a place is no string.
+    """
+    if not isinstance(losses, Mapping):
+        return losses, {}
+    plain, places = {}, {}
+    for name, cfg in losses.items():
+        if isinstance(cfg, Mapping) and cfg.get("place") is not None:
+            if not isinstance(cfg["place"], str):
+                raise UserError(
+                    f"distill.{name}.place is no name.",
+                    expected=f"one of: {', '.join([*DENSE, *PLACES])}",
+                    found=repr(cfg["place"]),
+                    remedy="correct it, or leave it out",
+                )
+            places[name] = cfg["place"]
+        plain[name] = (
+            {key: value for key, value in cfg.items() if key != "place"} if isinstance(cfg, Mapping) else cfg
+        )
+    return plain, places
