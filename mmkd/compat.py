@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from types import ModuleType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 INSTALL_HINT = "run `make install` in a clone of mmkd, or see 'Install' in its README"
@@ -43,9 +43,51 @@ def load_config(name: str | Path) -> Any:
         name: a path, or a name like ``mmdet::atss/atss_r50_fpn_1x_coco.py``.
 
     Returns:
-        The `mmengine.Config`.
+        The `mmengine.Config`, with no ``type`` that mmengine would fail to write or to read again: a class in
+        a config of text, or a full name that a dumped pure-Python config has and that leads nowhere.
+
+    Raises:
+        ImportError: a pure-Python config names something that its module has not.
     """
     from mmengine.config import Config
     from mmengine.hub import get_config
 
-    return get_config(str(name)) if "::" in str(name) else Config.fromfile(name)
+    cfg = get_config(str(name)) if "::" in str(name) else Config.fromfile(name)
+    for key in [key for key, value in dict.items(cfg._cfg_dict) if isinstance(value, type)]:
+        del cfg._cfg_dict[key]  # imported by a config of text
+    _name_types(cfg._cfg_dict, cfg)
+    return cfg
+
+
+def _name_types(value: Any, cfg: Any) -> None:
+    """Mend types in place; those of pure-Python configs are imported, and stay as they are."""
+    if isinstance(value, dict):
+        for key, part in dict.items(value):  # mmengine's own `items` gives what is imported in its place
+            if key == "type":
+                value[key] = _named(part, cfg)
+            else:
+                _name_types(part, cfg)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            _name_types(part, cfg)
+
+
+def _named(kind: Any, cfg: Any) -> Any:
+    from mmengine.config.lazy import LazyAttr, LazyObject
+    from mmengine.utils import get_object_from_string
+
+    from mmkd.registry import name_in, name_of
+
+    if isinstance(kind, str):
+        # `mmdet.models.losses.iou_loss` is a function too, so mmengine finds nothing below it.
+        leads = kind.count(".") < 2 or get_object_from_string(kind) is not None
+        if leads and not kind.startswith("mmcv.ops."):
+            return kind
+    elif not isinstance(kind, (type, FunctionType, BuiltinFunctionType)):
+        if isinstance(kind, (LazyAttr, LazyObject)):
+            kind.build()
+        return kind
+    name = name_of(kind)
+    if "<" in name:  # made in a function: it has no name
+        return kind
+    return name_in(cfg, name)

@@ -8,11 +8,14 @@ an empty child that passes every question on to mmdet.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import mmcv.ops
 import mmdet.registry
+import mmengine.registry
 from mmdet.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIM_WRAPPERS, TRANSFORMS, VISBACKENDS
 from mmengine.registry import Registry
 
@@ -36,6 +39,9 @@ __all__ = [
     "imported_modules",
     "is_kind",
     "name_in",
+    "name_of",
+    "package_of",
+    "registered",
 ]
 
 
@@ -98,13 +104,16 @@ def imported_modules(cfg: Mapping[str, Any]) -> list[str]:
 
 
 def name_in(cfg: Mapping[str, Any], name: str) -> str:
-    """The name of one of mmkd's classes by which mmengine finds it, whatever the scope of a config.
+    """The name by which mmengine finds a class, whatever the scope of a config.
 
     Args:
         cfg: a config; ``default_scope`` is ``None`` in most pure-Python ones.
-        name: of the class, in mmdet's registries.
+        name: of the class, without a scope. What is in none of mmdet's own registries stays as it is.
     """
-    return name if cfg.get("default_scope", "mmdet") in ("mmdet", "mmkd") else f"mmdet.{name}"
+    bare = cfg.get("default_scope", "mmdet") in ("mmdet", "mmkd") or not any(
+        name in node.module_dict for node in _registries()[: len(REGISTRIES)]
+    )
+    return name if bare else f"mmdet.{name}"
 
 
 def is_kind(cfg: Any, *kinds: type, registry: Registry = MODELS) -> bool:
@@ -117,3 +126,46 @@ def is_kind(cfg: Any, *kinds: type, registry: Registry = MODELS) -> bool:
     """
     found = class_of(cfg, registry)
     return isinstance(found, type) and issubclass(found, kinds)
+
+
+def name_of(kind: Any) -> Any:
+    """The name by which mmdet finds a class or function; as it is if it is in no registry of mmdet's.
+
+    Args:
+        kind: the class or function, its full name, or its name with a scope.
+
+    Example:
+        >>> name_of("mmdet.models.losses.iou_loss.GIoULoss"), name_of("mmcv.ops.nms")
+        ('GIoULoss', 'nms')
+    """
+    if callable(kind):
+        kind = f"{kind.__module__}.{kind.__qualname__}"
+    if not isinstance(kind, str):
+        return kind
+    scope, name = kind.partition(".")[0], kind.rpartition(".")[2]
+    if scope == "mmcv" and hasattr(mmcv.ops, name):  # looked up there by this name
+        return name
+    found = registered(name)
+    scopes = {package_of(found), "mmdet", "mmkd"} if kind.count(".") == 1 else {package_of(found)}
+    return name if found is not None and scope in scopes else kind
+
+
+def package_of(kind: Any) -> str:
+    """The package that a class or function is from."""
+    return str(getattr(kind, "__module__", "")).partition(".")[0]
+
+
+def registered(name: str) -> Any:
+    """What mmdet finds under a name in any of its registries; ``None`` if nothing."""
+    for registry in _registries():
+        if name in registry.module_dict:
+            return registry.module_dict[name]
+    return None
+
+
+@functools.cache
+def _registries() -> list[Registry]:
+    for node in REGISTRIES:
+        node.import_from_location()
+    roots = [node for node in vars(mmengine.registry).values() if isinstance(node, Registry)]
+    return [*REGISTRIES, *roots]

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import ast
-import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import mmcv.ops
-import mmengine.registry
 from mmengine.config import Config
-from mmengine.registry import Registry
 
 from mmkd.datasets import places_of
 from mmkd.errors import UserError
-from mmkd.registry import REGISTRIES, imported_modules
+from mmkd.registry import imported_modules, name_of, package_of, registered
 from mmkd.teachers.config import plain_detector
 
 # What running and testing a detector reads; the rest is about training.
@@ -116,24 +113,13 @@ def _plain_types(value: Any) -> Any:
     """A copy with classes and functions by their names, and without mmkd's scope."""
     if isinstance(value, Mapping):
         return {
-            key: _registered_name(part) if key == "type" else _plain_types(part)
+            key: name_of(part) if key == "type" else _plain_types(part)
             for key, part in value.items()
             if not (key == "_scope_" and _is_mmkd(str(part)))
         }
     if isinstance(value, (list, tuple)):
         return type(value)(_plain_types(part) for part in value)
     return value
-
-
-def _registered_name(kind: Any) -> Any:
-    """The name by which mmdet finds a class. Its tools look for some, like ``LoadImageFromFile``."""
-    if callable(kind):
-        kind = f"{kind.__module__}.{kind.__qualname__}"
-    if not isinstance(kind, str):
-        return kind
-    package, name = kind.partition(".")[0], kind.rpartition(".")[2]
-    found = _registered(name)
-    return name if found is not None and found.__module__.partition(".")[0] == package else kind
 
 
 def _without_mmkd(value: Any) -> Any:
@@ -188,25 +174,9 @@ def _package(kind: Any) -> str | None:
     first, _, rest = kind.partition(".")
     if "." in rest:  # the full name of a class
         return first
-    found = _registered(rest or first)
+    found = registered(rest or first)
     if found is not None:
-        return str(found.__module__).partition(".")[0]
+        return package_of(found)
     if hasattr(mmcv.ops, kind):  # found by its name there, in no registry
         return "mmcv"
     return first if rest else None
-
-
-def _registered(name: str) -> Any:
-    """What mmdet finds under a name; ``None`` if nothing."""
-    for registry in _registries():
-        if name in registry.module_dict:
-            return registry.module_dict[name]
-    return None
-
-
-@functools.cache
-def _registries() -> list[Registry]:
-    for node in REGISTRIES:
-        node.import_from_location()
-    roots = [node for node in vars(mmengine.registry).values() if isinstance(node, Registry)]
-    return [*REGISTRIES, *roots]

@@ -44,3 +44,18 @@ def test_import_without_mmdet_ends_with_the_remedy(tmp_path: Path) -> None:
     assert result.returncode != 0
     assert "ImportError: mmkd needs mmdet" in result.stderr
     assert "make install" in result.stderr.splitlines()[-1]
+
+
+def test_classes_in_a_config_of_text_get_their_names(tmp_path: Path) -> None:
+    """mmengine itself writes ``<class …>`` and fails to read that."""
+    (tmp_path / "c.py").write_text(
+        "_base_ = ['mmkd::bccd/student.py']\n"
+        "from mmdet.models import ATSS\nfrom torch.nn import BatchNorm2d\n"
+        "model = dict(type=ATSS, backbone=dict(norm_cfg=dict(type=BatchNorm2d)))\n"
+    )
+    cfg = compat.load_config(tmp_path / "c.py")
+    assert cfg.model.type == "ATSS"
+    assert cfg.model.backbone.norm_cfg.type == "torch.nn.modules.batchnorm.BatchNorm2d"
+    assert "ATSS" not in cfg
+    cfg.dump(tmp_path / "again.py")
+    assert compat.load_config(tmp_path / "again.py").to_dict() == cfg.to_dict()

@@ -55,6 +55,7 @@ def saved(path: Path, cfg: str, **meta: Any) -> str:
 def test_types_as_classes_get_their_names(tmp_path: Path) -> None:
     """A pure-Python config, and the text that mmengine makes of it for its checkpoints."""
     source = f"""
+        from mmcv.ops import nms
         from mmcv.transforms import LoadImageFromFile
         from mmdet.datasets import CocoDataset
         from mmdet.datasets.transforms import PackDetInputs
@@ -66,6 +67,7 @@ def test_types_as_classes_get_their_names(tmp_path: Path) -> None:
         model = dict({dict(distilled(tiny_atss(), tiny_teacher()))!r})
         model.update(type=KDSingleStageDetector)
         model["bbox_head"].update(type=ATSSHead)
+        model["test_cfg"]["nms"].update(type=nms)
         model["backbone"].update(norm_cfg=dict(type=BatchNorm2d, requires_grad=True))
         test_dataloader = dict({TEST_DATA!r})
         test_dataloader["dataset"].update(
@@ -83,6 +85,7 @@ def test_types_as_classes_get_their_names(tmp_path: Path) -> None:
     written = Config.fromfile(tmp_path / "of_text.py")
     assert written.default_scope == "mmdet"
     assert written.model.bbox_head.type == "ATSSHead"
+    assert written.model.test_cfg.nms.type == "nms", "which mmcv looks up by this name"
     assert written.test_dataloader == TEST_DATA
 
 

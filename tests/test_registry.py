@@ -3,12 +3,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from mmcv.ops import nms
 from mmdet.models import ATSS, RetinaNet
 from mmdet.models.detectors import SingleStageDetector
 from mmengine.hooks import CheckpointHook
 from mmengine.utils import deprecated_api_warning
 
-from mmkd.registry import HOOKS, MODELS, accepted_arguments, class_of, is_kind
+from mmkd.registry import HOOKS, MODELS, accepted_arguments, class_of, is_kind, name_of
 
 
 @pytest.mark.parametrize("kind", ["ATSS", "mmdet.ATSS", ATSS])
@@ -65,3 +67,21 @@ def test_accepted_arguments(kind: Any, arguments: dict[str, Any], others: bool) 
     found, takes_others = accepted_arguments(kind)
     defaults = {name: None if one.default is one.empty else one.default for name, one in found.items()}
     assert (defaults, takes_others) == (arguments, others)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (ATSS, "ATSS"),
+        ("mmdet.models.losses.iou_loss.GIoULoss", "GIoULoss"),
+        ("mmkd.ATSS", "ATSS"),
+        ("mine.ATSS", "mine.ATSS"),
+        ("mine.models.ATSS", "mine.models.ATSS"),
+        (nms, "nms"),
+        (torch.optim.SGD, "SGD"),
+        (torch.nn.Bilinear, "torch.nn.modules.linear.Bilinear"),
+        (None, None),
+    ],
+)
+def test_the_name_by_which_mmdet_finds_it(kind: Any, name: Any) -> None:
+    assert name_of(kind) == name

@@ -66,7 +66,9 @@ def test_a_student_that_was_not_distilled_stays_what_it_is() -> None:
     pretrained = {"type": "Pretrained", "checkpoint": "torchvision://resnet18"}
     cfg = training(model=tiny_atss(backbone__init_cfg=pretrained))
     pixels = cfg["model"].pop("data_preprocessor")
+    cfg["model"].bbox_head.type = "mmkd.ATSSHead"  # our scope, of which stock MMDetection knows nothing
     model = student_config({**cfg, "data_preprocessor": pixels}, {}).model
+    assert model.bbox_head.type == "ATSSHead"
     assert model.type == tiny_atss().type
     assert model.data_preprocessor == pixels
     assert "init_cfg" not in model.backbone

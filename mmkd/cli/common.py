@@ -62,7 +62,7 @@ def read_config(args: argparse.Namespace, prepare: Callable[[Config], object] | 
         raise UserError(
             "The config cannot be read.",
             expected="a config file of mmengine",
-            found=f"{args.config} ({type(error).__name__}: {error})",
+            found=f"{args.config} ({type(error).__name__}: {str(error) or _line_of_config(error)})",
             remedy="correct the path, the file, or --cfg-options",
         ) from error
     cfg.launcher = args.launcher
@@ -73,6 +73,19 @@ def read_config(args: argparse.Namespace, prepare: Callable[[Config], object] | 
     if run_id() is not None:  # the runs of a sweep share the command
         cfg.work_dir = os.path.join(cfg.work_dir, str(run_id()))
     return cfg
+
+
+def _line_of_config(error: Exception) -> str:
+    """The line of a pure-Python config at which mmengine gave up without a word."""
+    pairs = zip(traceback.walk_tb(error.__traceback__), traceback.extract_tb(error.__traceback__))
+    lines = [
+        f"line {line.lineno} {line.line!r}" for (frame, _), line in pairs if "__name__" not in frame.f_globals
+    ]
+    return (
+        f"mmengine does not run {lines[-1]}; name classes there, and call nothing that is imported"
+        if lines
+        else ""
+    )
 
 
 def _warn_of(cfg: Config, key: str) -> None:

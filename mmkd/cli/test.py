@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
@@ -16,6 +18,7 @@ from mmkd.cli.common import build_runner, prepare_data, read_config, run
 from mmkd.datasets import innermost
 from mmkd.doctor.preconditions import require
 from mmkd.errors import UserError, type_of
+from mmkd.registry import name_in
 from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
 from mmkd.teachers.checkpoint import load_strictly
 
@@ -69,21 +72,19 @@ def config_of(args: argparse.Namespace) -> tuple[Config, str | None]:
 
 def add_test_time_augmentation(cfg: Config) -> None:
     """Wrap the model in the config's ``tta_model``, by default flips with NMS."""
-    cfg.setdefault(
-        "tta_model",
-        {
-            "type": "DetTTAModel",
-            "tta_cfg": {"nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 100},
-        },
-    )
+    if "tta_model" not in cfg:
+        merging = {"nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 100}
+        cfg.tta_model = ConfigDict(type="DetTTAModel", tta_cfg=merging)
     datasets = list(innermost(cfg.test_dataloader.dataset))
     if "tta_pipeline" not in cfg:
         keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
-        flips = [{"type": "RandomFlip", "prob": prob} for prob in (1.0, 0.0)]
-        packing = {"type": "PackDetInputs", "meta_keys": keys}
+        flips = [{"type": name_in(cfg, "RandomFlip"), "prob": prob} for prob in (1.0, 0.0)]
+        packing = {"type": name_in(cfg, "PackDetInputs"), "meta_keys": keys}
         last = {"type": "TestTimeAug", "transforms": [flips, [packing]]}
         cfg.tta_pipeline = [*datasets[0].pipeline[:-1], last]
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    model = cfg.tta_model.copy()  # in which the types of pure-Python configs stay as they can be written
+    model.module = cfg.model
+    cfg.model = model
     for dataset in datasets:
         dataset.pipeline = cfg.tta_pipeline
 
@@ -93,7 +94,12 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     setup_cache_size_limit_of_dynamo()
     cfg, checkpoint = config_of(args)
     require(cfg, ("test",))
+    # The config in a work dir says what has trained there (`check_work_dir`): this one goes beside its log.
+    object.__setattr__(cfg, "_filename", None)
     runner = build_runner(cfg)
+    with suppress(FileNotFoundError):  # but for the first of several processes
+        written = Path(runner.work_dir, f"{runner.timestamp}.py")
+        written.rename(Path(runner.log_dir, written.name))
     if checkpoint is not None:
         model = runner.model
         while hasattr(model, "module"):  # DistributedDataParallel, test-time augmentation

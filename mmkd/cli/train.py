@@ -102,7 +102,9 @@ def add_hooks(cfg: Config, *names: str) -> None:
 
 def add_wandb(cfg: Config) -> None:
     """Log to W&B: by `WandbBackend`, in place of mmengine's, and `WandbSweepHook`."""
-    visualizer = cfg.get("visualizer") or ConfigDict(type="DetLocalVisualizer", name="visualizer")
+    visualizer = cfg.get("visualizer") or ConfigDict(
+        type=name_in(cfg, "DetLocalVisualizer"), name="visualizer"
+    )
     backends = visualizer.get("vis_backends") or [{"type": "LocalVisBackend"}]
     for backend in backends:
         if class_of(backend, VISBACKENDS) is WandbVisBackend:

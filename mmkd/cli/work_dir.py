@@ -35,7 +35,9 @@ def check_work_dir(cfg: Config) -> None:
         expected="a folder of its own for each config, so that no result is written over",
         found=", ".join(path.name for path in dumped)
         + (f", which trained something else under the name {mine}" if folder / mine in dumped else ""),
-        remedy=f"give this one another --work-dir, or remove {folder} if its checkpoints are not needed",
+        remedy="give this one another --work-dir"
+        + (f", with --resume FILE to go on from one of {folder}" if cfg.get("resume") else "")
+        + f"; or remove {folder} if its checkpoints are not needed",
     )
 
 

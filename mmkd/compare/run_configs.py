@@ -14,7 +14,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmkd.compare.plan import STUDENT, TEACHER, Member, Plan, read_config
 from mmkd.errors import UserError
-from mmkd.registry import METRICS, is_kind
+from mmkd.registry import METRICS, is_kind, name_in
 from mmkd.sweeps.overrides import KeepingDictAction, check_overrides, resolve_aliases
 from mmkd.teachers import plain_detector, teacher_entries, teacher_model_and_checkpoint
 
@@ -112,9 +112,9 @@ def evaluation_config(cfg: Config, data: Config, split: str) -> Config:
     out.test_evaluator, out.test_dataloader = evaluator, copy.deepcopy(data[f"{split}_dataloader"])
     out.test_cfg = data.get("test_cfg") or ConfigDict(type="TestLoop")
     out.custom_hooks, out.load_from, out.resume = [], None, False
-    out.visualizer = ConfigDict(
-        type="DetLocalVisualizer", name="visualizer", vis_backends=[ConfigDict(type="LocalVisBackend")]
-    )
+    backends = [ConfigDict(type="LocalVisBackend")]
+    kind = name_in(data, "DetLocalVisualizer")
+    out.visualizer = ConfigDict(type=kind, name="visualizer", vis_backends=backends)
     for key in list(out):  # what is left is what testing reads
         if key.startswith(("train_", "val_", "optim_", "param_")) or key == "tta_model":
             out.pop(key)

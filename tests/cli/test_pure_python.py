@@ -9,16 +9,20 @@ import pytest
 from mmengine.config import Config
 
 from mmkd.cli import doctor, test, train
+from mmkd.compare.run_configs import evaluation_config
+from mmkd.compat import load_config
 
 from ..conftest import ROOT
 
 STUDENT = """
+from mmcv.ops import nms
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, Resize
 from mmdet.evaluation import CocoMetric
 from mmdet.models import ATSS, ATSSHead, DetDataPreprocessor, FPN, ResNet
-from mmdet.models import CrossEntropyLoss, FocalLoss, GIoULoss
+from mmdet.models import CrossEntropyLoss, FocalLoss
+from mmdet.models.losses.iou_loss import GIoULoss
 from mmdet.models.task_modules import AnchorGenerator, ATSSAssigner, DeltaXYWHBBoxCoder
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.dataset import DefaultSampler
@@ -69,7 +73,7 @@ model = dict(
         loss_bbox=dict(type=GIoULoss, loss_weight=2.0),
         loss_centerness=dict(type=CrossEntropyLoss, use_sigmoid=True, loss_weight=1.0)),
     train_cfg=dict(assigner=dict(type=ATSSAssigner, topk=9), allowed_border=-1, pos_weight=-1, debug=False),
-    test_cfg=dict(nms_pre=100, min_bbox_size=0, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.6),
+    test_cfg=dict(nms_pre=100, min_bbox_size=0, score_thr=0.05, nms=dict(type=nms, iou_threshold=0.6),
                   max_per_img=10))
 """
 TEACHER = """
@@ -117,9 +121,12 @@ def test_alone_distilled_and_tested(configs: Path) -> None:
     distilled = trained(configs / "kd.py", configs / "kd")
     assert [hook.type for hook in distilled.custom_hooks].count("mmkd.hooks.MetricsFileHook") == 1
     weights = str(configs / "kd/epoch_1.pth")
-    assert test.main([str(configs / "kd.py"), weights, "--work-dir", str(configs / "tested")]) == 0
+    for options in ([], ["--tta"]):
+        tested = [str(configs / "kd.py"), weights, "--work-dir", str(configs / "kd"), *options]
+        assert test.main([*tested, "--cfg-options", "test_dataloader.dataset.indices=4"]) == 0
 
-    # What training wrote is a config that goes on.
+    # What training wrote is a config that goes on, also where mmengine finds no class by its full name.
+    assert "iou_loss.GIoULoss" in (configs / "kd/kd.py").read_text()
     again = [str(configs / "kd/kd.py"), "--work-dir", str(configs / "kd"), "--resume"]
     assert train.main([*again, "--cfg-options", "train_cfg.max_epochs=2"]) == 0
     assert (configs / "kd/epoch_2.pth").is_file()
@@ -138,6 +145,32 @@ def test_options_that_change_types(configs: Path) -> None:
     options = ["train_dataloader.dataset.indices=0.02"]
     arguments = [str(configs / "kd.py"), "--work-dir", str(configs / "w"), "--amp", "--cfg-options", *options]
     assert train.main([*arguments, "val_cfg=None", "val_dataloader=None", "val_evaluator=None"]) == 0
+
+
+def test_evaluated_by_a_comparison(configs: Path) -> None:
+    student, distilled = (load_config(configs / f"{name}.py") for name in ("student", "kd"))
+    out = evaluation_config(distilled, student, "test")
+    assert out.visualizer.type == "mmdet.DetLocalVisualizer", "there is no scope to find it in"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("model.update(type=NoSuchThing)", "Failed to import NoSuchThing from mmdet.models"),
+        ("train_dataloader.update(collate_fn=dict(type=partial(NoSuchThing)))", "line 6 'train_dataloader"),
+    ],
+)
+def test_what_mmengine_does_not_import_or_run(
+    configs: Path, capsys: pytest.CaptureFixture[str], line: str, message: str
+) -> None:
+    head = "from functools import partial\nfrom mmengine.config import read_base\nwith read_base():\n"
+    (configs / "c.py").write_text(
+        f"{head}    from .student import *\nfrom mmdet.models import NoSuchThing\n{line}\n"
+    )
+    assert train.main([str(configs / "c.py"), "--work-dir", str(configs / "w")]) == 2
+    told = capsys.readouterr().err
+    assert "cannot be read" in told
+    assert message in told
 
 
 def test_doctor(configs: Path, capsys: pytest.CaptureFixture[str]) -> None:

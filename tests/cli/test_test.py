@@ -75,6 +75,8 @@ def test_evaluates_the_teacher_and_dumps(tmp_path: Path, tta: bool) -> None:
         )
         == 0
     )
+    assert not list(tmp_path.glob("*.py")), "which would say that this config has trained here"
+    assert len(list(tmp_path.glob("*/*.py"))) == 1
     import pickle
 
     predictions = pickle.loads(out.read_bytes())
