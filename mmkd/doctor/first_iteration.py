@@ -71,8 +71,9 @@ def first_iteration(setup: TrainingSetup, model: Any, wrapper: Any, batch: Any) 
             findings += _call(runner, "before_train_iter", batch_idx=0, data_batch=batch)
             if not findings:
                 names = [type(hook).__name__ for hook in runner.hooks[1:]]  # the first tells the message hub
-                found = f"run before the first iteration: {shortened(names)}"
-                findings = [Finding("ok", "hooks", found + (f"; later: {shortened(later)}" if later else ""))]
+                found = f"ran before the first iteration: {shortened(names)}"
+                found += f"; not run here: {shortened(later)}" if later else ""
+                findings = [Finding("ok", "hooks", found)]
             yield findings
         finally:
             for kind, there in before.items():

@@ -112,7 +112,7 @@ def _scales(setup: TrainingSetup) -> Iterator[Finding]:
     ratio = float(train.median() / val.median())
     text = (
         f"the median object is {train.median():.0f} px wide and high in training, "
-        f"{val.median():.0f} px in validation"
+        f"{val.median():.0f} px in validation (up to {_number(setup)} images of each)"
     )
     if not 1 / FAR < ratio < FAR:
         yield Finding(
@@ -129,7 +129,7 @@ def object_sizes(setup: TrainingSetup, which: str) -> Tensor:
     """Sizes of objects as the network sees them: square roots of areas in pixels, of a few images."""
     dataset = setup.dataset(which)
     sizes: list[Tensor] = []
-    for index in range(min(len(dataset), _SAMPLES, max(4, setup.images))):
+    for index in range(min(len(dataset), _number(setup))):
         sample = dataset[index]["data_samples"]
         if which == "train":
             boxes = sample.gt_instances.bboxes
@@ -142,6 +142,11 @@ def object_sizes(setup: TrainingSetup, which: str) -> Tensor:
     return torch.cat(sizes) if sizes else torch.zeros(0)
 
 
+def _number(setup: TrainingSetup) -> int:
+    """How many images' objects are measured, at most."""
+    return min(_SAMPLES, max(4, setup.images))
+
+
 def _priors(setup: TrainingSetup) -> Iterator[Finding]:
     generator = getattr(getattr(setup.student(), "bbox_head", None), "prior_generator", None)
     if generator is None:
@@ -151,7 +156,7 @@ def _priors(setup: TrainingSetup) -> Iterator[Finding]:
         raise NotExamined("there are no objects")
     anchors = getattr(generator, "base_anchors", None)
     low, high = (float(sizes.quantile(q)) for q in (0.05, 0.95))
-    text = f"90 % are {low:.0f} to {high:.0f} px; "
+    text = f"90 % of those in up to {_number(setup)} images are {low:.0f} to {high:.0f} px; "
     if anchors is not None:
         areas = torch.cat([(a[:, 2] - a[:, 0]) * (a[:, 3] - a[:, 1]) for a in anchors]).sqrt()
         smallest, largest = float(areas.min()), float(areas.max())

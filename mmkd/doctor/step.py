@@ -141,8 +141,8 @@ def _balance(balance: Balance | None, terms: Mapping[str, Any]) -> Iterator[Find
         else:
             yield Finding("ok", what, f"{text}; {advice}")
     if balance.agreement is not None:
-        text = f"student and teacher name one class for {balance.agreement:.0%} of the priors"
-        yield Finding("ok", "agreement", f"{text} of which the teacher is sure, before training")
+        text = f"student and teacher name the same class for {balance.agreement:.0%} of the priors"
+        yield Finding("ok", "agreement", f"{text} that the teacher is sure of, before training")
 
 
 def _optimizer_state(optimizer: Any) -> int:

@@ -114,7 +114,7 @@ def compared(seen: Agreement, images: int, expected: float | None, source: str) 
         expected: what is known, in [0, 1].
         source: where from, in words.
     """
-    text = f"{seen.ap:.3f} on {images} images, {seen.recall:.0%} of objects met with an IoU of 0.5"
+    text = f"{seen.ap:.3f} on {images} images, {seen.recall:.0%} of objects found with an IoU of 0.5"
     remedy = "see the findings below; if they say nothing, check that this is the right checkpoint"
     if expected is not None:
         text += f"; {source} {expected:.3f}"

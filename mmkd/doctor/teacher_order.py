@@ -16,9 +16,10 @@ def examine_order(trial: Trial) -> Iterator[Finding]:
         yield Finding(
             "ok" if seen.matched else "warning",
             what,
-            f"{seen.right:.0%} of {seen.matched} objects that it meets get their right class"
+            f"{seen.right:.0%} of {seen.matched} objects that it finds get their right class "
+            f"({len(trial.many)} images)"
             if seen.matched
-            else f"it meets no object of {len(trial.many)} images",
+            else f"it finds no object in {len(trial.many)} images",
             "" if seen.matched else "see the errors of this teacher",
         )
         return
@@ -42,6 +43,6 @@ def examine_order(trial: Trial) -> Iterator[Finding]:
         "error",
         what,
         f"it was trained on another class order: {said}; with them exchanged its AP is {seen.ap_best:.3f}, "
-        f"as configured {seen.ap:.3f} ({seen.matched} objects)",
+        f"otherwise {seen.ap:.3f} ({seen.matched} objects)",
         remedy,
     )

@@ -35,7 +35,11 @@ def examine_pixels(trial: Trial) -> Iterator[Finding]:
             ways[name] = {"preprocessor": way}
     best = trial.best(ways)
     if best is None:
-        yield Finding("ok", what, f"of {len(ways) + 1} ways to normalise them its own is the best")
+        yield Finding(
+            "ok",
+            what,
+            f"none of {len(ways)} other normalisations is clearly better ({len(trial.few)} images)",
+        )
         return
     name, before, after = best
     way = ways[name]["preprocessor"]
@@ -48,7 +52,7 @@ def examine_pixels(trial: Trial) -> Iterator[Finding]:
     yield Finding(
         "error",
         what,
-        f"{cause} its AP is {after.ap_best:.3f}, as configured {before.ap_best:.3f} "
+        f"{cause} its AP is {after.ap_best:.3f}, otherwise {before.ap_best:.3f} "
         f"({len(trial.many)} images): it was trained on other pixels",
         f"in the teacher's config: model.data_preprocessor=dict({settings}); the student's may stay",
     )

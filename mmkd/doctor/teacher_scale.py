@@ -49,7 +49,7 @@ def examine_scale(trial: Trial) -> Iterator[Finding]:
         yield Finding(
             "error",
             what,
-            f"{text}; {name} its AP is {after.ap_best:.3f}, as configured {before.ap_best:.3f} "
+            f"{text}; {name} its AP is {after.ap_best:.3f}, otherwise {before.ap_best:.3f} "
             f"({len(trial.many)} images)",
             f"set the scale of Resize to {_scale(pipeline)} in the pipelines of training and testing",
         )

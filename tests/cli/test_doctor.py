@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from mmkd.cli import doctor
+
+from ..conftest import ROOT
 
 CONFIG = "configs/bccd/kd.py"
 
@@ -16,7 +19,7 @@ def test_the_shipped_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert doctor.main([CONFIG, *arguments]) == 0
     text = capsys.readouterr().out
     assert text.rstrip().endswith("0 errors, 0 warnings: ready to train")
-    assert "objects that it meets get their right class" in text
+    assert "objects that it finds get their right class" in text
     data = json.loads(file.read_text())
     assert (data["errors"], data["warnings"]) == (0, 0)
     assert [section["title"] for section in data["sections"]] == [
@@ -30,6 +33,20 @@ def test_the_shipped_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "not examined",
     ]
     assert not (tmp_path / "work").exists()
+    assert without_numbers(text) == without_numbers(page_of_the_documentation())
+
+
+def page_of_the_documentation() -> str:
+    """The sample in docs/doctor.md."""
+    return (
+        (ROOT / "docs/doctor.md").read_text(encoding="utf-8").split("```\nmmkd doctor: ")[1].split("```")[0]
+    )
+
+
+def without_numbers(page: str) -> list[str]:
+    """The findings of a page without versions, devices, and how much was measured."""
+    words = " ".join(page.split()).partition("dataset (")[2]
+    return re.sub(r"[\d.]+( [GM]B)?( are free)?|how much is free is not known here", "#", words).split()
 
 
 def test_all_goes_on_after_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
