@@ -50,7 +50,7 @@ elif not _only_tells_of_itself():
 
     from mmkd.amp import BFloat16OptimWrapper
     from mmkd.datasets import fraction_of_dataset
-    from mmkd.detectors import KDSingleStageDetector
+    from mmkd.detectors import KDDetector, KDSingleStageDetector
     from mmkd.errors import UserError
     from mmkd.hooks import MetricsFileHook, ProgressHook, StopHook, WandbSweepHook
     from mmkd.losses import DistillationLoss
@@ -64,6 +64,7 @@ __all__ = [
     "DistillContext",
     "DistillationLoss",
     "FrozenTeacher",
+    "KDDetector",
     "KDSingleStageDetector",
     "MetricsFileHook",
     "ProgressHook",

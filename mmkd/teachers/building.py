@@ -70,7 +70,7 @@ def build_detector(
         model = MODELS.build(model_cfg)
     if not hasattr(model, head or "extract_feat"):
         raise UserError(
-            f"The teacher is no {'two' if head == 'rpn_head' else 'single'}-stage detector.",
+            "The teacher has no dense head like the student's.",
             expected=f"a detector with backbone, neck and a dense {head}",
             found=type(model).__name__,
             remedy="choose a teacher of the student's kind (ATSS, RetinaNet, GFL, FCOS, … for a single-stage "

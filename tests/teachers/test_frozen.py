@@ -250,7 +250,7 @@ def test_no_dense_detector() -> None:
     with pytest.raises(UserError, match="not registered.*\n.*\n.*NoSuchDetector"):
         FrozenTeacher({"config": {"type": "NoSuchDetector"}, "checkpoint": None}, LOGITS, build(tiny_atss()))
     two_stage = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"
-    with pytest.raises(UserError, match="no single-stage detector.*\n.*\n.*FasterRCNN"):
+    with pytest.raises(UserError, match="no dense head like the student.*\n.*\n.*FasterRCNN"):
         FrozenTeacher({"config": two_stage, "checkpoint": None}, LOGITS, build(tiny_atss()))
 
 
