@@ -23,8 +23,8 @@ from mmdet.utils import register_all_modules
 from razor import import_mmrazor, single_teacher_distill
 
 from mmkd.compat import load_config
-from mmkd.detectors.observe import observe
 from mmkd.heads.calls import Calls
+from mmkd.heads.observe import observe
 from mmkd.registry import MODELS
 from mmkd.teachers import CachedTeacher
 

@@ -215,6 +215,7 @@ class RowOutputs:
         extra: further outputs by name, (N,), before their sigmoid.
         feats: the detector's features, per level B×C×H×W.
         image_N: of which image of the batch each row is.
+        known_N: bool, False for rows that say nothing; ``None`` if there are none.
     """
 
     spec: HeadSpec
@@ -233,6 +234,12 @@ class RowOutputs:
             boxes_N4=None if self.boxes_N4 is None else fn(self.boxes_N4),
             extra={name: fn(part) for name, part in self.extra.items()},
         )
+
+    def take(self, index_N: Tensor) -> RowOutputs:
+        """Some of the rows, in this order; without features."""
+        image_N = None if self.image_N is None else self.image_N[index_N]
+        known_N = None if self.known_N is None else self.known_N[index_N]
+        return replace(self.map(lambda part: part[index_N]), image_N=image_N, known_N=known_N, feats=())
 
     def select_classes(self, index: Sequence[int]) -> RowOutputs:
         """The logits of some of the classes, in this order, and of the background if there is one."""

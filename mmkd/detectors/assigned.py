@@ -10,9 +10,9 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
-from mmkd.detectors.observe import Observation, observe
 from mmkd.errors import UserError, user_error
 from mmkd.heads import adapter_for
+from mmkd.heads.observe import Observation, observe
 from mmkd.structures import DenseOutputs, Need
 
 _SIDE = 128

@@ -21,10 +21,10 @@ from mmkd.detectors.assigned import (
 )
 from mmkd.detectors.checkpointing import watch_checkpointed
 from mmkd.detectors.finite import FiniteCheck, in_float16
-from mmkd.detectors.observe import Observation, observe
 from mmkd.errors import UserError
 from mmkd.heads import adapter_for, check_heads
 from mmkd.heads.calls import Calls
+from mmkd.heads.observe import Observation, observe
 from mmkd.heads.towers import Towers, check_towers, record_towers, with_towers
 from mmkd.losses import DistillLoss, build_losses
 from mmkd.outputs import (
@@ -41,7 +41,7 @@ from mmkd.outputs import (
     student_layout,
 )
 from mmkd.sharding import check_whole
-from mmkd.structures import DenseOutputs, DistillContext, Levels, Need
+from mmkd.structures import DenseOutputs, DistillContext, Levels, Need, RowOutputs
 from mmkd.teachers import (
     asked_by,
     build_teachers,
@@ -170,12 +170,11 @@ class Distilled(BaseDetector):
         found = {}
         default = "dense" if self._has_dense_head else default_place(self)
         for name, term in self.terms.items():
-            rows = term.asks - _OF_FEATURES
-            where = named.get(name, default) if rows or name in named else "dense"
+            where = named.get(name, default) if term.asks - _OF_FEATURES or name in named else "dense"
             if where in DENSE:
                 continue
             place, part = find_place(where, self, f"distill.{name}")
-            lacking = sorted(rows - place.gives)
+            lacking = sorted(term.asks - place.gives)
             if lacking:
                 raise UserError(
                     f"distill.{name} cannot read the student at place={where!r}.",
@@ -188,10 +187,7 @@ class Distilled(BaseDetector):
 
     def _asked_of_teacher(self, name: str) -> frozenset[Need]:
         term = self.terms[name]
-        if name in self._places:
-            at_places: frozenset[Need] = frozenset({"places"})
-            return at_places | (term.asks - (term.asks - {"feats"}))
-        return term.asks - term.of_student
+        return frozenset({"places"}) if name in self._places else term.asks - term.of_student
 
     def _fit(self, name: str, term: DistillLoss, asked: Any) -> None:
         """Have a loss look at the layouts of student and teacher where it reads them."""
@@ -200,6 +196,7 @@ class Distilled(BaseDetector):
             own = place.spec(self)
             taught = asked.serve(place, own)
             check_heads(own, taught, term.asks)
+            place.check(own, taught)
         else:
             own, taught = asked.shared(self._layout), asked.spec
         term.check(own, taught)
@@ -290,17 +287,18 @@ class Distilled(BaseDetector):
             readings: dict[tuple[str, int | None], Reading] = {}
         for (teacher, names), answer in zip(step.asked, step.answers):
             taught = answer()
-            for name in names:
-                if name in self._places:
-                    place, part = self._places[name]
-                    key = (type(place).__name__, part)
-                    if key not in readings:
-                        readings[key] = place.read(
-                            self, step.places[key[0]], student.feats, batch_data_samples, part
-                        )
-                    reading = readings[key]
-                    said = teacher.at(place, taught, reading.question)
-                    values[name] = self.terms[name](reading.outputs, said, reading.context)
+            pairs: dict[tuple[str, int | None], tuple[RowOutputs, RowOutputs, DistillContext]] = {}
+            for name in (name for name in names if name in self._places):
+                place, part = self._places[name]
+                key = (type(place).__name__, part)
+                if key not in readings:
+                    readings[key] = place.read(
+                        self, step.places[key[0]], student.feats, batch_data_samples, part
+                    )
+                if key not in pairs:
+                    said = teacher.at(place, taught, readings[key].question)
+                    pairs[key] = place.pair(self, readings[key], said)
+                values[name] = self.terms[name](*pairs[key])
             maps = [name for name in names if name not in self._places]
             if maps:
                 values.update(self._on_maps(maps, teacher, taught, student, context))

@@ -41,7 +41,7 @@ class Place(ABC):
         gives: what a loss may read of the outputs here, and of the context.
     """
 
-    gives: frozenset[Need] = frozenset({"feats", "cls_logits", "boxes", "labels"})
+    gives: frozenset[Need] = frozenset({"cls_logits", "boxes", "labels"})
 
     @abstractmethod
     def lacks(self, detector: Any) -> str | None:
@@ -82,6 +82,24 @@ class Place(ABC):
             inner: its features, as `mmkd.outputs.features.encode` gave them.
             question: that of the `Reading`.
         """
+
+    def check(self, student: HeadSpec, teacher: HeadSpec) -> None:  # noqa: B027
+        """Raise `UserError` if these two cannot be compared here, whatever the loss reads."""
+
+    def pair(
+        self, detector: Any, reading: Reading, said: RowOutputs
+    ) -> tuple[RowOutputs, RowOutputs, DistillContext]:
+        """Student's and teacher's rows, one to one.
+
+        Args:
+            detector: the student.
+            reading: what it said.
+            said: what the teacher said, with the student's classes.
+
+        Returns:
+            Both, and the context, where rows without a partner are not valid.
+        """
+        return reading.outputs, said, reading.context
 
 
 PLACES: dict[str, Place] = {}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from mmkd.detectors.observe import observe
 from mmkd.errors import UserError
+from mmkd.heads.observe import observe
 from mmkd.losses import BCKDLoss
 from mmkd.structures import DistillContext
 

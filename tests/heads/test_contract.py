@@ -11,9 +11,9 @@ from mmengine.logging import MessageHub
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmkd.detectors.observe import observe
 from mmkd.errors import UserError
 from mmkd.heads import adapter_for
+from mmkd.heads.observe import observe
 from mmkd.losses import DistillLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs

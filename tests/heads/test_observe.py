@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmkd.detectors.observe import observe
+from mmkd.heads.observe import observe
 
 from ..conftest import batch, build, losses_of, tiny_atss
 
