@@ -22,7 +22,8 @@ from mmengine.registry import Registry
 REGISTRIES = [
     node for node in vars(mmdet.registry).values() if isinstance(node, Registry) and node.scope == "mmdet"
 ]
-SCOPE = [Registry(node.name, parent=node, scope="mmkd") for node in REGISTRIES]
+TEACHERS = Registry("teacher", scope="mmdet")  # of the classes of teachers that are no detectors of mmdet
+SCOPE = [Registry(node.name, parent=node, scope="mmkd") for node in (*REGISTRIES, TEACHERS)]
 
 __all__ = [
     "DATASETS",
@@ -32,6 +33,7 @@ __all__ = [
     "OPTIM_WRAPPERS",
     "REGISTRIES",
     "SCOPE",
+    "TEACHERS",
     "TRANSFORMS",
     "VISBACKENDS",
     "accepted_arguments",

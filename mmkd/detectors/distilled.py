@@ -45,13 +45,9 @@ from mmkd.structures import DenseOutputs, DistillContext, Levels, Need, RowOutpu
 from mmkd.teachers import (
     asked_by,
     build_teachers,
-    check_class_map,
     check_inherit,
-    find_classes,
     inherit_weights,
-    separate,
-    single_teachers,
-    teacher_entries,
+    split_teachers,
 )
 
 _OF_FEATURES: frozenset[Need] = frozenset({"feats", "layers"})
@@ -133,7 +129,7 @@ class Distilled(BaseDetector):
             raise UserError(f"task_loss_weight must be a number ≥ 0, found {task_loss_weight!r}")
         self.task_loss_weight = task_loss_weight
         losses, places = split_places(distill)
-        losses, asks = separate(teacher, losses)
+        losses, asks = split_teachers(teacher, losses)
         self.distill = build_losses(losses, "distill")
         self._has_dense_head = has_dense_head(self)
         self._places = self._find_places(places)
@@ -149,7 +145,6 @@ class Distilled(BaseDetector):
         self._checkpoint = self.teacher.facts["checkpoint"]
         if self._inherit and self._checkpoint is None:
             raise UserError("inherit needs a teacher with a checkpoint, found checkpoint=None")
-        self._class_maps = [check_class_map(entry.get("class_map")) for entry in teacher_entries(teacher)]
         self._layout = dense_layout(self) if self._reads_dense else student_layout(self)
         # The student begins with the random numbers that it would have had alone.
         with torch.random.fork_rng(devices=[]):
@@ -198,7 +193,7 @@ class Distilled(BaseDetector):
             check_heads(own, taught, term.asks)
             place.check(own, taught)
         else:
-            own, taught = asked.shared(self._layout), asked.spec
+            own, taught = asked.compared_levels(self._layout), asked.spec
         term.check(own, taught)
         term.adapt(own, taught)
         if "towers" in term.needs:
@@ -315,7 +310,7 @@ class Distilled(BaseDetector):
         context: DistillContext,
     ) -> dict[str, Tensor]:
         """The values of losses on features and dense maps."""
-        own = teacher.shared(student)
+        own = teacher.compared_levels(student)
         _check_same_maps(own, taught)
         context = replace(context, through=teacher.through, crossed=teacher.crossed)
         if taught.known_N is not None:
@@ -382,8 +377,7 @@ class Distilled(BaseDetector):
         Raises:
             UserError: a teacher does not know one of them.
         """
-        for teacher, class_map in zip(single_teachers(self.teacher), self._class_maps):
-            find_classes(teacher, class_map, dataset_meta)
+        self.teacher.find_classes(dataset_meta)
 
     def _put_in_losses(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         """A checkpoint of the student says nothing of the losses' own layers: they stay as they are."""

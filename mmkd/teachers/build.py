@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from mmkd.errors import UserError
-from mmkd.structures import Need
+from mmengine.logging import print_log
+
+from mmkd.errors import UserError, check_arguments
+from mmkd.structures import OF_CONTEXT, Need
 from mmkd.teachers.cached import CachedTeacher
-from mmkd.teachers.config import is_named
+from mmkd.teachers.config import OF_EVERY_TEACHER, is_named, registered_class
 from mmkd.teachers.ema import EMATeacher
+from mmkd.teachers.fitted import FittedTeacher
 from mmkd.teachers.frozen import FrozenTeacher
-from mmkd.teachers.several import AveragedTeacher, NamedTeachers, Single
+from mmkd.teachers.protocol import Teacher
+from mmkd.teachers.several import AveragedTeacher, NamedTeachers, single_teachers
 
-Teacher = Single | AveragedTeacher
+_OF_STUDENT = OF_CONTEXT - {"layers"}
 
 
-def separate(teacher: Any, distill: Any) -> tuple[Any, dict[str, str]]:
+def split_teachers(teacher: Any, distill: Any) -> tuple[Any, dict[str, str]]:
     """Take from the losses' configs which teacher each of them asks.
 
     Args:
@@ -80,20 +85,20 @@ def build_teachers(
     for name, entry in teacher.items():
         read = frozenset[Need]().union(*(needs[loss] for loss, asked in asks.items() if asked == name))
         built[name] = _within(f"teacher.{name}", entry, read, student)
-    averages = [name for name, each in built.items() if isinstance(each, EMATeacher)]
-    if len(averages) > 1:
-        raise UserError(f"there can be one EMA teacher, found {', '.join(averages)}")
-    return NamedTeachers(built, asks)
+    teachers = NamedTeachers(built, asks)
+    _check_one_average(teachers)
+    return teachers
 
 
 def build_teacher(teacher: Any, needs: frozenset[Need], student: Any) -> Teacher:
     """Build one teacher.
 
-    A `FrozenTeacher`, behind a `CachedTeacher` if ``teacher`` has a ``cache``; an `EMATeacher` for
+    A `FrozenTeacher`, or of a class in `mmkd.registry.TEACHERS` if ``type`` names one; within a
+    `FittedTeacher`, and that in a `CachedTeacher` if ``teacher`` has a ``cache``. An `EMATeacher` for
     ``dict(ema=…)``; an `AveragedTeacher` for a list.
 
     Args:
-        teacher: see `FrozenTeacher`, `EMATeacher` and, for its ``cache``, `CachedTeacher`.
+        teacher: see these classes.
         needs: the parts of `DenseOutputs` that the losses read.
         student: the student.
 
@@ -102,22 +107,54 @@ def build_teacher(teacher: Any, needs: frozenset[Need], student: Any) -> Teacher
     """
     if isinstance(teacher, (list, tuple)):
         members = [_within(f"teacher[{i}]", entry, needs, student) for i, entry in enumerate(teacher)]
-        singles = [m for m in members if not isinstance(m, (EMATeacher, AveragedTeacher))]
-        if len(singles) < len(members):
-            raise UserError("teacher=[…] averages trained detectors, dict(config=…, checkpoint=…) each")
-        return AveragedTeacher(singles, needs)
+        average = AveragedTeacher(members, needs)
+        _check_one_average(average)
+        return average
     if isinstance(teacher, Mapping) and "ema" in teacher:
         return EMATeacher(teacher, needs, student)
-    live = FrozenTeacher(teacher, needs, student)
+    kind = registered_class(teacher)
+    if kind is None:
+        inner: Teacher = FrozenTeacher(teacher, needs, student)
+    else:
+        inner = _build_registered(kind, teacher, needs, student)
+    fitted = FittedTeacher(inner, teacher, needs, student)
     options = teacher.get("cache")
     if options is None:
-        return live
+        return cast(Teacher, fitted)
     if not isinstance(options, Mapping):
         raise UserError(f"teacher.cache must be a dict, like cache=dict(dir='…'), found {options!r}")
     for name in ("dir", "dtype"):
         if not isinstance(options.get(name, ""), (str, Path)):
             raise UserError(f"teacher.cache.{name} must be a string, found {options[name]!r}")
-    return CachedTeacher(live, options, student)
+    return cast(Teacher, CachedTeacher(fitted, options, needs, student))
+
+
+def _build_registered(
+    kind: type[Teacher], entry: Mapping[str, Any], needs: frozenset[Need], student: Any
+) -> Teacher:
+    options = {key: entry[key] for key in set(entry) - {"type", "_scope_", *OF_EVERY_TEACHER}}
+    offered = {"needs": needs - _OF_STUDENT, "student": student}
+    given = {name: offered[name] for name in inspect.signature(kind).parameters if name in offered}
+    check_arguments("teacher", {*options, *given}, kind)
+    lacking = offered["needs"] - kind.gives
+    if lacking:
+        raise UserError(
+            f"The teacher {kind.__name__} does not give what the losses read.",
+            expected=f"losses on {', '.join(sorted(kind.gives))}",
+            found=f"a loss that reads {', '.join(sorted(lacking))}",
+            remedy="choose other losses, or another teacher for these: teacher=dict(a=…, b=…), "
+            "distill=dict(cls=dict(…, teacher='a'))",
+        )
+    teacher = kind(**options, **given)
+    teacher.needs = offered["needs"]
+    print_log(f"teacher: {kind.__name__}", "current")
+    return teacher
+
+
+def _check_one_average(teacher: Any) -> None:
+    count = sum(isinstance(single, EMATeacher) for single in single_teachers(teacher))
+    if count > 1:
+        raise UserError(f"there can be one EMA teacher, found {count}")
 
 
 def _within(place: str, entry: Any, needs: frozenset[Need], student: Any) -> Teacher:

@@ -15,22 +15,6 @@ from mmkd.registry import MODELS, class_of
 from mmkd.teachers.checkpoint import load_strictly
 
 
-def check_levels(levels: Any) -> tuple[int, ...] | None:
-    """``teacher.levels``: for each level of the student the index of the teacher's.
-
-    Raises:
-        UserError: it is no list of whole numbers.
-    """
-    if levels is None:
-        return None
-    if not (isinstance(levels, (list, tuple)) and levels and all(isinstance(i, int) for i in levels)):
-        raise UserError(
-            "teacher.levels must be the teacher's level for each of the student's, like [1, 2, 3], "
-            f"found {levels!r}"
-        )
-    return tuple(levels)
-
-
 def leave_out_heads(model: Any) -> list[str]:
     """Drop what comes after the neck; returns its names."""
     names = [name for name, _ in model.named_children() if name.endswith("_head")]

@@ -7,46 +7,50 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
 from mmkd.errors import UserError, check_options
-from mmkd.structures import DenseOutputs, HeadSpec, Levels, Need
+from mmkd.structures import DenseOutputs, Need
 from mmkd.teachers.entries import assemble, pack
-from mmkd.teachers.frozen import FrozenTeacher, Selectable
+from mmkd.teachers.fitted import FittedTeacher
+from mmkd.teachers.protocol import Teacher, TeacherAround
 from mmkd.teachers.store import EntryStore
 
 _FORMAT = 1  # of the entries; another number is another folder
 _DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 
 
-class CachedTeacher:
-    """Answers of a `FrozenTeacher`, kept on disk and read again over epochs, runs and sweeps.
+class CachedTeacher(TeacherAround):
+    """Answers of a teacher, kept on disk and read again over epochs, runs and sweeps.
 
-    An answer is found by the teacher (weights, config, precision, what is asked of it), the image file, and
-    the size and flip in the sample's metadata; the rest of the training pipeline must always do the same,
-    see `mmkd.teachers.pipeline`. It is that about the image alone, padded to the student's
-    ``pad_size_divisor``: where all images of a batch have one size, it equals the live teacher's up to
-    the precision of storage. Else the live teacher also sees the padding of the batch, near the border of
-    smaller images and in GroupNorm. An answer is rounded as it is stored before it is used the first time.
+    An answer is found by the teacher (its `Teacher.identity` and precision), the image file, and the size and
+    flip in the sample's metadata; the rest of the training pipeline must always do the same, see
+    `mmkd.teachers.pipeline`. It is that about the image alone, padded to the student's ``pad_size_divisor``:
+    where all images of a batch have one size, it equals the live teacher's up to the precision of storage.
+    Else the live teacher also sees the padding of the batch, near the border of smaller images and in
+    GroupNorm. An answer is rounded as it is stored before it is used the first time.
 
     Args:
-        live: the teacher to ask what is not there yet.
+        inner: the teacher to ask what is not there yet; it says its `identity`.
         options: ``dir``, the folder; ``max_gb`` > 0, its bound; ``dtype``, ``'fp16'`` or ``'fp32'``; ``top``,
             how many priors of an image to keep, those the teacher is surest of; the others take
             no part in any loss. ``None`` keeps all.
+        needs: the parts of `DenseOutputs` that the losses read.
         student: its data preprocessor says how images are padded.
 
     Raises:
         UserError: an option is wrong, the folder cannot be written, or the student resizes whole batches.
     """
 
-    def __init__(self, live: FrozenTeacher, options: Mapping[str, Any], student: Any) -> None:
+    def __init__(
+        self, inner: FittedTeacher, options: Mapping[str, Any], needs: frozenset[Need], student: Any
+    ) -> None:
+        super().__init__(cast(Teacher, inner))
         check_options("teacher.cache", options, ["dir", "max_gb", "top", "dtype"])
-        self.live = live
         self.root = Path(options.get("dir", "work_dirs/teacher_cache"))
         self.max_gb = options.get("max_gb", 50)
         self.top = options.get("top")
@@ -57,18 +61,18 @@ class CachedTeacher:
             raise UserError(f"teacher.cache.top must be a whole number above 0 or None, found {self.top!r}")
         if dtype not in _DTYPES:
             raise UserError(f"teacher.cache.dtype must be one of {', '.join(_DTYPES)}, found {dtype!r}")
-        if self.top is not None and live.reads_head and "cls_logits" not in live.needs:
+        if self.top is not None and inner.needs - {"feats"} and "cls_logits" not in inner.needs:
             raise UserError(
                 "teacher.cache.top keeps priors by their class scores, which no loss reads.",
                 expected="a loss on class logits, or top=None",
-                found=f"losses that read {', '.join(sorted(live.needs))}",
+                found=f"losses that read {', '.join(sorted(inner.needs))}",
                 remedy="leave out teacher.cache.top",
             )
-        if live.gives_towers:
+        if needs & {"towers", "places"}:
             raise UserError(
                 "The teacher's answers cannot be cached: a loss compares the inside of the heads (CrossKD).",
                 expected="losses on features or outputs, with a cache",
-                found="a loss that needs the towers of the teacher's head",
+                found="a loss that needs the towers of the teacher's head, or its later heads",
                 remedy="leave out teacher.cache, or that loss",
             )
         if getattr(student.data_preprocessor, "batch_augments", None):
@@ -80,53 +84,23 @@ class CachedTeacher:
             )
         self.dtype = _DTYPES[dtype]
         self.divisor = int(getattr(student.data_preprocessor, "pad_size_divisor", 1))
-        self.identity = [
-            _FORMAT,
-            _weights_digest(live),
-            live.model_cfg,
-            sorted(live.needs),
-            self.divisor,
-            self.top,
-            dtype,
-        ]
+        if inner.identity is None:
+            raise UserError(
+                "The teacher's answers cannot be cached: it does not say what they depend on.",
+                expected="a teacher with an `identity`",
+                found=str(inner.facts["detector"]),
+                remedy="leave out teacher.cache, or give the class an `identity`",
+            )
+        self.identity = [_FORMAT, *inner.identity, self.divisor, self.top, dtype]
         self.read = self.computed = 0
         self._recipe: str | None = None
         self._store: EntryStore | None = None
-        self.facts = {**live.facts, "cache": {"dir": str(self.root), "top": self.top, "dtype": dtype}}
+        self.facts = {**inner.facts, "cache": {"dir": str(self.root), "top": self.top, "dtype": dtype}}
 
-    @property
-    def spec(self) -> HeadSpec:
-        """The layout of the teacher's head."""
-        return self.live.spec
-
-    @property
-    def head(self) -> Any:
-        """The teacher's head."""
-        return self.live.head
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """Those in the teacher's checkpoint."""
-        return self.live.class_names
-
-    def shared(self, student: Selectable) -> Selectable:
-        """As `FrozenTeacher.shared`."""
-        return self.live.shared(student)
-
-    @property
-    def awaits_classes(self) -> bool:
-        """Whether it is still to learn which of its classes are the student's."""
-        return self.live.awaits_classes
-
-    def map_classes(self, names: Sequence[str], class_map: Mapping[str, str]) -> None:
-        """As `FrozenTeacher.map_classes`."""
-        self.live.map_classes(names, class_map)
+    def find_classes(self, dataset_meta: Any) -> None:
+        """As `Teacher.find_classes`; other classes are other answers."""
+        self.inner.find_classes(dataset_meta)
         self._store = None
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """What the losses read."""
-        return self.live.needs
 
     @property
     def store(self) -> EntryStore | None:
@@ -161,7 +135,7 @@ class CachedTeacher:
             UserError: the pipeline is not known, or a sample does not tell its image.
         """
         outputs = assemble(self.entries(inputs_BCHW, data_samples), self.spec, inputs_BCHW.device)
-        return self.live.complete(outputs)
+        return self.inner.complete(outputs)
 
     def entries(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> list[dict[str, Tensor]]:
         """The stored answers about a batch; those that are not there are computed first."""
@@ -175,26 +149,17 @@ class CachedTeacher:
         self.computed += len(missing)
         for height, width in sorted({padded[i] for i in missing}):
             group = [i for i in missing if padded[i] == (height, width)]
-            outputs = self.live(inputs_BCHW[group, :, :height, :width], [shapes[i] for i in group])
+            cut_BCHW = inputs_BCHW[group, :, :height, :width]
+            self.inner.apply_(lambda tensor: tensor.to(inputs_BCHW.device))
+            outputs = self.inner.answer(cut_BCHW, [data_samples[i] for i in group])
             for place, i in enumerate(group):
                 entry = pack(outputs, place, self.dtype, self.top)
                 store.put(keys[i], entry)
                 found[i] = entry
         return [entry for entry in found if entry is not None]
 
-    def through(self, layers: Callable[[Any, Tensor], Tensor], x: Tensor) -> Tensor:
-        """As `FrozenTeacher.through`."""
-        return self.live.through(layers, x)
-
-    def crossed(self, layer: int, towers: Mapping[str, Levels], needs: frozenset[Need]) -> DenseOutputs:
-        """As `FrozenTeacher.crossed`."""
-        return self.live.crossed(layer, towers, needs)
-
     def apply_(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Stay where it is: the teacher goes to the student's device when it is asked something."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> CachedTeacher:
-        return self
 
     def summary(self) -> str:
         """What was read and computed so far, in one line."""
@@ -218,10 +183,10 @@ class CachedTeacher:
             )
         identity = [
             *self.identity,
-            self.live.levels,
-            self.live.class_index,
+            self.levels,
+            self.class_index,
             self._recipe,
-            str(self.live.dtype_on(device)),
+            str(self.inner.dtype_on(device)),
         ]
         name = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
         self._store = EntryStore(self.root, name, int(self.max_gb * 1e9))
@@ -256,11 +221,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_plain(part) for part in value]
     return value.item() if hasattr(value, "item") else value
-
-
-def _weights_digest(live: FrozenTeacher) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(live.model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

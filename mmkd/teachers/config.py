@@ -15,10 +15,12 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 
 from mmkd.compat import load_config
 from mmkd.errors import UserError, check_options
-from mmkd.registry import MODELS, class_of, is_kind
+from mmkd.registry import MODELS, TEACHERS, class_of, is_kind
+from mmkd.teachers.protocol import Teacher
 
 DISTILLER, DISTILLER_OF_ANY = "KDSingleStageDetector", "KDDetector"
-OPTIONS = ("precision", "compile", "own_stream", "cache", "levels", "class_map")
+OF_EVERY_TEACHER = ("cache", "levels", "class_map")
+OPTIONS = ("precision", "compile", "own_stream", *OF_EVERY_TEACHER)
 # One of these at the top of ``teacher`` says that it is one teacher.
 _OF_ONE = {"config", "type", "ema", "checkpoint", *OPTIONS}
 
@@ -44,6 +46,31 @@ def teacher_entries(teacher: Any) -> list[Mapping[str, Any]]:
     if is_named(teacher):
         return [single for entry in teacher.values() for single in teacher_entries(entry)]
     return [teacher] if isinstance(teacher, Mapping) else []
+
+
+def registered_class(teacher: Any) -> type[Teacher] | None:
+    """The class in `mmkd.registry.TEACHERS` that an entry's ``type`` means; ``None`` if there is none.
+
+    Raises:
+        UserError: it is no subclass of `Teacher`.
+    """
+    found: Any = class_of(teacher, TEACHERS) if isinstance(teacher, Mapping) else None
+    if found not in TEACHERS.module_dict.values():
+        return None
+    if not issubclass(found, Teacher):
+        raise UserError(
+            f"{found.__name__} is registered as a teacher and is none.",
+            expected="a subclass of mmkd.teachers.Teacher",
+            found=", ".join(kind.__name__ for kind in found.__mro__),
+            remedy="make it a subclass, with `spec` and `answer`",
+        )
+    kind: type[Teacher] = found
+    return kind
+
+
+def is_detector(teacher: Mapping[str, Any]) -> bool:
+    """Whether a single teacher's entry is that of a trained detector, with its own config and weights."""
+    return "ema" not in teacher and registered_class(teacher) is None
 
 
 def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict, str | None]:
@@ -72,6 +99,14 @@ def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict
             found=found,
             remedy="give the teacher's config file and checkpoint",
         )
+    kind = registered_class(teacher)
+    if kind is not None:
+        raise UserError(
+            f"The teacher {kind.__name__} is no detector of MMDetection.",
+            expected="teacher=dict(config=…, checkpoint=…)",
+            found=f"teacher=dict(type='{kind.__name__}', …)",
+            remedy="leave it to training: this reads the weights of a detector",
+        )
     if "type" in teacher:
         teacher = {"config": {"model": dict(teacher)}}
     check_options("teacher", teacher, ["config", "checkpoint", *OPTIONS])
@@ -87,21 +122,6 @@ def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict
     # LD and LAD of mmdet, whose own teacher is not asked.
     model = _without_teacher(plain_detector(model), KnowledgeDistillationSingleStageDetector)
     return model, teacher.get("checkpoint", from_init)
-
-
-def check_class_map(class_map: Any) -> dict[str, str]:
-    """``teacher.class_map``: from a name of the student's to the teacher's name for it.
-
-    Raises:
-        UserError: it is no dict of names.
-    """
-    if class_map is None:
-        return {}
-    if not isinstance(class_map, Mapping) or not all(
-        isinstance(x, str) for pair in class_map.items() for x in pair
-    ):
-        raise UserError(f"teacher.class_map must be a dict like {{'mine': 'theirs'}}, found {class_map!r}")
-    return dict(class_map)
 
 
 def plain_detector(model: Mapping[str, Any]) -> ConfigDict:

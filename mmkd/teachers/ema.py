@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from mmkd.errors import UserError, check_options
 from mmkd.heads import adapter_for, is_deformable
-from mmkd.structures import Need
+from mmkd.outputs import example_pixels
+from mmkd.structures import DenseOutputs, Need
 from mmkd.teachers.acceleration import has_shifted_windows
 from mmkd.teachers.frozen import FrozenTeacher, _computed
 from mmkd.teachers.pixels import Renormalizer
@@ -64,14 +65,11 @@ class EMATeacher(FrozenTeacher):
         self.reads_head = bool(_computed(needs) - {"feats"})
         self.gives_boxes, self.gives_towers = "boxes" in needs, "towers" in needs
         self.needs = _computed(needs)
-        self.asked_at_places, self._of_classes = False, True
+        self.asked_at_places = False
         self.model = copy.deepcopy(_Plain(student)).requires_grad_(False)
         self.model.eval()
         self.adapter = adapter_for(self.model.bbox_head)
-        self._whole_spec = self.adapter.spec(self.model.bbox_head)
-        self._num_classes = self._whole_spec.num_classes
-        # What a trained detector may differ in from the student.
-        self.class_names, self.class_index, self.levels, self.awaits_classes = None, None, None, False
+        self.spec = self.adapter.spec(self.model.bbox_head)
         self.pixels = Renormalizer(student.data_preprocessor, student.data_preprocessor)
         self.precision, self.compiles, self.own_stream = "fp32", False, False
         self.deformable, self.windows = is_deformable(self.model), has_shifted_windows(self.model)
@@ -114,6 +112,11 @@ class EMATeacher(FrozenTeacher):
             average.lerp_(parameters[name].to(average), self.momentum)
         for name, kept in self.model.named_buffers():
             kept.copy_(buffers[name])
+
+    def for_example(self) -> DenseOutputs:
+        """As `Teacher.for_example`; for the weights that it begins with."""
+        self.example = example_pixels(self.model, self.model.extract_feat)
+        return super().for_example()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Its weights, under the student's names."""

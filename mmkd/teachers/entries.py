@@ -84,6 +84,7 @@ def assemble(entries: Sequence[Entry], spec: HeadSpec, device: torch.device) -> 
         feats=feats,
         cls_logits=batched("cls_logits") if "cls_logits" in names else None,
         bbox_pred=batched("bbox_pred") if "bbox_pred" in names else None,
+        boxes=batched("boxes") if "boxes" in names else None,
         extra={
             name.removeprefix("extra."): batched(name) for name in sorted(names) if name.startswith("extra.")
         },
@@ -92,7 +93,7 @@ def assemble(entries: Sequence[Entry], spec: HeadSpec, device: torch.device) -> 
 
 
 def _head_parts(outputs: DenseOutputs) -> dict[str, Levels]:
-    parts = {"cls_logits": outputs.cls_logits, "bbox_pred": outputs.bbox_pred}
+    parts = {"cls_logits": outputs.cls_logits, "bbox_pred": outputs.bbox_pred, "boxes": outputs.boxes}
     parts.update({f"extra.{name}": levels for name, levels in outputs.extra.items()})
     return {name: levels for name, levels in parts.items() if levels is not None}
 

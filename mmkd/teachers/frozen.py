@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
 from mmkd.errors import UserError
-from mmkd.heads import adapter_for, check_heads, is_deformable
+from mmkd.heads import adapter_for, is_deformable
 from mmkd.heads.towers import record_towers, substituted, with_towers
-from mmkd.outputs import Place, dense_head, dense_layout, encode, example_pixels, student_layout
+from mmkd.outputs import Place, dense_head, encode, example_pixels
 from mmkd.outputs.features import layout_of_features
 from mmkd.structures import OF_CONTEXT, DenseOutputs, HeadSpec, Levels, Need, RowOutputs
 from mmkd.teachers.acceleration import (
@@ -26,13 +27,13 @@ from mmkd.teachers.acceleration import (
 )
 from mmkd.teachers.building import (
     build_detector,
-    check_levels,
     class_names_of,
     leave_out_heads,
 )
 from mmkd.teachers.config import teacher_model_and_checkpoint
 from mmkd.teachers.facts import describe
 from mmkd.teachers.pixels import Renormalizer
+from mmkd.teachers.protocol import Teacher
 from mmkd.teachers.pruning import skip_unread
 from mmkd.teachers.stream import OwnStream
 
@@ -40,7 +41,6 @@ _NOT_COMPUTED: frozenset[Need] = OF_CONTEXT | {"boxes", "towers", "places"}
 
 
 Shapes = Sequence[tuple[int, ...]]
-Selectable = TypeVar("Selectable", HeadSpec, DenseOutputs)
 
 
 def _computed(needs: frozenset[Need]) -> frozenset[Need]:
@@ -49,12 +49,8 @@ def _computed(needs: frozenset[Need]) -> frozenset[Need]:
     return (needs - _NOT_COMPUTED) | boxes
 
 
-class FrozenTeacher:
+class FrozenTeacher(Teacher):
     """A trained detector in eval mode that gives `DenseOutputs` without gradient.
-
-    It is no `nn.Module`: held as a plain attribute of the student it is in
-    none of its parameters, state, optimizer, EMA or checkpoints. A deep copy of
-    the student shares it.
 
     Args:
         teacher: see `teacher_model_and_checkpoint`; ``precision`` says what it computes in, see
@@ -62,11 +58,10 @@ class FrozenTeacher:
             `torch.compile`; ``own_stream=True`` beside the student's forward, on CUDA.
         needs: the parts of `DenseOutputs` that the losses read. Others are not
             computed. With ``'layers'`` none of its layers is left out, with ``'places'`` none of its heads.
-        student: the student; its head and pixels are compared with the teacher's.
+        student: the student; its pixels are compared with the teacher's.
 
     Raises:
-        UserError: the checkpoint does not load strictly, or teacher and student
-            do not fit each other.
+        UserError: the checkpoint does not load strictly, or its images have other channels.
     """
 
     def __init__(self, teacher: Mapping[str, Any], needs: frozenset[Need], student: Any) -> None:
@@ -78,39 +73,16 @@ class FrozenTeacher:
         self.needs = _computed(needs)
         self.asked_at_places = "places" in needs
         self.class_names = class_names_of(meta)
-        self.levels = check_levels(teacher.get("levels"))
-        self.class_index: list[int] | None = None
         self.example = example_pixels(self.model, lambda x: self._forward(x, _shapes(x)))
         self.pixels = Renormalizer(
             student.data_preprocessor, self.model.data_preprocessor, self.example.shape[1]
         )
         if self.reads_head:
             self.adapter = adapter_for(self.head)
-            self._whole_spec = self.adapter.spec(self.head)
+            self.spec = self.adapter.spec(self.head)
         else:
-            self._whole_spec = layout_of_features(self.model, self.example)
-        own = dense_layout(student) if self.reads_head else student_layout(student)
-        if self.levels is not None:
-            count = len(self._whole_spec.strides)
-            if not self.reads_head and len(self.levels) > len(own.strides):
-                raise UserError(
-                    f"teacher.levels must name at most {len(own.strides)} levels, as the student has no "
-                    f"more, found {list(self.levels)}"
-                )
-            if not all(0 <= level < count for level in self.levels):
-                raise UserError(
-                    f"teacher.levels must be within the teacher's 0 to {count - 1}, found {list(self.levels)}"
-                )
-            if self.gives_boxes:
-                raise UserError("teacher.levels cannot be combined with losses on decoded boxes yet")
-        own = self.shared(own)
-        self._of_classes = not hasattr(self.model, "rpn_head")  # an RPN says only that there is an object
-        # By name, when the data set's names are known; see `map_classes`.
-        fewer = "cls_logits" in self.needs and own.num_classes < self._whole_spec.num_classes
-        self.awaits_classes = fewer and self.class_names is not None
-        self._num_classes = own.num_classes if self.awaits_classes else self._whole_spec.num_classes
-        if self.needs:
-            check_heads(own, self.spec, self.needs)
+            self.spec = layout_of_features(self.model, self.example)
+        self.of_classes = not hasattr(self.model, "rpn_head")  # an RPN says only that there is an object
         self.deformable, self.windows = is_deformable(self.model), has_shifted_windows(self.model)
         self._run: Callable[[Tensor, Any], tuple[Any, Any, Any]] = self._forward
         skipped: list[str] = []
@@ -146,37 +118,14 @@ class FrozenTeacher:
         return dense_head(self.model)
 
     @property
-    def spec(self) -> HeadSpec:
-        """The layout of the teacher's outputs: levels and classes as the student's."""
-        spec = self._whole_spec
-        if self.levels is not None:
-            spec = spec.select_levels(self.levels)
-        return spec.select_classes(self._num_classes) if self._of_classes else spec
+    def identity(self) -> list[Any]:
+        """Weights, config, and what is asked of it."""
+        return [_digest(self.model), self.model_cfg, sorted(self.needs)]
 
     def for_example(self) -> DenseOutputs:
         """What it says of an example image: the layout of its answers, before it is asked."""
         with torch.no_grad():
-            return self._viewed(self._in_layout(self.example, _shapes(self.example)))
-
-    def shared(self, student: Selectable) -> Selectable:
-        """The student's layout or outputs in the levels that are compared.
-
-        All, but with ``levels`` and losses on features alone as many of its first as the list is long.
-        """
-        if self.levels is None or self.reads_head:
-            return student
-        return student.select_levels(range(len(self.levels)))
-
-    def map_classes(self, names: Sequence[str], class_map: Mapping[str, str]) -> None:
-        """Give the logits of these classes, in this order.
-
-        Args:
-            names: the student's, each one of the teacher's or of ``class_map``.
-            class_map: from a name of the student's to the teacher's name for it.
-        """
-        assert self.class_names is not None
-        index = [self.class_names.index(class_map.get(name, name)) for name in names]
-        self.class_index, self._num_classes, self.awaits_classes = index, len(index), False
+            return self._in_layout(self.example, _shapes(self.example))
 
     def ask(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> Callable[[], DenseOutputs]:
         """Put the question of `__call__`; what comes back gives the answer when called.
@@ -202,18 +151,7 @@ class FrozenTeacher:
         return replace(outputs, boxes=self.adapter.boxes(self.head, outputs))
 
     def serve(self, place: Place, student: HeadSpec) -> HeadSpec:
-        """Be ready for questions at a place.
-
-        Args:
-            place: where the student is read.
-            student: its layout there.
-
-        Returns:
-            The teacher's there, with the student's classes if they are to be found among its own by name.
-
-        Raises:
-            UserError: the teacher predicts nothing there.
-        """
+        """As `Teacher.serve`."""
         why = place.lacks(self.model)
         if why is not None:
             raise UserError(
@@ -222,38 +160,19 @@ class FrozenTeacher:
                 found=type(self.model).__name__,
                 remedy="choose another teacher, or other losses",
             )
-        spec = place.spec(self.model)
-        if self.class_names is not None and student.num_classes < spec.num_classes:
-            self.awaits_classes, self._num_classes = True, student.num_classes
-            spec = spec.select_classes(student.num_classes)
         self.needs |= {"cls_logits"}
-        return spec
+        return place.spec(self.model)
 
     def at(self, place: Place, answer: DenseOutputs, question: Any) -> RowOutputs:
-        """What the teacher says at a place.
-
-        Args:
-            place: one that it serves.
-            answer: what it said of the batch before.
-            question: of the student's `Reading`.
-
-        Returns:
-            Rows in float32, without gradient.
-        """
+        """As `Teacher.at`."""
         assert self._device is not None, "a question at a place follows one about the batch"
         with torch.inference_mode(), torch.autocast(self._device.type, enabled=False):
             rows = place.answer(self.model, answer.inner, question)
-            if self.class_index is not None:
-                rows = rows.select_classes(self.class_index)
         return rows.map(lambda part: part.to(torch.float32, copy=True))
 
-    def _viewed(self, outputs: DenseOutputs) -> DenseOutputs:
-        """With the levels and classes of the student."""
-        if self.levels is not None:
-            outputs = outputs.select_levels(self.levels)
-        if self.class_index is None or not self._of_classes:
-            return outputs
-        return outputs.select_classes(self.class_index)
+    def answer(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> DenseOutputs:
+        """As `__call__`, of samples."""
+        return self(inputs_BCHW, [sample.img_shape for sample in data_samples])
 
     def __call__(self, inputs_BCHW: Tensor, image_shapes: Sequence[tuple[int, ...]]) -> DenseOutputs:
         """Ask the teacher about a batch.
@@ -268,7 +187,7 @@ class FrozenTeacher:
         self._make_ready(inputs_BCHW.device)
         with torch.inference_mode(), torch.autocast(inputs_BCHW.device.type, enabled=False):
             pixels_BCHW = self.pixels(inputs_BCHW.float(), image_shapes).to(self._dtype)
-            outputs = self._viewed(self._in_layout(pixels_BCHW, image_shapes))
+            outputs = self._in_layout(pixels_BCHW, image_shapes)
         if "feats" not in self.needs:  # only their shapes are compared: no need to copy their values
             outputs = replace(outputs, feats=tuple(level.to("meta") for level in outputs.feats))
         # Outside of inference mode a copy is a tensor like any other, which a loss may save for its gradient.
@@ -309,7 +228,7 @@ class FrozenTeacher:
         outputs = self.adapter.outputs(head, (), raw, _computed(needs)).map(lambda level: level.float())
         if "boxes" in needs:
             outputs = replace(outputs, boxes=self.adapter.boxes(head, outputs))
-        return self._viewed(outputs)
+        return outputs
 
     def dtype_on(self, device: torch.device) -> torch.dtype:
         """What it computes in there."""
@@ -345,7 +264,7 @@ class FrozenTeacher:
     def _sorted(self, feats: Any, inner: Any, raw: Any) -> DenseOutputs:
         inner = inner if self.asked_at_places else None
         if not self.reads_head:
-            return DenseOutputs(spec=self._whole_spec, feats=tuple(feats), inner=inner)
+            return DenseOutputs(spec=self.spec, feats=tuple(feats), inner=inner)
         return replace(self.adapter.outputs(self.head, feats, raw, self.needs), inner=inner)
 
     def _forward(self, pixels_BCHW: Tensor, image_shapes: Shapes) -> tuple[Any, Any, Any]:
@@ -377,9 +296,6 @@ class FrozenTeacher:
         device = fn(torch.empty(0, device=next(self.model.parameters()).device)).device
         self.model.to(device)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
-        return self
-
     def _skip_unread(self) -> list[str]:
         head = self.head
         with torch.no_grad():
@@ -398,3 +314,11 @@ class FrozenTeacher:
 def _shapes(pixels_BCHW: Tensor) -> Shapes:
     """Those of images without padding."""
     return [tuple(pixels_BCHW.shape[-2:])] * len(pixels_BCHW)
+
+
+def _digest(model: Any) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

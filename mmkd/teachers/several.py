@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmkd.errors import UserError
-from mmkd.structures import DenseOutputs, HeadSpec, Levels, Need
-from mmkd.teachers.cached import CachedTeacher
-from mmkd.teachers.frozen import FrozenTeacher, Selectable
-
-Single = FrozenTeacher | CachedTeacher
+from mmkd.structures import DenseOutputs, Levels, Need
+from mmkd.teachers.protocol import Selectable, Teacher
 
 
-class AveragedTeacher:
+class AveragedTeacher(Teacher):
     """Teachers that answer as one: the mean of what they say, part by part.
 
     Class logits, raw box output, decoded boxes, further outputs and features are each the arithmetic mean of
@@ -39,13 +36,19 @@ class AveragedTeacher:
             is averaged.
     """
 
-    def __init__(self, members: Sequence[Single], needs: frozenset[Need]) -> None:
+    def __init__(self, members: Sequence[Teacher], needs: frozenset[Need]) -> None:
         if not members:
             raise UserError("teacher is an empty list; give at least one teacher=[dict(config=…), …]")
-        if needs & {"towers", "layers"}:
-            _refuse_inside()
+        if needs & {"towers", "layers", "places"}:
+            raise UserError(
+                "Averaged teachers have no common layers for a loss to look into or to run.",
+                expected="losses on features or dense outputs",
+                found="a loss that needs the inside of the teacher's head (CrossKD), or its later heads",
+                remedy="name one teacher for that loss: teacher=dict(a=dict(config=…), b=…), "
+                "distill=dict(cross=dict(type='CrossKDLoss', teacher='a'))",
+            )
         self.members = list(members)
-        self.needs = needs
+        self.needs, self.spec = needs, self.members[0].spec
         _check_alike(self.members, needs)
         first = self.members[0].facts
         self.facts: dict[str, Any] = {
@@ -56,56 +59,32 @@ class AveragedTeacher:
             "teachers": [member.facts for member in self.members],
         }
 
-    @property
-    def spec(self) -> HeadSpec:
-        """The layout of the outputs."""
-        return self.members[0].spec
-
-    @property
-    def head(self) -> Any:
-        """The first teacher's head."""
-        return self.members[0].head
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """Those in the first teacher's checkpoint."""
-        return self.members[0].class_names
-
-    @property
-    def awaits_classes(self) -> bool:
-        """Whether a member is still to learn which of its classes are the student's."""
-        return any(member.awaits_classes for member in self.members)
-
-    def map_classes(self, names: Sequence[str], class_map: Mapping[str, str]) -> None:
-        """As `FrozenTeacher.map_classes`, for each member whose classes have names."""
+    def find_classes(self, dataset_meta: Any) -> None:
+        """As `Teacher.find_classes`, for each member."""
         for member in self.members:
-            if member.class_names is not None:
-                member.map_classes(names, class_map)
+            member.find_classes(dataset_meta)
 
-    def shared(self, student: Selectable) -> Selectable:
-        """As `FrozenTeacher.shared`."""
-        return self.members[0].shared(student)
+    def compared_levels(self, student: Selectable) -> Selectable:
+        """As the first member's."""
+        return self.members[0].compared_levels(student)
+
+    def for_example(self) -> DenseOutputs | None:
+        """As the first member's, which has the layout of all."""
+        return self.members[0].for_example()
 
     def ask(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> Callable[[], DenseOutputs]:
-        """As `FrozenTeacher.ask`, of all members."""
+        """As `Teacher.ask`, of all members."""
         answers = [member.ask(inputs_BCHW, data_samples) for member in self.members]
         return lambda: average([answer() for answer in answers], self.needs)
 
-    def through(self, layers: Callable[[Any, Tensor], Tensor], x: Tensor) -> Tensor:
-        """Refused: the members' layers are not averaged."""
-        _refuse_inside()
-
-    def crossed(self, layer: int, towers: Mapping[str, Levels], needs: frozenset[Need]) -> DenseOutputs:
-        """Refused: the members' layers are not averaged."""
-        _refuse_inside()
+    def answer(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> DenseOutputs:
+        """As `Teacher.answer`."""
+        return self.ask(inputs_BCHW, data_samples)()
 
     def apply_(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """As `FrozenTeacher.apply_`, for each member."""
+        """As `Teacher.apply_`, for each member."""
         for member in self.members:
             member.apply_(fn)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> AveragedTeacher:
-        return self
 
 
 class NamedTeachers:
@@ -119,7 +98,7 @@ class NamedTeachers:
         asks: from each loss to the name of its teacher.
     """
 
-    def __init__(self, teachers: Mapping[str, Single | AveragedTeacher], asks: Mapping[str, str]) -> None:
+    def __init__(self, teachers: Mapping[str, Teacher], asks: Mapping[str, str]) -> None:
         self.teachers = dict(teachers)
         self.asks = dict(asks)
         first = next(iter(self.teachers.values())).facts
@@ -132,9 +111,14 @@ class NamedTeachers:
         }
 
     def apply_(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """As `FrozenTeacher.apply_`, for each."""
+        """As `Teacher.apply_`, for each."""
         for teacher in self.teachers.values():
             teacher.apply_(fn)
+
+    def find_classes(self, dataset_meta: Any) -> None:
+        """As `Teacher.find_classes`, for each."""
+        for teacher in self.teachers.values():
+            teacher.find_classes(dataset_meta)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NamedTeachers:
         return self
@@ -153,11 +137,13 @@ def asked_by(teacher: Any, losses: Sequence[str]) -> list[tuple[Any, list[str]]]
     return [(each, names) for each, names in asked if names]
 
 
-def single_teachers(teacher: Any) -> list[Single]:
+def single_teachers(teacher: Any) -> list[Any]:
     """The teachers that a model's ``teacher`` is made of, in the order of the config."""
     if isinstance(teacher, NamedTeachers):
         return [single for each in teacher.teachers.values() for single in single_teachers(each)]
-    return list(teacher.members) if isinstance(teacher, AveragedTeacher) else [teacher]
+    if isinstance(teacher, AveragedTeacher):
+        return [single for each in teacher.members for single in single_teachers(each)]
+    return [teacher]
 
 
 def average(answers: Sequence[DenseOutputs], needs: frozenset[Need]) -> DenseOutputs:
@@ -201,43 +187,33 @@ def average(answers: Sequence[DenseOutputs], needs: frozenset[Need]) -> DenseOut
     )
 
 
-def _check_alike(members: Sequence[Single], needs: frozenset[Need]) -> None:
-    lives = [member.live if isinstance(member, CachedTeacher) else member for member in members]
-    layouts = [_layout(live, needs) for live in lives]
-    for index, layout in enumerate(layouts):
-        for what, found in layout.items():
-            if found != layouts[0][what]:
+def _check_alike(members: Sequence[Teacher], needs: frozenset[Need]) -> None:
+    first: dict[str, tuple[int, Any]] = {}
+    for index, member in enumerate(members):
+        for what, found in _layout(member, needs).items():
+            other, wanted = first.setdefault(what, (index, found))
+            if found != wanted:
                 raise UserError(
                     f"The answers of these teachers cannot be averaged: they differ in {what}.",
-                    expected=f"{layouts[0][what]} (teacher[0]'s)",
+                    expected=f"{wanted} (teacher[{other}]'s)",
                     found=f"{found} (teacher[{index}]'s)",
                     remedy="choose teachers that agree, losses that do not read this, or one teacher for "
                     "each loss: teacher=dict(a=dict(config=…), b=…), distill=dict(cls=dict(…, teacher='a'))",
                 )
 
 
-@torch.no_grad()
-def _layout(live: FrozenTeacher, needs: frozenset[Need]) -> dict[str, Any]:
-    """What must be the same in all teachers, by how a message calls it."""
+def _layout(member: Teacher, needs: frozenset[Need]) -> dict[str, Any]:
+    """What must be the same in all teachers, as far as it is known, by how a message calls it."""
     # Classes and base priors were compared with the student's; `levels` may take only some of its levels.
-    layout: dict[str, Any] = {"strides": live.spec.strides}
-    if needs & {"feats", "bbox_pred", "extra"}:
-        outputs = live.for_example()
-        if "feats" in needs:
-            layout["the widths of the features"] = [level.shape[1] for level in outputs.feats]
-        if "bbox_pred" in needs:
-            layout["the channels of the box output"] = [level.shape[1] for level in outputs.bbox_pred or ()]
-            layout["the code of the box output"] = type(getattr(live.head, "bbox_coder", None)).__name__
-        if "extra" in needs:
-            layout["further outputs"] = sorted(outputs.extra)
+    layout: dict[str, Any] = {"strides": member.spec.strides}
+    outputs = member.for_example() if needs & {"feats", "bbox_pred", "extra"} else None
+    if outputs is None:
+        return layout
+    if "feats" in needs:
+        layout["the widths of the features"] = [level.shape[1] for level in outputs.feats]
+    if "bbox_pred" in needs:
+        layout["the channels of the box output"] = [level.shape[1] for level in outputs.bbox_pred or ()]
+        layout["the code of the box output"] = type(getattr(member.head, "bbox_coder", None)).__name__
+    if "extra" in needs:
+        layout["further outputs"] = sorted(outputs.extra)
     return layout
-
-
-def _refuse_inside() -> NoReturn:
-    raise UserError(
-        "Averaged teachers have no common layers for a loss to look into or to run.",
-        expected="losses on features or outputs",
-        found="a loss that needs the inside of the teacher's head (CrossKD)",
-        remedy="name one teacher for that loss: teacher=dict(a=dict(config=…), b=…), "
-        "distill=dict(cross=dict(type='CrossKDLoss', teacher='a'))",
-    )

@@ -72,7 +72,7 @@ def test_loss_is_the_function_of_both_heads_logits(checkpoint: str) -> None:
     model = build_distilled(checkpoint, distill={"cls": {"type": "DistillationLoss", "region": "all"}})
     data = model.data_preprocessor(batch((96, 128), (64, 100)), True)
     losses = model.loss(data["inputs"], data["data_samples"])
-    teacher = model.teacher(data["inputs"], [(96, 128), (64, 100)])
+    teacher = model.teacher.ask(data["inputs"], data["data_samples"])()
     student = model._forward(data["inputs"])[0]
     keep, rows_s, rows_t = [], [], []
     for stride, s, t in zip((8, 16, 32, 64, 128), student, teacher.cls_logits):
@@ -258,11 +258,11 @@ def test_classes_are_found_by_name(tmp_path: Path, own: tuple[str, ...], of_all:
             losses_of(model, batch())
         return
     losses_of(model, batch())
-    inputs = torch.randn(1, 3, 64, 64)
-    taught = model.teacher(inputs, [(64, 64)])
+    asked = torch.randn(1, 3, 64, 64), batch((64, 64))["data_samples"]
+    taught = model.teacher.ask(*asked)()
     assert taught.spec.num_classes == 3
     model.teacher.class_index = None
-    everything = model.teacher(inputs, [(64, 64)]).flat_cls_logits()
+    everything = model.teacher.ask(*asked)().flat_cls_logits()
     assert torch.equal(taught.flat_cls_logits(), everything[:, [of_all.index(name) for name in own]])
 
 
@@ -458,15 +458,9 @@ def test_softmax_of_one_class_is_refused_at_build_time() -> None:
 def test_maps_of_different_sizes(checkpoint: str) -> None:
     teacher = tiny_teacher()
     model = build(distilled(tiny_atss(), teacher, checkpoint))
-    real = model.teacher.pixels
-
-    def smaller(inputs: Any, shapes: Any) -> Any:
-        return inputs[..., ::2, ::2]
-
-    model.teacher.pixels = smaller
+    model.teacher.inner.pixels = lambda inputs, shapes: inputs[..., ::2, ::2]
     with pytest.raises(UserError, match="feature maps of different sizes"):
         losses_of(model, batch())
-    model.teacher.pixels = real
 
 
 def test_a_loss_of_ones_own(checkpoint: str) -> None:

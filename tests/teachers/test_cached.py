@@ -59,13 +59,13 @@ def alike(ours: DenseOutputs, theirs: DenseOutputs, tolerance: float = 0) -> boo
 def test_images_of_one_size_are_as_the_live_teacher_says(checkpoint: str, tmp_path: Path) -> None:
     teacher = make(checkpoint, tmp_path, dtype="fp32")
     inputs, samples = view(tmp_path, (96, 128), (96, 128))
-    live = teacher.live.ask(inputs, samples)()
+    live = teacher.inner.ask(inputs, samples)()
     assert alike(teacher(inputs, samples), live)
     assert (teacher.read, teacher.computed) == (0, 2)
 
-    teacher.live = None  # type: ignore[assignment]
+    teacher.inner = None  # type: ignore[assignment]
     other = make(checkpoint, tmp_path, dtype="fp32")
-    other.live.model.extract_feat = None  # asking it would fail
+    other.inner.model.extract_feat = None  # asking it would fail
     assert alike(other.ask(inputs, samples)(), live)
     assert (other.read, other.computed) == (2, 0)
     assert "2 of 2 answers read" in other.summary()
@@ -78,7 +78,7 @@ def test_half_precision_by_default_and_the_same_from_the_first_time_on(
     inputs, samples = view(tmp_path, (96, 128), (96, 128))
     first, second = teacher(inputs, samples), teacher(inputs, samples)
     assert alike(first, second)
-    assert alike(first, teacher.live.ask(inputs, samples)(), 2e-3)
+    assert alike(first, teacher.inner.ask(inputs, samples)(), 2e-3)
     assert {level.dtype for level in first.levels()} == {torch.float32}
     assert not any(level.requires_grad or level.is_inference() for level in first.levels())
 
@@ -148,7 +148,7 @@ def test_another_teacher_or_pipeline_is_another_folder(checkpoint: str, tmp_path
 def test_the_surest_priors(checkpoint: str, tmp_path: Path) -> None:
     teacher = make(checkpoint, tmp_path, LOGITS, top=20, dtype="fp32")
     inputs, samples = view(tmp_path, (96, 128), (96, 128))
-    outputs, live = teacher(inputs, samples), teacher.live.ask(inputs, samples)()
+    outputs, live = teacher(inputs, samples), teacher.inner.ask(inputs, samples)()
     assert outputs.known_N is not None
     assert int(outputs.known_N.sum()) == 40
     known = outputs.known_N
@@ -161,7 +161,7 @@ def test_a_full_cache_asks_the_teacher_each_time(checkpoint: str, tmp_path: Path
     for turn in range(2):
         outputs = teacher(inputs, samples)
         assert teacher.computed == turn + 1
-        wanted = teacher.live.ask(inputs, samples)()
+        wanted = teacher.inner.ask(inputs, samples)()
         assert torch.equal(outputs.flat_cls_logits(), wanted.flat_cls_logits())
 
 

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from mmkd.errors import UserError
+from mmkd.hooks.ema_teacher import ema_teacher
 from mmkd.teachers import EMATeacher
 
-from ..conftest import batch, build, losses_of, tiny_atss
+from ..conftest import batch, build, losses_of, save_teacher, tiny_atss, tiny_teacher
 
 CLS = {"type": "DistillationLoss", "region": "all"}
 
@@ -141,3 +143,22 @@ def test_it_has_nothing_to_inherit() -> None:
     with pytest.raises(UserError, match="inherit needs a teacher with a checkpoint"):
         student(inherit=["neck"])
     assert student(teacher={"ema": None}).teacher.momentum == 0.001
+
+
+def test_averaged_with_a_trained_detector(tmp_path: Path) -> None:
+    path = save_teacher(tmp_path / "t.pth", tiny_atss(), seed=5)
+    trained = {"config": tiny_atss(), "checkpoint": path, "precision": "fp32"}
+    distill = {"cls": CLS, "neck": {"type": "PKDLoss"}, "box": {"type": "BoxIoULoss"}}
+    cfg = {**tiny_atss(), "type": "KDSingleStageDetector", "distill": distill}
+    model = build({**cfg, "teacher": [{"ema": {}}, trained]})
+    assert ema_teacher(model) is model.teacher.members[0]
+    model.teacher.members[0].begin(model.state_dict())
+    asked = torch.randn(2, 3, 64, 96), batch((64, 96), (64, 96))["data_samples"]
+    average, detector = (member.ask(*asked)() for member in model.teacher.members)
+    both = model.teacher.ask(*asked)()
+    for name in ("cls_logits", "feats", "boxes"):
+        for mean, one, other in zip(getattr(both, name), getattr(average, name), getattr(detector, name)):
+            torch.testing.assert_close(mean, (one + other) / 2)
+    wider = {**trained, "config": tiny_teacher(neck__out_channels=32, bbox_head__in_channels=32)}
+    with pytest.raises(UserError, match="widths of the features"):
+        build({**cfg, "teacher": [{"ema": {}}, {**wider, "checkpoint": None}]})

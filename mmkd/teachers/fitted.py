@@ -1,0 +1,202 @@
+"""`FittedTeacher`: those levels and classes of a teacher that a student is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mmengine.logging import print_log
+from torch import Tensor
+
+from mmkd.datasets import class_names
+from mmkd.errors import UserError
+from mmkd.heads import check_heads
+from mmkd.outputs import Place, dense_layout, student_layout
+from mmkd.structures import DenseOutputs, HeadSpec, Levels, Need, RowOutputs
+from mmkd.teachers.protocol import Selectable, Teacher, TeacherAround
+
+
+class FittedTeacher(TeacherAround):
+    """A teacher as its entry in the config says that it fits the student.
+
+    Args:
+        inner: the teacher.
+        entry: ``levels``, for each level of the student the index of the teacher's; ``class_map``, from a
+            name of the student's to the teacher's name for it.
+        needs: the parts of `DenseOutputs` that the losses read.
+        student: the student; its layout is compared with the teacher's.
+
+    Raises:
+        UserError: an option is wrong, or they do not fit each other.
+    """
+
+    def __init__(
+        self, inner: Teacher, entry: Mapping[str, Any], needs: frozenset[Need], student: Any
+    ) -> None:
+        super().__init__(inner)
+        self.levels = check_levels(entry.get("levels"))
+        self.class_map = check_class_map(entry.get("class_map"))
+        self.class_index: list[int] | None = None
+        self._features_alone = not inner.needs - {"feats"}
+        own, whole = student_layout(student) if self._features_alone else dense_layout(student), inner.spec
+        if self.levels is not None:
+            self._check_within(self.levels, len(own.strides), len(whole.strides), needs)
+        own = self.compared_levels(own)
+        # By name, when the data set's names are known; see `find_classes`.
+        fewer = "cls_logits" in inner.needs and own.num_classes < whole.num_classes
+        self.awaits_classes = fewer and inner.class_names is not None
+        self._num_classes = own.num_classes if self.awaits_classes else whole.num_classes
+        if inner.needs:
+            check_heads(own, self.spec, inner.needs)
+
+    def _check_within(self, levels: Sequence[int], own: int, whole: int, needs: frozenset[Need]) -> None:
+        if self._features_alone and len(levels) > own:
+            raise UserError(
+                f"teacher.levels must name at most {own} levels, as the student has no more, "
+                f"found {list(levels)}"
+            )
+        if not all(0 <= level < whole for level in levels):
+            raise UserError(
+                f"teacher.levels must be within the teacher's 0 to {whole - 1}, found {list(levels)}"
+            )
+        if "boxes" in needs:
+            raise UserError("teacher.levels cannot be combined with losses on decoded boxes yet")
+
+    @property
+    def spec(self) -> HeadSpec:
+        """The layout of the teacher's outputs: levels and classes as the student's."""
+        spec = self.inner.spec if self.levels is None else self.inner.spec.select_levels(self.levels)
+        return spec.select_classes(self._num_classes) if self.inner.of_classes else spec
+
+    def compared_levels(self, student: Selectable) -> Selectable:
+        """The student's layout or outputs in the levels that are compared.
+
+        All, but with ``levels`` and losses on features alone as many of its first as the list is long.
+        """
+        if self.levels is None or not self._features_alone:
+            return student
+        return student.select_levels(range(len(self.levels)))
+
+    def ask(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> Callable[[], DenseOutputs]:
+        """As `Teacher.ask`."""
+        answer = self.inner.ask(inputs_BCHW, data_samples)
+        return lambda: self._selected(answer())
+
+    def answer(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> DenseOutputs:
+        """As `Teacher.answer`."""
+        return self._selected(self.inner.answer(inputs_BCHW, data_samples))
+
+    def for_example(self) -> DenseOutputs | None:
+        """As `Teacher.for_example`."""
+        outputs = self.inner.for_example()
+        return None if outputs is None else self._selected(outputs)
+
+    def crossed(self, layer: int, towers: Mapping[str, Levels], needs: frozenset[Need]) -> DenseOutputs:
+        """As `FrozenTeacher.crossed`."""
+        return self._selected(self.inner.crossed(layer, towers, needs))
+
+    def serve(self, place: Place, student: HeadSpec) -> HeadSpec:
+        """As `Teacher.serve`; with the student's classes if they are to be found among its own by name."""
+        spec = self.inner.serve(place, student)
+        if self.inner.class_names is not None and student.num_classes < spec.num_classes:
+            self.awaits_classes, self._num_classes = True, student.num_classes
+            spec = spec.select_classes(student.num_classes)
+        return spec
+
+    def at(self, place: Place, answer: DenseOutputs, question: Any) -> RowOutputs:
+        """As `Teacher.at`."""
+        rows = self.inner.at(place, answer, question)
+        return rows if self.class_index is None else rows.select_classes(self.class_index)
+
+    def _selected(self, outputs: DenseOutputs) -> DenseOutputs:
+        if self.levels is not None:
+            outputs = outputs.select_levels(self.levels)
+        if self.class_index is not None and self.inner.of_classes:
+            outputs = outputs.select_classes(self.class_index)
+        if outputs.feats or not outputs.levels():
+            return outputs
+        maps = outputs.cls_logits or outputs.bbox_pred or outputs.boxes or next(iter(outputs.extra.values()))
+        return replace(outputs, feats=tuple(level[:, :0].to("meta") for level in maps))  # their sizes count
+
+    def find_classes(self, dataset_meta: Any) -> None:
+        """Give the logits of a data set's classes, in their order.
+
+        Args:
+            dataset_meta: the data set's metainfo; a list of them for one of several parts.
+
+        Raises:
+            UserError: the teacher does not know one of them, or the student's head is for another number.
+        """
+        if "cls_logits" not in self.inner.needs:  # features and boxes are of no class
+            return
+        own, taught = class_names(dataset_meta), self.inner.class_names
+        if own is None or taught is None:
+            if self.awaits_classes:
+                raise UserError(
+                    "Teacher and student have different numbers of classes, and the data set names none.",
+                    expected="class names in the data set's metainfo, to find them among the teacher's",
+                    found="none",
+                    remedy="give metainfo=dict(classes=…)",
+                )
+            return
+        renamed = [self.class_map.get(name, name) for name in own]
+        if renamed == list(taught):
+            return
+        strange = [name for name, theirs in zip(own, renamed) if theirs not in taught]
+        if strange:
+            raise UserError(
+                "The teacher does not know all of the student's classes.",
+                expected=_shortened(own) + " (the training data set's)",
+                found=f"{_shortened(taught)} (the teacher's checkpoint); without {_shortened(strange)}",
+                remedy="say what the teacher calls them, as in teacher=dict(class_map={'mine': 'theirs'}), "
+                "or use a teacher that was trained on these",
+            )
+        if self.awaits_classes and len(own) != self._num_classes:
+            raise UserError(
+                "The student's head and its data set have different numbers of classes.",
+                expected=f"model.bbox_head.num_classes={len(own)}, for {_shortened(own)}",
+                found=str(self._num_classes),
+                remedy="correct model.bbox_head.num_classes",
+            )
+        self.class_index = [taught.index(name) for name in renamed]
+        self._num_classes, self.awaits_classes = len(own), False
+        found = zip(own, self.class_index, renamed)
+        mapping = ", ".join(f"{name} ← {index} {theirs}" for name, index, theirs in found)
+        print_log(f"the teacher's classes by name: {mapping}", "current")
+
+
+def check_levels(levels: Any) -> tuple[int, ...] | None:
+    """``teacher.levels``: for each level of the student the index of the teacher's.
+
+    Raises:
+        UserError: it is no list of whole numbers.
+    """
+    if levels is None:
+        return None
+    if not (isinstance(levels, (list, tuple)) and levels and all(isinstance(i, int) for i in levels)):
+        raise UserError(
+            "teacher.levels must be the teacher's level for each of the student's, like [1, 2, 3], "
+            f"found {levels!r}"
+        )
+    return tuple(levels)
+
+
+def check_class_map(class_map: Any) -> dict[str, str]:
+    """``teacher.class_map``: from a name of the student's to the teacher's name for it.
+
+    Raises:
+        UserError: it is no dict of names.
+    """
+    if class_map is None:
+        return {}
+    if not isinstance(class_map, Mapping) or not all(
+        isinstance(x, str) for pair in class_map.items() for x in pair
+    ):
+        raise UserError(f"teacher.class_map must be a dict like {{'mine': 'theirs'}}, found {class_map!r}")
+    return dict(class_map)
+
+
+def _shortened(names: Any) -> str:
+    names = list(names)
+    return f"{len(names)}: " + ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
