@@ -50,7 +50,7 @@ _STAGES = ("before_run", "before_train", "before_train_epoch")
 def first_iteration(setup: TrainingSetup, model: Any, wrapper: Any, batch: Any) -> Iterator[list[Finding]]:
     """Be where mmengine's Runner is when it runs the first iteration; gives what went wrong on the way.
 
-    The Runner is real: its loop, its message hub and those hooks of the config that may change the model or
+    The Runner is real: its config, its loops, its message hub and those hooks of the config that may change the model or
     its input. It writes to a folder that is gone afterwards, and so is its message hub.
 
     Args:
@@ -97,7 +97,12 @@ def _hooks(setup: TrainingSetup) -> tuple[list[Any], list[str]]:
 
 
 def _runner(setup: TrainingSetup, model: Any, wrapper: Any, hooks: list[Any], folder: str) -> Runner:
-    cfg = setup.cfg
+    cfg = copy.deepcopy(setup.cfg)
+    cfg.work_dir = folder
+    validation: dict[str, Any] = {}
+    if all(cfg.get(f"val_{part}") for part in ("dataloader", "cfg", "evaluator")):
+        loader = {**setup.loader("val", None), "dataset": cfg.val_dataloader.dataset}
+        validation = {"val_dataloader": loader, "val_cfg": cfg.val_cfg, "val_evaluator": cfg.val_evaluator}
     survive()
     runner = Runner(
         model=model,
@@ -113,6 +118,8 @@ def _runner(setup: TrainingSetup, model: Any, wrapper: Any, hooks: list[Any], fo
         default_scope=cfg.get("default_scope") or "mmdet",
         randomness={"seed": (cfg.get("randomness") or {}).get("seed") or 0},
         experiment_name=_NAME,
+        cfg=cfg,
+        **validation,
     )
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     schedulers = copy.deepcopy(cfg.get("param_scheduler"))

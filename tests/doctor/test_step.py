@@ -141,6 +141,12 @@ def test_what_heads_and_augmentations_ask_of_the_training() -> None:
 
 @HOOKS.register_module()
 class _FreezesTheNeck(Hook):
+    def before_train(self, runner: Any) -> None:
+        assert runner.cfg.model.type == "KDSingleStageDetector"
+        assert runner.cfg.work_dir == runner.work_dir != "work_dirs/kd"
+        assert len(runner.val_dataloader.dataset) == len(runner.val_loop.dataloader.dataset) == 72
+        assert runner.val_interval == 1
+
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         assert data_batch is not None
         runner.model.neck.requires_grad_(False)
