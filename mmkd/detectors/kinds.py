@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmdet.models.detectors import BaseDetector, SemiBaseDetector, SingleStageDetector
+from mmdet.models.detectors import LAD, BaseDetector, SemiBaseDetector, SingleStageDetector
 from mmdet.models.detectors.d2_wrapper import Detectron2Wrapper
 from mmdet.models.detectors.kd_one_stage import KnowledgeDistillationSingleStageDetector
 
@@ -43,17 +43,25 @@ def check_student(student: Any, named: Any) -> type:
         )
     for kind, why in _NOT_STUDENTS.items():
         if issubclass(student, kind):
-            raise UserError(
-                f"{student.__name__} cannot be a student: {why}.",
-                expected="a detector that computes its losses from features of its own",
-                found=student.__name__,
-                remedy="name the detector that it is made of",
-            )
+            raise _no_student(student, why)
     return student
+
+
+def _no_student(student: type, why: str) -> UserError:
+    return UserError(
+        f"{student.__name__} cannot be a student: {why}.",
+        expected="a detector that computes its losses from features of its own",
+        found=student.__name__,
+        remedy="take the config of the detector that it is made of",
+    )
 
 
 def check_single_stage(unknown: set[str]) -> None:
     """Raise `UserError` if options are those of detectors of another kind, like ``roi_head``."""
+    for kind in (KnowledgeDistillationSingleStageDetector, LAD):
+        own = set(accepted_arguments(kind)[0]) - set(accepted_arguments(SingleStageDetector)[0])
+        if unknown & own:
+            raise _no_student(kind, f"it has a teacher of its own ({', '.join(sorted(unknown & own))})")
     others = {
         name: unknown & set(accepted_arguments(kind)[0])
         for name, kind in MODELS.module_dict.items()

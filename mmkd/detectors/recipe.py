@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from mmdet.models.dense_heads import GFLHead
 
+from mmkd.detectors.kinds import check_student
 from mmkd.errors import UserError
 from mmkd.heads import adapter_for
 from mmkd.outputs import example_pixels, has_dense_head, student_layout
-from mmkd.registry import MODELS
+from mmkd.registry import MODELS, class_of
 from mmkd.teachers import build_detector, plain_detector, teacher_model_and_checkpoint
 
 # The light hand on the features is that of the recipes that were measured (docs/results.md).
@@ -39,8 +40,10 @@ def recommended(
     Raises:
         UserError: nothing fits; says why the first loss does not, or what is wrong with the teacher.
     """
+    plain = plain_detector(copy.deepcopy(student))
+    check_student(class_of(plain), plain.type)
     with torch.random.fork_rng(devices=[]):
-        own = MODELS.build(plain_detector(copy.deepcopy(student)))
+        own = MODELS.build(plain)
         own.eval()
         theirs, _ = build_detector(*teacher_model_and_checkpoint(teacher), head=None)
     teacher = {**teacher, **_levels(own, theirs)}

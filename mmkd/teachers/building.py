@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.config import ConfigDict
+from torch import nn
 
 from mmkd.datasets import class_names
 from mmkd.errors import UserError, type_of
@@ -52,6 +53,8 @@ def build_detector(
     # The student trains with the random numbers that it would have had alone.
     with torch.random.fork_rng(devices=[]):
         model = MODELS.build(model_cfg)
+        if checkpoint is None:
+            _fill_unset(model)
     if not hasattr(model, head or "extract_feat"):
         raise UserError(
             "The teacher has no dense head like the student's.",
@@ -64,6 +67,14 @@ def build_detector(
     model.requires_grad_(False)
     model.eval()  # whose result is None where a detector has a `train` of its own
     return model, meta
+
+
+@torch.no_grad()
+def _fill_unset(model: nn.Module) -> None:
+    """Give values to weights that mmdet leaves as it finds the memory, like those of SSD's `L2Norm`."""
+    for parameter in model.parameters():
+        if not parameter.abs().max() < 1e3:
+            nn.init.normal_(parameter, std=0.02)
 
 
 def class_names_of(meta: Mapping[str, Any]) -> tuple[str, ...] | None:

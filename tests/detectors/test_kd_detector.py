@@ -11,6 +11,7 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 
 from mmkd.detectors.kd_detector import distilled_class
+from mmkd.detectors.recipe import recommended
 from mmkd.errors import UserError
 from mmkd.registry import MODELS
 from mmkd.teachers import plain_detector
@@ -157,6 +158,14 @@ def test_there_is_one_class_for_each_student() -> None:
 def test_what_cannot_be_a_student(student: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build({"type": "KDDetector", "student": student, "distill": NECK})
+
+
+def test_options_of_a_detector_with_a_teacher_of_its_own() -> None:
+    with pytest.raises(UserError, match=r"has a teacher of its own \(teacher_ckpt\)"):
+        build({**tiny_atss(), "type": "KDSingleStageDetector", "teacher_ckpt": "t.pth", "distill": NECK})
+    ld = {**tiny_atss(), "type": "LAD", "teacher_ckpt": "t.pth"}
+    with pytest.raises(UserError, match="LAD cannot be a student"):
+        recommended(ld, {"config": {"model": tiny_atss()}, "checkpoint": None}, None)
 
 
 def test_unknown_options_and_places() -> None:
