@@ -55,7 +55,7 @@ elif not _only_tells_of_itself():
     from mmkd.hooks import MetricsFileHook, ProgressHook, StopHook, WandbSweepHook
     from mmkd.losses import DistillationLoss
     from mmkd.structures import DenseOutputs, DistillContext
-    from mmkd.teachers import FrozenTeacher
+    from mmkd.teachers import FrozenTeacher, Teacher
     from mmkd.visualization import WandbBackend
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "MetricsFileHook",
     "ProgressHook",
     "StopHook",
+    "Teacher",
     "UserError",
     "WandbBackend",
     "WandbSweepHook",

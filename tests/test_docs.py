@@ -26,7 +26,7 @@ import yaml
 from mmengine.config import Config
 
 from mmkd.compat import load_config
-from mmkd.registry import MODELS
+from mmkd.registry import MODELS, TEACHERS
 
 from .conftest import ROOT, only_soak, repeats
 
@@ -422,6 +422,24 @@ def test_the_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (tmp_path / "student.pth").stat().st_size < (
         tmp_path / "work_dirs/kd_features/epoch_5.pth"
     ).stat().st_size
+
+
+def test_the_teacher_of_contributing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its class and its tests as they are written there."""
+    files = {block.title: block.text for block in blocks(ROOT / "CONTRIBUTING.md")}
+    (tmp_path / "constant.py").write_text(files["mmkd/teachers/constant.py"])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("constant")
+    try:
+        tests: dict[str, Any] = {"__package__": "tests.teachers"}
+        exec(compile(files["tests/teachers/test_constant.py"], "test_constant.py", "exec"), tests)
+        found = [tests[name] for name in tests if name.startswith("test_")]
+        assert len(found) == 2
+        for test in found:
+            test()
+    finally:
+        TEACHERS.module_dict.pop("ConstantTeacher")
+        del sys.modules["constant"]
 
 
 # --- the built site

@@ -16,7 +16,7 @@ from mmkd.compare.plan import STUDENT, TEACHER, Member, Plan, read_config
 from mmkd.errors import UserError
 from mmkd.registry import METRICS, is_kind, name_in
 from mmkd.sweeps.overrides import KeepingDictAction, check_overrides, resolve_aliases
-from mmkd.teachers import plain_detector, teacher_entries, teacher_model_and_checkpoint
+from mmkd.teachers import is_detector, plain_detector, teacher_entries, teacher_model_and_checkpoint
 
 BUDGET = (
     "train_cfg",
@@ -130,7 +130,7 @@ def fingerprint(cfg: Config, *files: str | None) -> str:
     """
     content: list[Any] = [cfg.to_dict()]
     for entry in teacher_entries(cfg.model.get("teacher")):
-        if "config" in entry or "type" in entry:
+        if ("config" in entry or "type" in entry) and is_detector(entry):
             model, checkpoint = teacher_model_and_checkpoint(entry)
             content.append(model.to_dict())
             files = (*files, checkpoint)

@@ -15,7 +15,7 @@ from mmkd.datasets import annotation_file, innermost
 from mmkd.doctor.findings import NotExamined
 from mmkd.doctor.memory import StepMemory
 from mmkd.registry import DATASETS, MODELS
-from mmkd.teachers import plain_detector, teacher_entries
+from mmkd.teachers import is_detector, plain_detector, teacher_entries
 
 # A training step is measured on at most this many images, and its memory scaled to the batch.
 MOST_IMAGES_OF_A_STEP = 4
@@ -67,8 +67,8 @@ class TrainingSetup:
 
     @property
     def teachers(self) -> list[Mapping[str, Any]]:
-        """The entries of trained teachers; an average of the student itself has nothing to be examined."""
-        return [entry for entry in teacher_entries(self.cfg.model.get("teacher")) if "ema" not in entry]
+        """The entries of trained detectors; others, like an average of the student, are not examined."""
+        return [entry for entry in teacher_entries(self.cfg.model.get("teacher")) if is_detector(entry)]
 
     @property
     def is_unlabelled(self) -> bool:

@@ -21,7 +21,7 @@ from mmkd.doctor.teacher_scale import examine_scale
 from mmkd.doctor.trial import Trial
 from mmkd.doctor.zoo import logged_ap, zoo_ap
 from mmkd.registry import MODELS
-from mmkd.teachers import single_teachers, teacher_entries
+from mmkd.teachers import is_detector, single_teachers, teacher_entries
 from mmkd.teachers.checkpoint import read_checkpoint
 from mmkd.teachers.pixels import Renormalizer
 
@@ -32,7 +32,11 @@ _NOTHING, _LITTLE = 0.05, 0.15
 def examine_teachers(setup: TrainingSetup) -> Iterator[Finding]:
     """Each trained teacher of the config."""
     if not setup.teachers:
-        kind = "the average of the student itself" if setup.cfg.model.get("teacher") else "none in the config"
+        others = teacher_entries(setup.cfg.model.get("teacher"))
+        kind = "none in the config"
+        if others:
+            average = all("ema" in entry for entry in others)
+            kind = "the average of the student itself" if average else "no trained detector: not examined"
         yield Finding("ok", "teacher", kind)
         return
     loaded: list[LoadedTeacher] = []
@@ -159,7 +163,7 @@ def _fit(setup: TrainingSetup, loaded: list[LoadedTeacher]) -> Iterator[Finding]
     entries = teacher_entries(setup.cfg.model.teacher)
     for entry, teacher in zip(entries, single_teachers(model.teacher)):
         names = teacher.class_names
-        if "ema" in entry or entry.get("checkpoint", "") is None:
+        if not is_detector(entry) or entry.get("checkpoint", "") is None:
             continue
         if names is None:
             yield Finding(

@@ -18,6 +18,7 @@ from mmkd.errors import UserError
 from mmkd.hooks.evaluation_table import EvaluationTable
 from mmkd.hooks.stop import StopHook, is_training
 from mmkd.registry import HOOKS
+from mmkd.teachers import is_detector
 from mmkd.teachers.checkpoint import read_checkpoint
 from mmkd.visualization import WandbBackend
 
@@ -83,7 +84,9 @@ class WandbSweepHook(Hook):
         self._backend.attempt(lambda run: run.config.update(facts, allow_val_change=True))
         if self.num_images > 0:
             config = runner.cfg.model.get("teacher") if teacher is not None else None
-            one = isinstance(config, dict) and ("config" in config or "type" in config)
+            one = (
+                isinstance(config, dict) and not {"config", "type"}.isdisjoint(config) and is_detector(config)
+            )
             self._table = EvaluationTable(
                 self.num_images,
                 self.score_threshold,

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from mmengine.config import Config
 
 from mmkd.doctor import examine
 from mmkd.doctor.agreement import Agreement
-from mmkd.doctor.teacher import compared
+from mmkd.doctor.setup import TrainingSetup
+from mmkd.doctor.teacher import compared, examine_teachers
+from mmkd.registry import TEACHERS
+from mmkd.teachers import Teacher
 
 from . import bccd
 
@@ -52,3 +57,23 @@ def test_a_student_that_inherits_from_other_pixels() -> None:
 
     (section,) = examine(bccd.setup(damage), ["teacher"])
     assert any("inherits neck" in finding.remedy for finding in bccd.seen([section], "warning"))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "found"),
+    [
+        ({"ema": {}}, "the average of the student itself"),
+        ([{"type": "NoDetector"}, {"ema": {}}], "no trained detector: not examined"),
+        (None, "none in the config"),
+    ],
+)
+def test_teachers_that_are_no_detectors(teacher: Any, found: str) -> None:
+    @TEACHERS.register_module()
+    class NoDetector(Teacher):
+        answer: Any = None
+
+    try:
+        setup = TrainingSetup(Config({"model": {"type": "KDSingleStageDetector", "teacher": teacher}}))
+        assert [(one.level, one.found) for one in examine_teachers(setup)] == [("ok", found)]
+    finally:
+        TEACHERS.module_dict.pop("NoDetector")
