@@ -28,9 +28,9 @@ def test_class_names_of_either_era(meta: dict[str, Any], names: tuple[str, ...] 
 def test_a_random_teacher_has_no_weights_as_the_memory_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """mmdet sets some by `init_weights` alone, and a teacher is never initialised."""
 
-    def unset(self: Any, channels: int) -> None:
+    def unset(self: Any, channels: int, scale: float) -> None:
         torch.nn.Module.__init__(self)
-        self.weight = torch.nn.Parameter(torch.full((channels,), torch.nan))
+        self.scale, self.weight = scale, torch.nn.Parameter(torch.full((channels,), torch.nan))
 
     monkeypatch.setattr(L2Norm, "__init__", unset)
     cfg = tiny_atss(backbone__out_indices=[0, 1])
