@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmkd.detectors.distilled import Distilled
+from mmkd.outputs import has_own_memory
 
 
 class DistilledTransformer(Distilled):
@@ -13,6 +14,6 @@ class DistilledTransformer(Distilled):
     def forward_encoder(self, *args: Any, **kwargs: Any) -> Any:
         """The student's own; recorded during a loss."""
         outputs = super().forward_encoder(*args, **kwargs)
-        if self._seen is not None:
+        if self._seen is not None and has_own_memory(self):
             self._seen.memory.add(outputs["memory"])
         return outputs

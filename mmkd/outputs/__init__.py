@@ -1,11 +1,13 @@
 """What detectors say: features of any of them, and predictions at places beside the dense maps."""
 
+from mmkd.outputs import queries  # noqa: F401  (it registers its place)
 from mmkd.outputs.example import example_pixels
 from mmkd.outputs.features import (
     dense_head,
     dense_layout,
     encode,
     has_dense_head,
+    has_own_memory,
     memory_levels,
     student_layout,
 )
@@ -32,6 +34,7 @@ __all__ = [
     "example_pixels",
     "find_place",
     "has_dense_head",
+    "has_own_memory",
     "memory_levels",
     "register_place",
     "split_places",

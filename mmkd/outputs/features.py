@@ -1,4 +1,7 @@
-"""The features of any detector: what its neck gives, for transformers what their encoder makes of it."""
+"""The features of any detector: what its neck gives, for transformers what their encoder makes of it.
+
+Grounding DINO's encoder reads a text too; its features are those of its neck.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from torch import Tensor
 from mmkd.errors import UserError
 from mmkd.heads import adapter_for
 from mmkd.outputs.example import example_pixels
+from mmkd.outputs.transformers import Encoded
 from mmkd.structures import HeadSpec, Levels
 
 
@@ -46,7 +50,7 @@ def encode(detector: Any, pixels_BCHW: Tensor, image_shapes: Sequence[tuple[int,
         Per level B×C×H×W, and what the detector's later heads read.
     """
     feats = tuple(detector.extract_feat(pixels_BCHW))
-    if not isinstance(detector, DetectionTransformer):
+    if not has_own_memory(detector):
         return feats, feats
     samples = [
         DetDataSample(metainfo={"img_shape": shape, "batch_input_shape": tuple(pixels_BCHW.shape[-2:])})
@@ -55,8 +59,13 @@ def encode(detector: Any, pixels_BCHW: Tensor, image_shapes: Sequence[tuple[int,
     dtype = next(detector.encoder.parameters()).dtype
     feats = tuple(feat.to(dtype) for feat in feats)
     encoder_inputs, _ = detector.pre_transformer(feats, samples)
-    memory = detector.forward_encoder(**encoder_inputs)["memory"]
-    return memory_levels(memory, feats), (feats, samples)
+    memory = detector.forward_encoder(**encoder_inputs)
+    return memory_levels(memory["memory"], feats), Encoded(feats, samples, memory)
+
+
+def has_own_memory(detector: Any) -> bool:
+    """Whether a detector has an encoder whose output depends on the image alone, not on a text as well."""
+    return isinstance(detector, DetectionTransformer) and not hasattr(detector, "language_model")
 
 
 def memory_levels(memory_BNC: Tensor, feats: Levels) -> Levels:

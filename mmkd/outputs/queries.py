@@ -1,0 +1,139 @@
+"""Queries: a set of predictions for each image, in no order that student and teacher share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from mmdet.structures import DetDataSample
+from torch import Tensor
+
+from mmkd.errors import UserError
+from mmkd.outputs.place import Place, Reading, register_place
+from mmkd.outputs.query_readers import QueryReader, query_reader
+from mmkd.structures import DistillContext, HeadSpec, Levels, RowOutputs
+
+
+@dataclass(frozen=True)
+class QueryQuestion:
+    """What a teacher is told of a student's queries.
+
+    Attributes:
+        data_samples: with ``img_shape`` and ``batch_input_shape`` alone.
+        parts: the student's layers.
+    """
+
+    data_samples: Sequence[Any]
+    parts: Sequence[int]
+
+
+@register_place("queries")
+class Queries(Place):
+    """The queries of a decoder, each matched with one of the teacher's.
+
+    Rows are the student's queries of each layer (``queries.0`` for the first layer alone). Denoising and
+    auxiliary queries are none of them. The student's own assigner matches each image's queries with the
+    predictions of the teacher's last layer as if these were annotations, by its own costs. The teacher's
+    queries with the highest scores take part: as many as the student gives detections
+    (``test_cfg.max_per_img``), and no more than it has queries. Those without a partner are not valid.
+
+    Source: matching with the teacher's predictions, Chang et al., ICCV 2023
+    (https://arxiv.org/abs/2211.10156), which also matches background queries.
+    """
+
+    def lacks(self, detector: Any) -> str | None:
+        """As `Place.lacks`."""
+        reader = query_reader(detector)
+        return "it has no queries" if reader is None else reader.lacks(detector)
+
+    def parts(self, detector: Any) -> int:
+        """The layers of the decoder, or the stages."""
+        return _reader(detector).parts(detector)
+
+    def spec(self, detector: Any) -> HeadSpec:
+        """As `Place.spec`."""
+        return _reader(detector).spec(detector)
+
+    def watch(self, detector: Any) -> AbstractContextManager[Any]:
+        """As `Place.watch`."""
+        return _reader(detector).watch(detector)
+
+    def read(
+        self, detector: Any, seen: Any, feats: Levels, data_samples: Sequence[Any], part: int | None
+    ) -> Reading:
+        """As `Place.read`; the labels are those of the student's own matching with the annotations."""
+        said = _reader(detector).student(detector, seen, data_samples)
+        parts = range(len(said.logits_LBQK)) if part is None else [part]
+        rows = said.rows(parts, self.spec(detector))
+        assert rows.known_N is not None
+        labels_N = None if said.labels_LBQ is None else said.labels_LBQ[list(parts)].flatten()
+        context = DistillContext(rows.known_N, len(data_samples), data_samples, labels_N=labels_N)
+        return Reading(rows, context, QueryQuestion([_shapes(sample) for sample in data_samples], parts))
+
+    def answer(self, detector: Any, inner: Any, question: QueryQuestion) -> RowOutputs:
+        """The predictions of the last layer that count, image by image."""
+        said = _reader(detector).teacher(detector, inner, question.data_samples)
+        rows = said.rows([0], self.spec(detector))
+        assert rows.known_N is not None
+        return rows.take(rows.known_N.nonzero().squeeze(1))
+
+    def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
+        """Refuse other classes: they are matched by class, also for losses that read boxes alone."""
+        if student.num_classes != teacher.num_classes:
+            raise UserError(
+                "Teacher and student have different classes, by which their queries are matched.",
+                expected=f"{student.num_classes} classes (the student's)",
+                found=f"{teacher.num_classes} classes (the teacher's)",
+                remedy="use a teacher that was trained on the student's classes, or whose checkpoint names "
+                "its own",
+            )
+
+    def pair(
+        self, detector: Any, reading: Reading, said: RowOutputs
+    ) -> tuple[RowOutputs, RowOutputs, DistillContext]:
+        """As `Place.pair`: the teacher's queries in the order of the student's."""
+        partner_N = self.match(detector, reading, said)
+        if not len(said.cls_logits_NK):  # there is none to stand in for those without a partner
+            said = reading.outputs.map(Tensor.detach)
+        valid_N = reading.context.valid_N & (partner_N >= 0)
+        taught = said.take(partner_N.clamp(min=0))
+        return reading.outputs, taught, replace(reading.context, valid_N=valid_N)
+
+    @torch.no_grad()
+    def match(self, detector: Any, reading: Reading, said: RowOutputs) -> Tensor:
+        """For each of the student's rows that of the teacher that it faces, −1 for none, (N,)."""
+        reader, own, counts_N = _reader(detector), reading.outputs.map(Tensor.detach), reading.context.valid_N
+        assert own.image_N is not None
+        assert said.image_N is not None
+        images, parts = reading.context.num_images, reading.question.parts
+        queries = len(counts_N) // (len(parts) * images)
+        most = min(reader.most(detector) or queries, queries)
+        partner_N = torch.full_like(own.image_N, -1)
+        with torch.autocast(partner_N.device.type, enabled=False):
+            for image, sample in enumerate(reading.context.data_samples):
+                theirs = (said.image_N == image).nonzero().squeeze(1)
+                scores = said.top_scores()[theirs]
+                theirs = theirs[scores.topk(min(most, len(theirs))).indices.sort().values]
+                for layer, part in enumerate(parts):
+                    start = (layer * images + image) * queries
+                    ours = start + counts_N[start : start + queries].nonzero().squeeze(1)
+                    if not len(theirs) or not len(ours):
+                        continue
+                    found = reader.match(detector, part, own.take(ours), said.take(theirs), sample.metainfo)
+                    partner_N[ours[found > 0]] = theirs[found[found > 0] - 1]
+        return partner_N
+
+
+def _reader(detector: Any) -> QueryReader:
+    reader = query_reader(detector)
+    assert reader is not None, "a place is asked only of detectors that do not lack it"
+    return reader
+
+
+def _shapes(sample: Any) -> Any:
+    """What a teacher may know of an image."""
+    shape = getattr(sample, "batch_input_shape", sample.img_shape)
+    return DetDataSample(metainfo={"img_shape": sample.img_shape, "batch_input_shape": shape})

@@ -1,0 +1,141 @@
+"""What a detector's queries say, read from what its own code computes; one reader for each family.
+
+Shape suffixes: L layers or stages, B images, Q queries, K class channels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from mmkd.structures import HeadSpec, RowOutputs
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the queries say of a batch.
+
+    Attributes:
+        logits_LBQK: class logits.
+        boxes_LBQ4: x1, y1, x2, y2 in pixels of the input; ``None`` if they predict none.
+        labels_LBQ: the class that its own assigner gave each in its loss, the number of classes for
+            background; ``None`` if there was no loss, or it does not tell.
+        counts_LBQ: bool, False for queries that the detector leaves out of its loss and its detections.
+        extra: further predictions by name, L×B×Q×….
+    """
+
+    logits_LBQK: Tensor
+    boxes_LBQ4: Tensor | None
+    labels_LBQ: Tensor | None
+    counts_LBQ: Tensor
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def rows(self, parts: Sequence[int], spec: HeadSpec) -> RowOutputs:
+        """Some of the layers as rows, in float32: layers, then images, then queries."""
+
+        def flat(part: Tensor) -> Tensor:
+            return part[list(parts)].flatten(0, 2).float()
+
+        count, images, queries = len(parts), *self.counts_LBQ.shape[1:]
+        image_B = torch.arange(images, device=self.logits_LBQK.device)
+        return RowOutputs(
+            spec=spec,
+            cls_logits_NK=flat(self.logits_LBQK),
+            boxes_N4=None if self.boxes_LBQ4 is None else flat(self.boxes_LBQ4),
+            extra={name: flat(part) for name, part in self.extra.items()},
+            image_N=image_B.repeat_interleave(queries).repeat(count),
+            known_N=self.counts_LBQ[list(parts)].flatten(),
+        )
+
+
+class QueryReader(ABC):
+    """Reads the queries of a family of detectors. It has no state."""
+
+    def lacks(self, detector: Any) -> str | None:
+        """Why this one is not served, as the end of a sentence; ``None`` if it is."""
+        return None
+
+    @abstractmethod
+    def parts(self, detector: Any) -> int:
+        """How many layers or stages predict."""
+
+    @abstractmethod
+    def spec(self, detector: Any) -> HeadSpec:
+        """The layout of the class logits; it has no levels."""
+
+    @abstractmethod
+    def watch(self, detector: Any) -> AbstractContextManager[Any]:
+        """Record what the queries say during the detector's own loss, by means that change nothing."""
+
+    @abstractmethod
+    def student(self, detector: Any, seen: Any, data_samples: Sequence[Any]) -> Predictions:
+        """Those of a student, of all layers.
+
+        Args:
+            detector: the student.
+            seen: what `watch` gave.
+            data_samples: of the batch.
+        """
+
+    @abstractmethod
+    def teacher(self, detector: Any, inner: Any, data_samples: Sequence[Any]) -> Predictions:
+        """Those of a detector in eval mode, of its last layer alone.
+
+        Args:
+            detector: the teacher.
+            inner: what `mmkd.outputs.features.encode` gave.
+            data_samples: with ``img_shape`` and ``batch_input_shape``.
+        """
+
+    @abstractmethod
+    def match(self, detector: Any, part: int, own: RowOutputs, taught: RowOutputs, meta: Any) -> Tensor:
+        """Match an image's queries with a teacher's, by the student's own assigner.
+
+        Args:
+            detector: the student.
+            part: the layer that the queries are of.
+            own: the student's queries, (Q,).
+            taught: the teacher's, at least one.
+            meta: the image's metainfo.
+
+        Returns:
+            (Q,): 0 for no partner, else the number of the teacher's query, from 1.
+        """
+
+    @abstractmethod
+    def most(self, detector: Any) -> int | None:
+        """How many detections the student gives at most per image, if it is told."""
+
+
+QUERY_READERS: dict[type, QueryReader] = {}
+
+_Reader = TypeVar("_Reader", bound=type[QueryReader])
+
+
+def register_query_reader(*detectors: type) -> Callable[[_Reader], _Reader]:
+    """Class decorator: these detectors and their subclasses are read by this."""
+
+    def register(reader: _Reader) -> _Reader:
+        for detector in detectors:
+            QUERY_READERS[detector] = reader()
+        return reader
+
+    return register
+
+
+def query_reader(detector: Any) -> QueryReader | None:
+    """The reader of a detector's queries, by the nearest of its classes that has one."""
+    return next((QUERY_READERS[kind] for kind in type(detector).__mro__ if kind in QUERY_READERS), None)
+
+
+def as_targets(taught: RowOutputs) -> InstanceData:
+    """A teacher's queries as if they were annotations: its best class, its box."""
+    foreground_NK = taught.cls_logits_NK[:, : taught.spec.num_classes]
+    return InstanceData(labels=foreground_NK.argmax(dim=1), bboxes=taught.boxes_N4)

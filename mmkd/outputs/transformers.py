@@ -1,0 +1,147 @@
+"""The queries of detection transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from mmdet.models.dense_heads import DETRHead
+from mmdet.models.detectors import DDQDETR, DetectionTransformer
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from mmkd.heads.observe import Observation, observe
+from mmkd.outputs.query_readers import Predictions, QueryReader, as_targets, register_query_reader
+from mmkd.structures import HeadSpec, Levels, RowOutputs
+
+
+class Encoded(NamedTuple):
+    """What a detection transformer's decoder goes on with.
+
+    Attributes:
+        feats: what its neck gives.
+        data_samples: of the batch.
+        memory: what its ``forward_encoder`` gives.
+    """
+
+    feats: Levels
+    data_samples: Sequence[Any]
+    memory: Mapping[str, Any]
+
+
+def decode(detector: Any, encoded: Encoded) -> tuple[Tensor, Tensor]:
+    """Run a transformer's own forward from the encoder's output on.
+
+    Returns:
+        Class logits L×B×Q×K and boxes L×B×Q×4, center and size relative to the image, as its head gives them.
+    """
+    with _replaced(detector, "forward_encoder", lambda **_: encoded.memory):
+        logits_LBQK, boxes_LBQ4 = detector.bbox_head(
+            **detector.forward_transformer(encoded.feats, encoded.data_samples)
+        )
+    return logits_LBQK, boxes_LBQ4
+
+
+@contextmanager
+def _replaced(detector: Any, name: str, method: Any) -> Iterator[None]:
+    """Another method for a while."""
+    setattr(detector, name, method)
+    try:
+        yield
+    finally:
+        delattr(detector, name)
+
+
+@register_query_reader(DetectionTransformer)
+class TransformerReader(QueryReader):
+    """DETR, Conditional DETR, DAB-DETR, Deformable DETR, DINO and what follows them."""
+
+    def lacks(self, detector: Any) -> str | None:  # noqa: D102
+        if hasattr(detector, "language_model"):
+            return "it compares its queries with a text and has no classes of its own"
+        head = detector.bbox_head
+        return None if isinstance(head, DETRHead) else f"its head {type(head).__name__} is no DETRHead"
+
+    def parts(self, detector: Any) -> int:  # noqa: D102
+        decoder = detector.decoder
+        return len(decoder.layers) if getattr(decoder, "return_intermediate", True) else 1
+
+    def spec(self, detector: Any) -> HeadSpec:  # noqa: D102
+        head = detector.bbox_head
+        return HeadSpec(head.num_classes, head.cls_out_channels, head.loss_cls.use_sigmoid, (), ())
+
+    def watch(self, detector: Any) -> AbstractContextManager[Any]:  # noqa: D102
+        return observe(detector.bbox_head, labels=("loss_cls",))
+
+    def student(self, detector: Any, seen: Observation, data_samples: Sequence[Any]) -> Predictions:
+        """Those of the matching queries: denoising queries come before them, DDQ's dense ones after."""
+        logits_LBQK, boxes_LBQ4 = seen.raw[0]
+        queries = detector.num_queries * max(1, getattr(detector, "num_patterns", 0))
+        stop = logits_LBQK.shape[2] - self.trailing(detector)
+        logits_LBQK = logits_LBQK[:, :, stop - queries : stop]
+        boxes_LBQ4 = boxes_LBQ4[:, :, stop - queries : stop]
+        counts_LBQ = self.counts(detector, logits_LBQK)
+        assert seen.loss_cls_args is not None
+        labels_LBQ = _assigned(counts_LBQ, seen.loss_cls_args)
+        return Predictions(logits_LBQK, _corners(boxes_LBQ4, data_samples), labels_LBQ, counts_LBQ)
+
+    def teacher(self, detector: Any, inner: Encoded, data_samples: Sequence[Any]) -> Predictions:  # noqa: D102
+        logits_LBQK, boxes_LBQ4 = decode(detector, inner)
+        counts_LBQ = self.counts(detector, logits_LBQK)[-1:]
+        boxes_LBQ4 = _corners(boxes_LBQ4[-1:], inner.data_samples)
+        return Predictions(logits_LBQK[-1:], boxes_LBQ4, None, counts_LBQ)
+
+    def trailing(self, detector: Any) -> int:
+        """How many auxiliary queries come after the matching ones in training."""
+        return 0
+
+    def counts(self, detector: Any, logits_LBQK: Tensor) -> Tensor:
+        """Which queries take part in loss and detections, L×B×Q."""
+        return torch.ones_like(logits_LBQK[..., 0], dtype=torch.bool)
+
+    def match(self, detector: Any, part: int, own: RowOutputs, taught: RowOutputs, meta: Any) -> Tensor:  # noqa: D102
+        queries = InstanceData(scores=own.cls_logits_NK, bboxes=own.boxes_N4)
+        matched: Tensor = detector.bbox_head.assigner.assign(
+            queries, as_targets(taught), img_meta=meta
+        ).gt_inds
+        return matched
+
+    def most(self, detector: Any) -> int | None:  # noqa: D102
+        most: int | None = (detector.bbox_head.test_cfg or {}).get("max_per_img")
+        return most
+
+
+@register_query_reader(DDQDETR)
+class DDQReader(TransformerReader):
+    """DDQ: after each layer it keeps those queries alone that are distinct."""
+
+    def trailing(self, detector: Any) -> int:  # noqa: D102
+        dense: int = detector.cache_dict["num_dense_queries"]
+        return dense
+
+    def counts(self, detector: Any, logits_LBQK: Tensor) -> Tensor:  # noqa: D102
+        heads, masks = detector.cache_dict["num_heads"], detector.cache_dict["distinct_query_mask"]
+        # The first row of a layer's attention mask, as `DDQDETRHead` reads it; the first layer has all.
+        kept = [mask[::heads, 0] for mask in masks]
+        return torch.stack([torch.ones_like(kept[0]), *kept])
+
+
+def _corners(boxes_LBQ4: Tensor, data_samples: Sequence[Any]) -> Tensor:
+    """From center and size relative to each image to corners in pixels of the input."""
+    shapes = [sample.img_shape for sample in data_samples]
+    sizes_B14 = boxes_LBQ4.new_tensor([[[w, h, w, h]] for h, w in shapes], dtype=torch.float32)
+    return bbox_cxcywh_to_xyxy(boxes_LBQ4.float()) * sizes_B14
+
+
+def _assigned(counts_LBQ: Tensor, calls: Sequence[tuple[Any, ...]]) -> Tensor | None:
+    """The labels that a head gave its classification loss; the decoder's layers come first."""
+    layers = []
+    for counts_BQ, (_, labels, *_) in zip(counts_LBQ, calls):
+        labels_N = labels[0] if isinstance(labels, tuple) else labels  # quality focal loss: labels, scores
+        if labels_N.numel() != int(counts_BQ.sum()):
+            return None
+        layers.append(torch.full_like(counts_BQ, -1, dtype=torch.long).masked_scatter(counts_BQ, labels_N))
+    return torch.stack(layers) if len(layers) == len(counts_LBQ) else None
