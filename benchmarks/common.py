@@ -19,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 OUT = Path("work_dirs/benchmarks")
 Step = Callable[[], Any]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of logits (N, K) to a scalar
 WARM_UP = 2  # the first turns allocate
 
 
@@ -48,6 +49,16 @@ def paired_ratios(times: Mapping[str, list[float]], base: str) -> dict[str, floa
         name: statistics.median(value / alone for value, alone in zip(values, times[base]))
         for name, values in times.items()
     }
+
+
+def loss_step(loss: Loss, student_NK: torch.Tensor, teacher_NK: torch.Tensor) -> Step:
+    """Forward and backward of a loss on logits."""
+
+    def step() -> None:
+        student_NK.grad = None
+        loss(student_NK, teacher_NK).backward()
+
+    return step
 
 
 def _start(event: Any) -> int:

@@ -9,13 +9,12 @@ where it is installed, see benchmarks/razor.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import Step, paired_ratios, peak_bytes, take_turns, write
+from common import Loss, loss_step, paired_ratios, peak_bytes, take_turns, write
 from mmdet.models.losses import KnowledgeDistillationKLDivLoss
 from razor import import_mmrazor
 from torch import Tensor
@@ -25,7 +24,6 @@ from mmkd.functional.kl import kl_divergence
 SIZES = [(4_000, 1), (4_000, 80), (44_000, 3), (44_000, 80), (44_000, 1203)]
 ROUNDS = 21
 OUT: Path | None = None
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def eager_softmax(student_NK: Tensor, teacher_NK: Tensor) -> Tensor:
@@ -56,16 +54,6 @@ def forms(activation: str, registry: Any) -> dict[str, Loss]:
     return losses
 
 
-def step_of(loss: Loss, student_NK: Tensor, teacher_NK: Tensor) -> Step:
-    """Forward and backward."""
-
-    def step() -> None:
-        student_NK.grad = None
-        loss(student_NK, teacher_NK).backward()
-
-    return step
-
-
 def main() -> None:
     """Print the table, write the JSON."""
     torch.manual_seed(0)
@@ -80,7 +68,7 @@ def main() -> None:
                 continue
             student, teacher = torch.randn(count, classes, requires_grad=True), torch.randn(count, classes)
             steps = {
-                name: step_of(loss, student, teacher) for name, loss in forms(activation, registry).items()
+                name: loss_step(loss, student, teacher) for name, loss in forms(activation, registry).items()
             }
             speed = paired_ratios(take_turns(steps, ROUNDS), "mmkd")
             memory = {}

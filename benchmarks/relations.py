@@ -7,17 +7,14 @@ The forms take turns; the figures are medians of ratios in this run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from common import Step, paired_ratios, take_turns
+from common import Loss, loss_step, paired_ratios, take_turns
 from torch import Tensor
 
 from mmkd.functional.relations import relation_distances, relation_loss
 
 SIZES = [(400, 80), (4_000, 80), (44_000, 3)]
-ROUNDS = 21
-Loss = Callable[[Tensor, Tensor], Tensor]
+ROUNDS = 101
 
 
 def published(student_NK: Tensor, teacher_NK: Tensor) -> Tensor:
@@ -38,16 +35,6 @@ def by_image(student_NK: Tensor, teacher_NK: Tensor) -> Tensor:
     return between_N.mean() + within_G.mean()
 
 
-def step_of(loss: Loss, student_NK: Tensor, teacher_NK: Tensor) -> Step:
-    """Forward and backward."""
-
-    def step() -> None:
-        student_NK.grad = None
-        loss(student_NK, teacher_NK).backward()
-
-    return step
-
-
 def main() -> None:
     """Print the table."""
     torch.manual_seed(0)
@@ -55,7 +42,7 @@ def main() -> None:
     print("| N | K | one group / published | by image / published |\n|---|---|---|---|")
     for N, K in SIZES:
         student_NK, teacher_NK = torch.randn(N, K, requires_grad=True), torch.randn(N, K)
-        steps = {name: step_of(form, student_NK, teacher_NK) for name, form in forms.items()}
+        steps = {name: loss_step(form, student_NK, teacher_NK) for name, form in forms.items()}
         ratios = paired_ratios(take_turns(steps, ROUNDS), "published")
         print(f"| {N} | {K} | {ratios['one']:.2f} | {ratios['by image']:.2f} |")
 

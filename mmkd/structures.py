@@ -185,6 +185,32 @@ class DenseOutputs:
         """A further output as (N,), e.g. ``centerness`` before its sigmoid."""
         return self._flat(self.extra.get(name), name).squeeze(1)
 
+    @property
+    def rows_per_level(self) -> list[int]:
+        """How many of the N priors are on each level."""
+        return [
+            level.shape[0] * level.shape[2] * level.shape[3] * A
+            for level, A in zip(self._some_levels, self.spec.num_base_priors)
+        ]
+
+    @cached_property
+    def image_N(self) -> Tensor:  # noqa: N802
+        """Of which image of the batch each prior is, (N,)."""
+        images, device = len(self._some_levels[0]), self._some_levels[0].device
+        return torch.cat(
+            [
+                torch.arange(images, device=device).repeat_interleave(rows // max(1, images))
+                for rows in self.rows_per_level
+            ]
+        )
+
+    @property
+    def _some_levels(self) -> Levels:
+        parts = (self.cls_logits, self.bbox_pred, self.boxes, *self.extra.values(), self.feats)
+        levels = next((part for part in parts if part), None)
+        assert levels is not None, "no output was asked for"
+        return levels
+
     def _flat(self, levels: Levels | None, what: str) -> Tensor:
         assert levels is not None, f"{what} were not asked for"
         rows = [
@@ -249,6 +275,11 @@ class RowOutputs:
             spec=self.spec.select_classes(len(index)),
             cls_logits_NK=self.cls_logits_NK[:, channels],
         )
+
+    @property
+    def rows_per_level(self) -> list[int]:
+        """All N rows are on one level."""
+        return [len(self.cls_logits_NK)]
 
     def flat_cls_logits(self) -> Tensor:
         """Class logits as (N, K)."""

@@ -52,6 +52,14 @@ def test_loss_kernels(
     assert capsys.readouterr().out.count("| 3000 | 50 |") == 2
 
 
+def test_relations(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module("relations")
+    monkeypatch.setattr(module, "SIZES", [(60, 5)])
+    monkeypatch.setattr(module, "ROUNDS", 2)
+    module.main()
+    assert "| 60 | 5 | " in capsys.readouterr().out
+
+
 def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("scaling")
     monkeypatch.setattr(module, "POINTS", {"batch": [1, 2], "size": [64, 96], "classes": [1, 3]})

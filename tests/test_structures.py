@@ -25,6 +25,17 @@ def test_flat_logits_follow_levels_images_positions_priors() -> None:
     assert torch.equal(flat, torch.stack(rows))
 
 
+def test_which_image_and_level_each_prior_is_of() -> None:
+    spec = HeadSpec(3, 3, True, ((8, 8), (16, 16)), (2, 1))
+    levels = (torch.zeros(2, 6, 1, 2), torch.zeros(2, 3, 1, 1))
+    for part in ("cls_logits", "bbox_pred", "boxes", "feats"):
+        outputs = DenseOutputs(**{"spec": spec, "feats": (), part: levels})  # type: ignore[arg-type]
+        assert outputs.image_N.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 0, 1]
+        assert outputs.rows_per_level == [8, 2]
+    none = DenseOutputs(spec, (torch.zeros(0, 4, 1, 2), torch.zeros(0, 4, 1, 1)))
+    assert (len(none.image_N), none.rows_per_level) == (0, [0, 0])
+
+
 def test_top_scores() -> None:
     student, _, _ = make_case()
     sigmoid = student.flat_cls_logits().sigmoid().max(1).values

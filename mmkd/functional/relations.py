@@ -6,8 +6,10 @@ Shape suffixes: N priors (or samples), K classes, G groups (images).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd.functional.checks import check_factors, check_pair, exact
@@ -23,6 +25,7 @@ def relation_distances(
     *,
     temperature: float = 1.0,
     activation: Activation = "softmax",
+    weight_N: Tensor | None = None,
     group_N: Tensor | None = None,
     groups: int = 1,
 ) -> tuple[Tensor, Tensor]:
@@ -50,6 +53,8 @@ def relation_distances(
         teacher_NK: logits of the same shape.
         temperature: T > 0.
         activation: ``'softmax'`` or ``'sigmoid'``.
+        weight_N: a factor ≥ 0 for each prior in the correlations of its group; 1 if not given. The distances
+            between classes have none.
         group_N: the group of each prior, integers in 0 … ``groups`` − 1; all in one if not given.
         groups: G.
 
@@ -67,34 +72,20 @@ def relation_distances(
         (torch.Size([6]), torch.Size([2]))
     """
     check_kl_options(temperature, activation, "sum")
-    check_pair(student_NK, teacher_NK, None)
+    check_pair(student_NK, teacher_NK, weight_N)
     check_softmax_classes(activation, student_NK.shape[1])
     if group_N is not None and (group_N.shape != student_NK.shape[:1] or group_N.is_floating_point()):
         raise ValueError(
             f"expected groups ({student_NK.shape[0]},) of integers, found {tuple(group_N.shape)}"
         )
     with torch.autocast(student_NK.device.type, enabled=False):
-        logits = torch.stack([exact(student_NK), exact(teacher_NK.detach())]) / temperature
-        scores = logits.softmax(dim=2) if activation == "softmax" else logits.sigmoid()
-
-        rows = _unit(scores - scores.mean(dim=2, keepdim=True), lambda x: x.sum(dim=2, keepdim=True))
-        between_N = (rows[0] - rows[1]).square().sum(dim=1) / 2
-
-        if group_N is None:  # plain sums: gathering by group is several times slower
-            columns = _unit(scores - scores.mean(dim=1, keepdim=True), lambda x: x.sum(dim=1, keepdim=True))
-            within_G = scores.new_zeros(groups)
-            if scores.shape[1] > 0:
-                within_G[0] = (columns[0] - columns[1]).square().sum(dim=0).mean() / 2
-            return temperature**2 * between_N, temperature**2 * within_G
-
-        def of_groups(x: Tensor) -> Tensor:
-            return x.new_zeros(*x.shape[:-2], groups, x.shape[-1]).index_add(-2, group_N, x)
-
-        size_G1 = of_groups(torch.ones_like(scores[0, :, :1])).clamp(min=1)
-        centered = scores - (of_groups(scores) / size_G1)[:, group_N]
-        columns = _unit(centered, lambda x: of_groups(x)[:, group_N])
-        within_G = of_groups((columns[0] - columns[1]).square()).mean(dim=1) / 2
-        return temperature**2 * between_N, temperature**2 * within_G
+        student_NK, teacher_NK = exact(student_NK), exact(teacher_NK.detach())
+        if weight_N is not None:
+            weight_N = weight_N.to(student_NK.dtype)
+        found: tuple[Tensor, Tensor] = _Relations.apply(
+            student_NK, teacher_NK, float(temperature), activation, weight_N, group_N, groups
+        )
+        return found
 
 
 def relation_loss(
@@ -136,6 +127,110 @@ def relation_loss(
     return beta * between_N.sum() / max(1, len(between_N)) + gamma * within_G.sum()
 
 
-def _unit(centered: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
-    # The clamp is of the square: the root of 0 has no gradient.
-    return centered / total(centered.square()).clamp(min=_SHORTEST**2).sqrt()
+class _Relations(torch.autograd.Function):
+    """Both distances. The gradient is computed beside the value, and kept alone.
+
+    Composed of PyTorch's operations they take two to three times as long, and keep a dozen (N, K) tensors.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student_NK: Tensor,
+        teacher_NK: Tensor,
+        temperature: float,
+        activation: str,
+        weight_N: Tensor | None,
+        group_N: Tensor | None,
+        groups: int,
+    ) -> tuple[Tensor, Tensor]:
+        own_NK, taught_NK = (_scores(logits, temperature, activation) for logits in (student_NK, teacher_NK))
+        between_N1, rows_NK = _distances(
+            own_NK,
+            taught_NK,
+            lambda x: x.mean(dim=1, keepdim=True),
+            lambda x: torch.linalg.vector_norm(x, dim=1, keepdim=True),
+            lambda x: x,
+        )
+        mean, length, spread = _of_groups(own_NK, weight_N, group_N, groups)
+        within_GK, columns_NK = _distances(own_NK, taught_NK, mean, length, spread)
+        if weight_N is not None:
+            columns_NK.mul_(weight_N[:, None])
+        within_G = F.pad(within_GK.mean(dim=1), (0, groups - len(within_GK)))
+        ctx.temperature, ctx.activation = temperature, activation
+        ctx.save_for_backward(own_NK, rows_NK, columns_NK, group_N)
+        return between_N1.squeeze(1).mul_(temperature**2), within_G.mul_(temperature**2)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_N: Tensor, grad_G: Tensor) -> tuple[Tensor | None, ...]:
+        own_NK, rows_NK, columns_NK, group_N = ctx.saved_tensors
+        share_G = grad_G * (ctx.temperature / own_NK.shape[1])
+        share = share_G[0] if group_N is None else share_G[group_N][:, None]
+        grad_NK = (columns_NK * share).addcmul_(rows_NK, grad_N[:, None], value=ctx.temperature)
+        if ctx.activation == "softmax":
+            grad_NK.sub_((grad_NK * own_NK).sum(dim=1, keepdim=True)).mul_(own_NK)
+        else:
+            grad_NK.mul_(own_NK).mul_(1 - own_NK)
+        return grad_NK, *[None] * 6
+
+
+def _scores(logits_NK: Tensor, temperature: float, activation: str) -> Tensor:
+    if temperature != 1:
+        logits_NK = logits_NK / temperature
+    return logits_NK.softmax(dim=1) if activation == "softmax" else logits_NK.sigmoid()
+
+
+Statistic = Callable[[Tensor], Tensor]
+
+
+def _of_groups(
+    like_NK: Tensor, weight_N: Tensor | None, group_N: Tensor | None, groups: int
+) -> tuple[Statistic, Statistic, Statistic]:
+    """Mean and length of the columns of a group, (G, K), and what gives each row those of its group."""
+    if group_N is None and weight_N is None:  # plain sums: gathering by group is several times slower
+        return (
+            lambda x: x.mean(dim=0, keepdim=True),
+            lambda x: torch.linalg.vector_norm(x, dim=0, keepdim=True),
+            lambda x: x,
+        )
+    N = len(like_NK)
+    index_N = like_NK.new_zeros(N, dtype=torch.long) if group_N is None else group_N
+    weight_N1 = (like_NK.new_ones(N) if weight_N is None else weight_N)[:, None]
+
+    def total(x: Tensor) -> Tensor:
+        return x.new_zeros(groups, x.shape[1]).index_add(0, index_N, x * weight_N1)
+
+    size_G1 = total(like_NK.new_ones(N, 1))
+    size_G1 = size_G1.masked_fill(size_G1 == 0, 1)
+    return (lambda x: total(x) / size_G1, lambda x: total(x.square()).sqrt(), lambda x: x[index_N])
+
+
+def _distances(
+    own_NK: Tensor, taught_NK: Tensor, mean: Statistic, length: Statistic, spread: Statistic
+) -> tuple[Tensor, Tensor]:
+    r"""1 − ρ of vectors, and its gradient with respect to the student's scores.
+
+    With u and v the centered vectors at unit length and l the length of the student's, they are
+    :math:`\tfrac12 \|u - v\|^2` and :math:`(\rho u - v) / l`; for a vector shorter than `_SHORTEST`, u − v is
+    divided by that.
+
+    Args:
+        own_NK: scores of the student.
+        taught_NK: scores of the teacher.
+        mean: of the vectors in such a matrix.
+        length: of the vectors in such a matrix.
+        spread: from a value for each vector to one for each element, or what broadcasts to that.
+
+    Returns:
+        As ``mean`` gives it, and (N, K).
+    """
+    u_NK, v_NK = own_NK - spread(mean(own_NK)), taught_NK - spread(mean(taught_NK))
+    own, taught = length(u_NK), length(v_NK)
+    least_own, least_taught = own.clamp(min=_SHORTEST), taught.clamp(min=_SHORTEST)
+    u_NK.div_(spread(least_own))
+    gap_NK = v_NK.div_(spread(least_taught)).sub_(u_NK)
+    distance = length(gap_NK).square_().div_(2)
+    # ρ − 1 is minus the distance, where both have unit length.
+    excess = (taught / least_taught).square_().sub_(1).div_(2).sub_(distance).masked_fill_(own < _SHORTEST, 0)
+    return distance, gap_NK.addcmul_(u_NK, spread(excess), value=-1).div_(spread(-least_own))

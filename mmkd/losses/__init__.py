@@ -17,6 +17,7 @@ from mmkd.losses.mgd import MGDLoss
 from mmkd.losses.pgd import PGDLoss
 from mmkd.losses.pkd import PKDLoss
 from mmkd.losses.quality import QualityLoss
+from mmkd.losses.row_base import RowLoss
 
 __all__ = [
     "BCKDLoss",
@@ -35,6 +36,7 @@ __all__ = [
     "PGDLoss",
     "PKDLoss",
     "QualityLoss",
+    "RowLoss",
     "build_losses",
     "kl_divergence",
     "registered_losses",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mmkd.errors import UserError, check_arguments, user_error
+from mmkd.functional.checks import check_choice, check_not_negative
 from mmkd.registry import MODELS, class_of
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
 
@@ -38,12 +38,10 @@ class DistillLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 1.0, valid: Valid = "image") -> None:
         super().__init__()
-        if valid not in get_args(Valid):
-            choices = ", ".join(get_args(Valid))
-            raise UserError(f"{type(self).__name__}: valid must be one of {choices}, found {valid!r}")
+        with naming(self):
+            check_choice("valid", valid, Valid)
+            check_not_negative("loss_weight", loss_weight)
         self.valid = valid
-        if not isinstance(loss_weight, (int, float)) or not 0 <= loss_weight < math.inf:
-            raise UserError(f"{type(self).__name__}: loss_weight must be a number ≥ 0, found {loss_weight!r}")
         self.loss_weight = loss_weight
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
@@ -69,64 +67,13 @@ class DistillLoss(nn.Module):
         """The weighted loss, a scalar."""
 
 
-def is_object(student: DenseOutputs, context: DistillContext) -> Tensor:
-    """Which priors the student's assigner gives an object, (N,) bool."""
-    assert context.labels_N is not None
-    return (context.labels_N >= 0) & (context.labels_N < student.spec.num_classes)
-
-
-def check_choices(loss: DistillLoss, **options: tuple[str, Any]) -> None:
-    """Raise `UserError` unless each option is one of its choices.
-
-    Args:
-        loss: whose options they are.
-        **options: by name, the value and the `Literal` of its choices.
-    """
-    for name, (value, choices) in options.items():
-        if value not in get_args(choices):
-            valid = ", ".join(get_args(choices))
-            raise UserError(f"{type(loss).__name__}: {name} must be one of {valid}, found {value!r}")
-
-
-def objects_of(student: DenseOutputs, context: DistillContext) -> Tensor:
-    """How many priors of the batch are assigned an object, at least one for each image: mmdet's divisor."""
-    assert student.cls_logits is not None or context.labels_N is not None
-    return image_counts(student, is_object(student, context), context.num_images).clamp(min=1).sum()
-
-
-def image_of_prior(levels: Sequence[Tensor], num_base_priors: Sequence[int]) -> Tensor:
-    """The image of each prior, (N,), in the order of levels, images, positions.
-
-    Args:
-        levels: per level, maps B×…×H×W.
-        num_base_priors: per level, the priors at a position.
-    """
-    return torch.cat(
-        [
-            torch.arange(level.shape[0], device=level.device).repeat_interleave(
-                level.shape[-2] * level.shape[-1] * A
-            )
-            for level, A in zip(levels, num_base_priors)
-        ]
-    )
-
-
-def image_counts(student: DenseOutputs, chosen_N: Tensor, images: int) -> Tensor:
-    """How many of the chosen priors are of each image, (B,)."""
-    levels = student.cls_logits or student.bbox_pred or student.boxes or next(iter(student.extra.values()))
-    image_N = image_of_prior(levels, student.spec.num_base_priors)
-    return image_N[chosen_N].bincount(minlength=images)
-
-
-def on_levels_with_objects(student: DenseOutputs, context: DistillContext) -> Tensor:
-    """Which priors are on a level on which an image of this process has an object, (N,) bool."""
-    levels = student.cls_logits or student.bbox_pred or student.boxes or next(iter(student.extra.values()))
-    counts = [
-        level.shape[0] * level.shape[2] * level.shape[3] * A
-        for level, A in zip(levels, student.spec.num_base_priors)
-    ]
-    parts = is_object(student, context).split(counts)
-    return torch.cat([part.any().expand(len(part)) for part in parts])
+@contextmanager
+def naming(loss: DistillLoss) -> Iterator[None]:
+    """Make `UserError` of a ValueError about an option, with the name of the loss."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{type(loss).__name__}: {error}") from None
 
 
 def registered_losses() -> list[str]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
 from torch import Tensor
 
 from mmkd.errors import UserError
 from mmkd.functional.logits import check_exponent, modulated_bce
-from mmkd.losses.base import DistillLoss, check_choices, objects_of, on_levels_with_objects
+from mmkd.losses.base import naming
+from mmkd.losses.row_base import Normalizer, Region, RowLoss
 from mmkd.registry import MODELS
-from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Valid
-
-Normalizer = Literal["foreground", "centerness"]
+from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
 
 
 @MODELS.register_module()
-class BCKDLoss(DistillLoss):
+class BCKDLoss(RowLoss):
     r"""Each class of each prior as a binary problem, weighted by the disagreement.
 
     .. math:: \frac{\lambda}{n} \sum_i \sum_c
@@ -37,14 +33,16 @@ class BCKDLoss(DistillLoss):
     Args:
         loss_weight: λ ≥ 0; the published 1.
         beta: exponent ≥ 1; the published 1.
-        normalizer: n. ``'foreground'``: as above; ``'centerness'``: the sum of the centerness targets of the
-            assigned priors, as CrossKD has it for FCOS.
+        normalizer: n, see `RowLoss`; ``'centerness'`` is CrossKD's for FCOS.
         every_level: count the levels on which no image of the process has an object.
-        valid: which priors count, see `DistillLoss`.
+        valid: which priors count, see `RowLoss`.
+        region: a factor of each prior, see `RowLoss`; by default 1.
 
     Raises:
         UserError: an option is out of its range, or a head's scores are no sigmoids.
     """
+
+    reads: frozenset[Need] = frozenset({"cls_logits"})
 
     def __init__(
         self,
@@ -53,21 +51,12 @@ class BCKDLoss(DistillLoss):
         normalizer: Normalizer = "foreground",
         every_level: bool = True,
         valid: Valid = "image",
+        region: Region = "all",
     ) -> None:
-        super().__init__(loss_weight, valid)
-        check_choices(self, normalizer=(normalizer, Normalizer))
-        try:
+        super().__init__(loss_weight, region, normalizer, valid, every_level=every_level)
+        with naming(self):
             check_exponent(beta)
-        except ValueError as error:
-            raise UserError(f"BCKDLoss: {error}") from None
         self.beta = beta
-        self.normalizer = normalizer
-        self.every_level = every_level
-        self.needs = frozenset({"cls_logits"})
-        if normalizer == "foreground" or not every_level:
-            self.needs |= {"labels"}
-        if normalizer == "centerness":
-            self.needs |= {"quality_targets"}
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
         """Refuse heads with softmax scores."""
@@ -86,17 +75,12 @@ class BCKDLoss(DistillLoss):
             teacher: outputs with class logits of the same layout.
             context: the batch, with labels.
         """
-        weight_N = context.valid_N.float()
-        if not self.every_level:
-            weight_N = weight_N * on_levels_with_objects(student, context)
-        divisor = objects_of(student, context) if self.normalizer == "foreground" else context.quality_sum
-        assert divisor is not None
+        rows = self.rows(student, teacher, context)
         loss = modulated_bce(
-            student.flat_cls_logits(),
-            teacher.flat_cls_logits(),
+            rows.of(student.flat_cls_logits()),
+            rows.of(teacher.flat_cls_logits()),
             beta=self.beta,
-            weight_N=weight_N,
-            # No image on any process: the sum above it is zero as well.
-            avg_factor=context.mean_over_processes(divisor).clamp(min=torch.finfo(torch.float32).eps),
+            weight_N=rows.weight_N,
+            avg_factor=rows.divisor,
         )
         return self.loss_weight * loss

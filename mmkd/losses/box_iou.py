@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
 from torch import Tensor
 
 from mmkd.errors import UserError
 from mmkd.functional.boxes import Overlap, box_iou_loss
-from mmkd.losses.base import (
-    DistillLoss,
-    check_choices,
-    is_object,
-    objects_of,
-    on_levels_with_objects,
-)
+from mmkd.functional.checks import check_choice, is_number
+from mmkd.losses.base import naming
+from mmkd.losses.row_base import Normalizer, Region, RowLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, Need, Valid
 
-Region = Literal["teacher", "foreground", "teacher_foreground", "disagreement"]
-Normalizer = Literal["region", "foreground", "centerness"]
-
-_NEEDS: dict[str, frozenset[Need]] = {
-    "disagreement": frozenset({"boxes", "cls_logits"}),
-    "teacher": frozenset({"boxes", "cls_logits"}),
-    "foreground": frozenset({"boxes", "labels"}),
-    "teacher_foreground": frozenset({"boxes", "cls_logits", "labels"}),
-}
-
 
 @MODELS.register_module()
-class BoxIoULoss(DistillLoss):
+class BoxIoULoss(RowLoss):
     r"""1 − GIoU between the boxes that student and teacher decode from the same prior.
 
     .. math:: \lambda \, \frac{\sum_i w_i \, (1 - \mathrm{GIoU}(b^s_i, b^t_i))}{\sum_i w_i}
@@ -52,24 +35,21 @@ class BoxIoULoss(DistillLoss):
 
     Args:
         loss_weight: λ ≥ 0.
-        region: :math:`w_i`. ``'teacher'``: the teacher's highest class score; ``'foreground'``: 1 for priors
-            to which the student's assigner gives an object, else 0; ``'teacher_foreground'``: their product;
-            ``'disagreement'``: the largest difference of a class's score between the two,
-            :math:`\max_c |\sigma(z^t_{ic}) - \sigma(z^s_{ic})|`, without gradient (the box term of BCKD).
+        region: :math:`w_i`, see `RowLoss`; ``'disagreement'`` is the box term of BCKD.
         overlap: ``'giou'``; ``'iou'``, which has no gradient where the boxes do not meet; ``'log_iou'``, that
             is :math:`-\log \mathrm{IoU}`; or ``'diou'``.
         min_score: 0 ≤ s < 1. Priors with :math:`w_i < s` are left out of both sums, which also saves their
             computation. At 0 none is.
-        normalizer: the divisor. ``'region'``: as above; ``'foreground'``: the number of priors that are
-            assigned an object, at least one for each image; ``'centerness'``: the sum of the centerness
-            targets of these, of a student whose head has a ``loss_centerness``.
+        normalizer: the divisor, see `RowLoss`.
         every_level: count the levels of the pyramid on which no image of the process has an object; the
             reference implementation of BCKD leaves them out.
-        valid: which priors count, see `DistillLoss`.
+        valid: which priors count, see `RowLoss`.
 
     Raises:
         UserError: an option is out of its range.
     """
+
+    reads: frozenset[Need] = frozenset({"boxes"})
 
     def __init__(
         self,
@@ -81,22 +61,12 @@ class BoxIoULoss(DistillLoss):
         every_level: bool = True,
         valid: Valid = "image",
     ) -> None:
-        super().__init__(loss_weight, valid)
-        check_choices(
-            self, overlap=(overlap, Overlap), region=(region, Region), normalizer=(normalizer, Normalizer)
-        )
-        if not isinstance(min_score, (int, float)) or not 0 <= min_score < 1:
+        if not is_number(min_score) or not 0 <= min_score < 1:
             raise UserError(f"BoxIoULoss: min_score must be a number ≥ 0 and below 1, found {min_score!r}")
-        self.region = region
+        super().__init__(loss_weight, region, normalizer, valid, every_level=every_level, min_score=min_score)
+        with naming(self):
+            check_choice("overlap", overlap, Overlap)
         self.overlap = overlap
-        self.min_score = min_score
-        self.normalizer = normalizer
-        self.every_level = every_level
-        self.needs = _NEEDS[region]
-        if normalizer == "foreground" or not every_level:
-            self.needs |= {"labels"}
-        if normalizer == "centerness":
-            self.needs |= {"quality_targets"}
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
         """The weighted loss of a batch, a float32 scalar.
@@ -106,42 +76,6 @@ class BoxIoULoss(DistillLoss):
             teacher: outputs with boxes of the same layout, and class logits if the region is by score.
             context: the batch.
         """
-        weight_N = context.valid_N.float()
-        if "foreground" in self.region:
-            weight_N = weight_N * is_object(student, context)
-        if "teacher" in self.region:
-            weight_N = weight_N * teacher.top_scores().detach()
-        if self.region == "disagreement":
-            weight_N = weight_N * largest_difference(student, teacher)
-        if not self.every_level:
-            weight_N = weight_N * on_levels_with_objects(student, context)
-        if self.min_score > 0:
-            weight_N = weight_N * (weight_N >= self.min_score)
-        divisor = self._divisor(weight_N, student, context)
-        divisor = context.mean_over_processes(divisor).clamp(min=torch.finfo(torch.float32).eps)
-        student_N4, teacher_N4 = student.flat_boxes(), teacher.flat_boxes()
-        if "foreground" in self.region or self.min_score > 0:  # few are left
-            rows = weight_N.nonzero().squeeze(1)
-            student_N4, teacher_N4, weight_N = student_N4[rows], teacher_N4[rows], weight_N[rows]
-        total = (weight_N * box_iou_loss(student_N4, teacher_N4, self.overlap)).sum()
-        return self.loss_weight * total / divisor
-
-    def _divisor(self, weight_N: Tensor, student: DenseOutputs, context: DistillContext) -> Tensor:
-        if self.normalizer == "foreground":
-            return objects_of(student, context)
-        if self.normalizer == "centerness":
-            assert context.quality_sum is not None
-            return context.quality_sum
-        return weight_N.sum()
-
-
-@torch.no_grad()
-def largest_difference(student: DenseOutputs, teacher: DenseOutputs) -> Tensor:
-    """The largest difference of a class's score of each prior, (N,) in [0, 1], without gradient."""
-    scores = []
-    for outputs in (student, teacher):
-        logits_NK = outputs.flat_cls_logits()
-        logits_NK = logits_NK.to(torch.promote_types(logits_NK.dtype, torch.float32))
-        probability_NK = logits_NK.sigmoid() if outputs.spec.use_sigmoid else logits_NK.softmax(dim=1)
-        scores.append(probability_NK[:, : outputs.spec.num_classes])
-    return (scores[0] - scores[1]).abs().amax(dim=1)
+        rows = self.rows(student, teacher, context)
+        value_N = box_iou_loss(rows.of(student.flat_boxes()), rows.of(teacher.flat_boxes()), self.overlap)
+        return self.loss_weight * (rows.weight_N * value_N).sum() / rows.divisor

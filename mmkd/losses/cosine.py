@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmkd.functional.checks import check_choice
 from mmkd.functional.features import Vector, cosine_distance
-from mmkd.losses.base import check_choices
+from mmkd.losses.base import naming
 from mmkd.losses.feature_base import FeatureLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext
@@ -51,7 +52,8 @@ class CosineLoss(FeatureLoss):
         vector: Vector = "map",
     ) -> None:
         super().__init__(loss_weight, levels, align)
-        check_choices(self, vector=(vector, Vector))
+        with naming(self):
+            check_choice("vector", vector, Vector)
         self.vector = vector
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:

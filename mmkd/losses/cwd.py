@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmkd.errors import UserError
 from mmkd.functional.features import channel_kl
 from mmkd.functional.kl import check_kl_options
+from mmkd.losses.base import naming
 from mmkd.losses.feature_base import FeatureLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext
@@ -47,10 +47,8 @@ class CWDLoss(FeatureLoss):
         align: str = "auto",
     ) -> None:
         super().__init__(loss_weight, levels, align)
-        try:
+        with naming(self):
             check_kl_options(temperature, "softmax", "batchmean")
-        except ValueError as error:
-            raise UserError(f"CWDLoss: {error}") from None
         self.temperature = temperature
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:

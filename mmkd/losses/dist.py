@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from mmkd.errors import UserError
-from mmkd.functional.checks import check_factors
+from mmkd.functional.checks import check_choice, check_factors
 from mmkd.functional.kl import Activation, check_kl_options, check_softmax_classes
 from mmkd.functional.relations import relation_distances
-from mmkd.losses.base import DistillLoss, image_of_prior
+from mmkd.losses.base import naming
+from mmkd.losses.row_base import Normalizer, Region, RowLoss
 from mmkd.registry import MODELS
-from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Valid
+from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
 
-Region = Literal["all", "foreground"]
 Relation = Literal["image", "batch"]
 
 
 @MODELS.register_module()
-class DISTLoss(DistillLoss):
+class DISTLoss(RowLoss):
     r"""Pearson correlation of class scores, over the classes of a prior and over the priors of an image.
 
     .. math:: \lambda T^2 \left(
@@ -45,15 +44,18 @@ class DISTLoss(DistillLoss):
         gamma: factor ≥ 0 of the relation within a class.
         temperature: T > 0.
         activation: ``'sigmoid'`` for heads trained with focal or quality-focal loss; ``'softmax'``.
-        region: ``'foreground'``: priors to which the student's assigner gives an object; ``'all'``: all
-            outside the padding.
+        region: a factor of each prior in both relations, see `RowLoss`.
         relation: between which priors the one within a class is: those of an ``'image'``, or of the process's
             ``'batch'``, as in the reference implementation.
-        valid: which priors count, see `DistillLoss`.
+        valid: which priors count, see `RowLoss`.
+        normalizer: n, see `RowLoss`.
 
     Raises:
         UserError: an option is out of its range, or softmax meets one class.
     """
+
+    reads: frozenset[Need] = frozenset({"cls_logits"})
+    selects = True
 
     def __init__(
         self,
@@ -65,36 +67,26 @@ class DISTLoss(DistillLoss):
         region: Region = "foreground",
         relation: Relation = "image",
         valid: Valid = "image",
+        normalizer: Normalizer = "region",
     ) -> None:
-        super().__init__(loss_weight, valid)
-        try:
+        super().__init__(loss_weight, region, normalizer, valid)
+        with naming(self):
             check_kl_options(temperature, activation, "sum")
             check_factors(beta=beta, gamma=gamma)
-            if region not in get_args(Region):
-                raise ValueError(f"region must be one of {', '.join(get_args(Region))}, found {region!r}")
-            if relation not in get_args(Relation):
-                raise ValueError(
-                    f"relation must be one of {', '.join(get_args(Relation))}, found {relation!r}"
-                )
-        except ValueError as error:
-            raise UserError(f"DISTLoss: {error}") from None
+            check_choice("relation", relation, Relation)
         self.beta = beta
         self.gamma = gamma
         self.temperature = temperature
         self.activation = activation
-        self.region = region
         self.relation = relation
-        self.needs = frozenset({"cls_logits", "labels"} if region == "foreground" else {"cls_logits"})
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
         """Refuse a softmax over one class channel, and what is left of the loss if it has no gradient."""
         classes = student.cls_channels
-        try:
+        with naming(self):
             check_softmax_classes(self.activation, classes)
             if self.gamma == 0 and classes < (3 if self.activation == "softmax" else 2):
                 raise ValueError(f"the relation between {classes} class(es) has no gradient; set gamma > 0")
-        except ValueError as error:
-            raise UserError(f"DISTLoss: {error}") from None
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
         """The weighted loss of a batch, a float32 scalar.
@@ -104,30 +96,21 @@ class DISTLoss(DistillLoss):
             teacher: outputs with class logits of the same layout.
             context: the batch, with labels for the foreground.
         """
-        assert student.cls_logits is not None
-        rows = self._region(student, context).nonzero().squeeze(1)
-        image_N = image_of_prior(student.cls_logits, student.spec.num_base_priors)[rows]
-        groups = context.num_images
+        rows = self.rows(student, teacher, context)
+        image_N, groups = rows.of(student.image_N), context.num_images
         if self.relation == "batch":
             image_N, groups = torch.zeros_like(image_N), 1
         between_N, within_G = relation_distances(
-            student.flat_cls_logits()[rows],
-            teacher.flat_cls_logits()[rows],
+            rows.of(student.flat_cls_logits()),
+            rows.of(teacher.flat_cls_logits()),
             temperature=self.temperature,
             activation=self.activation,
+            weight_N=None if self.region in ("all", "foreground") else rows.weight_N,  # all 1
             group_N=None if self.relation == "batch" else image_N,
             groups=groups,
         )
         images = (image_N.bincount(minlength=groups) >= 2).sum()
-        # No prior in the region on any process: the sum above it is zero as well.
-        n, m = (
-            context.mean_over_processes(count).clamp(min=torch.finfo(torch.float32).eps)
-            for count in (image_N.new_tensor(len(image_N)), images)
-        )
-        return self.loss_weight * (self.beta * between_N.sum() / n + self.gamma * within_G.sum() / m)
-
-    def _region(self, student: DenseOutputs, context: DistillContext) -> Tensor:
-        if self.region == "all":
-            return context.valid_N
-        assert context.labels_N is not None
-        return context.valid_N & (context.labels_N >= 0) & (context.labels_N < student.spec.num_classes)
+        # With no two priors in an image on any process the sum above it is 0 as well.
+        m = context.mean_over_processes(images).clamp(min=torch.finfo(torch.float32).eps)
+        between = (rows.weight_N * between_N).sum() / rows.divisor
+        return self.loss_weight * (self.beta * between + self.gamma * within_G.sum() / m)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from mmkd.errors import UserError
 from mmkd.functional.checks import check_factors
 from mmkd.functional.kl import check_kl_options
 from mmkd.functional.logits import check_two_classes, decoupled_kl
-from mmkd.losses.base import DistillLoss, is_object
+from mmkd.losses.base import naming
+from mmkd.losses.row_base import Normalizer, Region, RowLoss
 from mmkd.registry import MODELS
-from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Valid
+from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
 
 
 @MODELS.register_module()
-class DKDLoss(DistillLoss):
+class DKDLoss(RowLoss):
     r"""KL of softmaxes with a factor each for the assigned class and for the others.
 
     .. math:: \frac{\lambda}{n} \sum_i T^2
@@ -37,13 +36,18 @@ class DKDLoss(DistillLoss):
         alpha: factor ≥ 0 of the assigned class.
         beta: factor ≥ 0 of the others; with two classes its term is zero.
         temperature: T > 0.
-        valid: which priors count, see `DistillLoss`.
+        valid: which priors count, see `RowLoss`.
+        region: a factor of each prior, see `RowLoss`. Beyond the foreground the background is one of the
+            classes, which the head of a two-stage detector has.
+        normalizer: n, see `RowLoss`.
 
     Raises:
-        UserError: an option is out of its range, or there is one class only.
+        UserError: an option is out of its range, there is one class only, or the region has background and
+            the head no class for it.
     """
 
-    needs = frozenset({"cls_logits", "labels"})
+    reads: frozenset[Need] = frozenset({"cls_logits", "labels"})
+    selects = True
 
     def __init__(
         self,
@@ -52,27 +56,30 @@ class DKDLoss(DistillLoss):
         beta: float = 0.25,
         temperature: float = 1.0,
         valid: Valid = "image",
+        region: Region = "foreground",
+        normalizer: Normalizer = "region",
     ) -> None:
-        super().__init__(loss_weight, valid)
-        try:
+        super().__init__(loss_weight, region, normalizer, valid)
+        with naming(self):
             check_kl_options(temperature, "softmax", "sum")
             check_factors(alpha=alpha, beta=beta)
-        except ValueError as error:
-            raise UserError(f"DKDLoss: {error}") from None
         self.alpha = alpha
         self.beta = beta
         self.temperature = temperature
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
-        """Refuse one class channel, and two if only the term of the others is asked for."""
-        try:
+        """Refuse one class channel, two if only the others' term counts, and background that is no class."""
+        with naming(self):
             check_two_classes(student.cls_channels)
             if self.alpha == 0 and student.cls_channels == 2:
                 raise ValueError(
                     "alpha is 0 and with two classes the term of beta is 0 as well; set alpha > 0"
                 )
-        except ValueError as error:
-            raise UserError(f"DKDLoss: {error}") from None
+            if "foreground" not in self.region and student.cls_channels == student.num_classes:
+                raise ValueError(
+                    f"region={self.region!r} takes the background as a class, and this head has none for it; "
+                    "set region='foreground'"
+                )
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
         """The weighted loss of a batch, a float32 scalar.
@@ -82,18 +89,22 @@ class DKDLoss(DistillLoss):
             teacher: outputs with class logits of the same layout.
             context: the batch, with labels.
         """
-        labels_N = context.labels_N
-        assert labels_N is not None
-        rows = (context.valid_N & is_object(student, context)).nonzero().squeeze(1)
-        # No object on any process: the sum above it is zero as well.
-        divisor = context.mean_over_processes(rows.new_tensor(len(rows)))
+        assert context.labels_N is not None
+        rows = self.rows(student, teacher, context)
         loss = decoupled_kl(
-            student.flat_cls_logits()[rows],
-            teacher.flat_cls_logits()[rows],
-            labels_N[rows],
+            rows.of(student.flat_cls_logits()),
+            rows.of(teacher.flat_cls_logits()),
+            rows.of(context.labels_N),
             alpha=self.alpha,
             beta=self.beta,
             temperature=self.temperature,
-            avg_factor=divisor.clamp(min=torch.finfo(torch.float32).eps),
+            weight_N=rows.weight_N,
+            avg_factor=rows.divisor,
         )
         return self.loss_weight * loss
+
+    def weights(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
+        """Those of the region, 0 for rows that are of no class."""
+        assert context.labels_N is not None
+        is_class = (context.labels_N >= 0) & (context.labels_N < student.spec.cls_channels)
+        return super().weights(student, teacher, context) * is_class

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from mmkd.errors import UserError
+from mmkd.functional.checks import check_not_negative
 from mmkd.functional.masks import box_masks, check_attention_options, focal_terms
+from mmkd.losses.base import naming
 from mmkd.losses.feature_base import Align, FeatureLoss
 from mmkd.losses.ground_truth import gt_boxes, input_size
 from mmkd.registry import MODELS
@@ -91,11 +91,11 @@ class FGDLoss(FeatureLoss):
         align: Align = "auto",
     ) -> None:
         super().__init__(loss_weight, levels, align)
-        try:
+        weights = {"alpha": alpha, "beta": beta, "gamma": gamma, "lambd": lambd}
+        with naming(self):
             check_attention_options(temperature)
-        except ValueError as error:
-            raise UserError(f"FGDLoss: {error}") from None
-        check_weights("FGDLoss", alpha=alpha, beta=beta, gamma=gamma, lambd=lambd)
+            for name, value in weights.items():
+                check_not_negative(name, value)
         self.temperature = temperature
         self.alpha, self.beta, self.gamma, self.lambd = alpha, beta, gamma, lambd
         self.relations_s, self.relations_t = nn.ModuleList(), nn.ModuleList()
@@ -136,10 +136,3 @@ class FGDLoss(FeatureLoss):
             # Both sides train: the teacher's features are given, the block that reads them is not.
             difference = block_s(own.to(dtype)) - block_t(taught.to(dtype))
             return difference.to(torch.promote_types(dtype, torch.float32)).square().sum() / max(1, len(own))
-
-
-def check_weights(loss: str, **weights: float) -> None:
-    """Raise `UserError` unless all are numbers ≥ 0."""
-    for name, value in weights.items():
-        if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise UserError(f"{loss}: {name} must be a number ≥ 0, found {value!r}")

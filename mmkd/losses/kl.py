@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
-import torch
 from torch import Tensor
 
-from mmkd.errors import UserError
+from mmkd.functional.checks import check_choice
 from mmkd.functional.kl import (
     Activation,
     Reduction,
@@ -15,16 +14,14 @@ from mmkd.functional.kl import (
     check_softmax_classes,
     kl_divergence,
 )
-from mmkd.losses.base import DistillLoss, is_object
+from mmkd.losses.base import naming
+from mmkd.losses.row_base import Normalizer, Region, RowLoss
 from mmkd.registry import MODELS
-from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Valid
-
-Region = Literal["all", "foreground", "teacher"]
-Normalizer = Literal["region", "priors", "batch"]
+from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
 
 
 @MODELS.register_module()
-class DistillationLoss(DistillLoss):
+class DistillationLoss(RowLoss):
     r"""Temperature-scaled KL divergence on the class logits of dense heads.
 
     .. math:: \lambda \, \frac{\sum_i w_i \, \mathrm{KL}_T(z^t_i, z^s_i)}{n}
@@ -50,12 +47,8 @@ class DistillationLoss(DistillLoss):
         activation: ``'sigmoid'`` for heads trained with focal or quality-focal
             loss; ``'softmax'`` compares the classes of a prior with each other
             and says nothing of how sure the teacher is that there is an object.
-        region: :math:`w_i`. ``'all'``: 1; ``'foreground'``: 1 for priors to
-            which the student's assigner gives an object; ``'teacher'``: the
-            teacher's highest class score.
-        normalizer: n. ``'region'``: :math:`\sum_i w_i`; ``'priors'``: the
-            number of priors outside the padding; ``'batch'``: the number of
-            images.
+        region: :math:`w_i`, see `RowLoss`.
+        normalizer: n, see `RowLoss`.
         reduction: ``'batchmean'`` as above; ``'mean'`` divides by the number of
             class channels too, as ``nn.KLDivLoss()`` does; ``'sum'`` does not
             divide at all.
@@ -63,12 +56,14 @@ class DistillationLoss(DistillLoss):
             logits (Sun et al., CVPR 2024, https://arxiv.org/abs/2403.01427, with
             softmax): which classes stand out, and not by how much. Three classes
             are the fewest that tell anything.
-        valid: which priors count, see `DistillLoss`.
+        valid: which priors count, see `RowLoss`.
 
     Raises:
         UserError: an option is out of its range, softmax meets one class, or
             z-scores meet two.
     """
+
+    reads: frozenset[Need] = frozenset({"cls_logits"})
 
     def __init__(
         self,
@@ -81,33 +76,19 @@ class DistillationLoss(DistillLoss):
         standardize: bool = False,
         valid: Valid = "image",
     ) -> None:
-        super().__init__(loss_weight, valid)
-        try:
+        super().__init__(loss_weight, region, normalizer, valid)
+        with naming(self):
             check_kl_options(temperature, activation, reduction, standardize)
-            for name, value, choices in (
-                ("region", region, get_args(Region)),
-                ("normalizer", normalizer, get_args(Normalizer)),
-            ):
-                if value not in choices:
-                    raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
-            if reduction == "none":
-                raise ValueError("reduction must be one of sum, batchmean, mean in a config, found 'none'")
-        except ValueError as error:
-            raise UserError(f"DistillationLoss: {error}") from None
+            check_choice("reduction", reduction, Literal["sum", "batchmean", "mean"])
         self.temperature = temperature
         self.activation = activation
-        self.region = region
-        self.normalizer = normalizer
         self.reduction = reduction
         self.standardize = standardize
-        self.needs = frozenset({"cls_logits", "labels"} if region == "foreground" else {"cls_logits"})
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
         """Refuse a softmax over one class channel and z-scores over two."""
-        try:
+        with naming(self):
             check_softmax_classes(self.activation, student.cls_channels, self.standardize)
-        except ValueError as error:
-            raise UserError(f"DistillationLoss: {error}") from None
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
         """The weighted loss of a batch, a float32 scalar.
@@ -117,38 +98,15 @@ class DistillationLoss(DistillLoss):
             teacher: outputs with class logits of the same layout.
             context: the batch.
         """
-        weight_N = self._region_weight(student, teacher, context)
-        student_NK, teacher_NK = student.flat_cls_logits(), teacher.flat_cls_logits()
-        divisor = self._divisor(weight_N, context)
-        if self.region == "foreground":
-            rows = weight_N.nonzero().squeeze(1)
-            student_NK, teacher_NK, weight_N = student_NK[rows], teacher_NK[rows], weight_N[rows]
+        rows = self.rows(student, teacher, context)
         loss = kl_divergence(
-            student_NK,
-            teacher_NK,
+            rows.of(student.flat_cls_logits()),
+            rows.of(teacher.flat_cls_logits()),
             temperature=self.temperature,
             activation=self.activation,
-            weight_N=weight_N,
+            weight_N=rows.weight_N,
             reduction=self.reduction,
-            avg_factor=divisor,
+            avg_factor=rows.divisor,
             standardize=self.standardize,
         )
         return self.loss_weight * loss
-
-    def _region_weight(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
-        valid_N = context.valid_N.float()
-        if self.region == "all":
-            return valid_N
-        if self.region == "teacher":
-            return valid_N * teacher.top_scores().detach()
-        return valid_N * is_object(student, context)
-
-    def _divisor(self, weight_N: Tensor, context: DistillContext) -> Tensor:
-        if self.normalizer == "region":
-            divisor = weight_N.sum()
-        elif self.normalizer == "priors":
-            divisor = context.valid_N.sum()
-        else:
-            divisor = weight_N.new_tensor(context.num_images)
-        # No object on any process: the sum above it is zero as well.
-        return context.mean_over_processes(divisor).clamp(min=torch.finfo(torch.float32).eps)

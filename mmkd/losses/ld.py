@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
+from mmkd.functional.checks import check_above_zero, check_choice, check_not_negative, is_number
 from mmkd.functional.localization import Nearness, localization_kl, square_anchors, valuable_region
-from mmkd.losses.base import DistillLoss, is_object
+from mmkd.losses.base import DistillLoss, naming
 from mmkd.losses.ground_truth import gt_boxes
+from mmkd.losses.row_base import Normalizer, chosen, is_object, needs_of, region_weights
+from mmkd.losses.row_base import Region as RegionOfRows
 from mmkd.registry import MODELS
-from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Valid
+from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
 
-Region = Literal["main", "vlr", "teacher"]
-Normalizer = Literal["region", "none"]
+Region = Literal["main", "vlr", RegionOfRows]
+_REGIONS = get_args(Region)
 
 
 @MODELS.register_module()
@@ -49,17 +52,17 @@ class LocalizationDistillationLoss(DistillLoss):
     Args:
         loss_weight: λ ≥ 0.
         temperature: T > 0.
-        region: ``'main'``, ``'vlr'``, ``'teacher'`` (all priors, weighted by the teacher's highest class
-            score, as in CrossKD's GFL), or several in a list.
+        region: ``'main'``, ``'vlr'`` or one of `RowLoss`, like ``'teacher'`` of CrossKD's GFL; or several in
+            a list.
         main_weight: :math:`\lambda_\mathrm{main}` ≥ 0.
         vlr_weight: :math:`\lambda_\mathrm{vlr}` ≥ 0.
-        teacher_weight: :math:`\lambda_\mathrm{teacher}` ≥ 0.
-        normalizer: :math:`n_r`. ``'region'``: as above; ``'none'``: 1.
+        teacher_weight: λ ≥ 0 of ``'teacher'`` and the other regions of `RowLoss`.
+        normalizer: :math:`n_r`, see `RowLoss`.
         alpha: 0 ≤ α < 1, how far the VLR reaches from the objects.
         vlr_nearness: by what overlap, `valuable_region`'s ``'iof'`` (reference implementation) or ``'iou'``
             (paper).
         anchor_scale: sides of the anchors in strides, ``octave_base_scale`` of the head's anchor generator.
-        valid: which priors count, see `DistillLoss`; anchors of the VLR reach as far.
+        valid: which priors count, see `RowLoss`; anchors of the VLR reach as far.
 
     Raises:
         UserError: an option is out of its range; the VLR meets a head with several priors per position; in
@@ -82,48 +85,43 @@ class LocalizationDistillationLoss(DistillLoss):
     ) -> None:
         super().__init__(loss_weight, valid)
         regions = (region,) if isinstance(region, str) else region
-        choices_of_region = get_args(Region)
-        if (
-            not isinstance(regions, (list, tuple))
-            or not regions
-            or any(name not in choices_of_region for name in regions)
-        ):
-            raise _bad("region", f"one or more of {', '.join(choices_of_region)}", region)
-        for name, choice, choices in (
-            ("normalizer", normalizer, get_args(Normalizer)),
-            ("vlr_nearness", vlr_nearness, get_args(Nearness)),
-        ):
-            if choice not in choices:
-                raise _bad(name, f"one of {', '.join(choices)}", choice)
-        for name, value in (("temperature", temperature), ("anchor_scale", anchor_scale)):
-            if not _number(value) or not 0 < value < math.inf:
-                raise _bad(name, "a number above 0", value)
-        weights = {"main": main_weight, "vlr": vlr_weight, "teacher": teacher_weight}
-        for name, value in ((f"{name}_weight", value) for name, value in weights.items()):
-            if not _number(value) or not 0 <= value < math.inf:
-                raise _bad(name, "a number ≥ 0", value)
-        if not _number(alpha) or not 0 <= alpha < 1:
-            raise _bad("alpha", "a number ≥ 0 and below 1", alpha)
+        own_weights = {"main": main_weight, "vlr": vlr_weight}
+        with naming(self):
+            if (
+                not isinstance(regions, (list, tuple))
+                or not regions
+                or any(name not in _REGIONS for name in regions)
+            ):
+                raise ValueError(f"region must be one or more of {', '.join(_REGIONS)}, found {region!r}")
+            check_choice("normalizer", normalizer, Normalizer)
+            check_choice("vlr_nearness", vlr_nearness, Nearness)
+            check_above_zero("temperature", temperature)
+            check_above_zero("anchor_scale", anchor_scale)
+            for name, value in {**own_weights, "teacher": teacher_weight}.items():
+                check_not_negative(f"{name}_weight", value)
+            if not is_number(alpha) or not 0 <= alpha < 1:
+                raise ValueError(f"alpha must be a number ≥ 0 and below 1, found {alpha!r}")
         self.temperature = temperature
-        self.weights = {name: weight for name, weight in weights.items() if name in regions and weight > 0}
+        weights = {name: own_weights.get(name, teacher_weight) for name in _REGIONS if name in regions}
+        self.weights = {name: weight for name, weight in weights.items() if weight > 0}
         if not self.weights:
             raise UserError("LocalizationDistillationLoss: the weights of all its regions are 0")
         self.normalizer = normalizer
         self.alpha = alpha
         self.vlr_nearness = vlr_nearness
         self.anchor_scale = anchor_scale
-        self.needs = frozenset({"bbox_pred"})
+        needs: frozenset[Need] = frozenset({"bbox_pred"})
+        needs = needs.union(*(needs_of(name, normalizer) for name in self.weights))
         if "main" in self.weights:
-            self.needs |= {"cls_logits", "labels"}
-            self.of_student = frozenset({"cls_logits"})
-        if "teacher" in self.weights:
-            self.needs |= {"cls_logits"}
-            self.of_student = frozenset()
+            of_main: frozenset[Need] = frozenset({"cls_logits", "labels"})
+            self.of_student = of_main - needs - {"labels"}
+            needs |= of_main
+        self.needs = needs
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
         """Refuse the VLR for a head with several priors per position, whose anchors are others."""
         if "vlr" in self.weights and set(student.num_base_priors) != {1}:
-            raise user_error(
+            raise UserError(
                 "LocalizationDistillationLoss: the anchors of this head are not one square per position.",
                 expected="one prior per position, as in GFL",
                 found=f"{list(student.num_base_priors)} by level",
@@ -145,25 +143,20 @@ class LocalizationDistillationLoss(DistillLoss):
         _check_distributions(student_ND.shape[1], teacher_ND.shape[1])
         total = torch.zeros((), device=student_ND.device)
         for name, factor in self.weights.items():
-            weight_N = self._weight(name, student, teacher, context) * context.valid_N
-            rows = weight_N.nonzero().squeeze(1)
-            value_N = localization_kl(student_ND[rows], teacher_ND[rows], self.temperature)
-            value = (weight_N[rows] * value_N).sum()
-            if self.normalizer == "region":
-                divisor = context.mean_over_processes(weight_N.sum())
-                value = value / divisor.clamp(min=torch.finfo(torch.float32).eps)
-            total = total + factor * value
+            weight_N = self._weight(name, student, teacher, context)
+            rows = chosen(weight_N, self.normalizer, student, context, few=True)
+            value_N = localization_kl(rows.of(student_ND), rows.of(teacher_ND), self.temperature)
+            total = total + factor * ((rows.weight_N * value_N).sum() / rows.divisor)
         return self.loss_weight * total
 
     def _weight(
         self, region: str, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext
     ) -> Tensor:
-        if region == "teacher":
-            return teacher.top_scores().detach()
-        return self._main(student, context) if region == "main" else self._vlr(student, context)
-
-    def _main(self, student: DenseOutputs, context: DistillContext) -> Tensor:
-        return student.top_scores().detach() * is_object(student, context)
+        if region == "main":
+            return student.top_scores().detach() * is_object(student, context) * context.valid_N
+        if region == "vlr":
+            return self._vlr(student, context) * context.valid_N
+        return region_weights(region, student, teacher, context)
 
     def _vlr(self, student: DenseOutputs, context: DistillContext) -> Tensor:
         assert student.bbox_pred is not None
@@ -172,7 +165,7 @@ class LocalizationDistillationLoss(DistillLoss):
         ]
         device = weight_BHW[0].device
         for image, sample in enumerate(context.data_samples):
-            height, width = (sample.img_shape if self.valid == "image" else sample.pad_shape)[:2]
+            height, width = _size(sample, self.valid)
             # Positions in the padding would move the thresholds; the sizes are known without asking the GPU.
             sizes = [
                 (min(math.ceil(height / y), weight.shape[1]), min(math.ceil(width / x), weight.shape[2]))
@@ -193,14 +186,14 @@ class LocalizationDistillationLoss(DistillLoss):
 def _check_distributions(student_D: int, teacher_D: int) -> None:
     for whose, D in (("student", student_D), ("teacher", teacher_D)):
         if D <= 4 or D % 4:
-            raise user_error(
+            raise UserError(
                 f"LocalizationDistillationLoss: the {whose}'s boxes are not distributions.",
                 expected="4·(reg_max + 1) box channels per prior, as in GFLHead",
                 found=f"{D} box channels",
                 remedy="use GFLHead for both, or distil the boxes with BoxIoULoss",
             )
     if student_D != teacher_D:
-        raise user_error(
+        raise UserError(
             "LocalizationDistillationLoss: the distributions of student and teacher differ in length.",
             expected=f"reg_max={teacher_D // 4 - 1} (the teacher's)",
             found=f"reg_max={student_D // 4 - 1} (the student's)",
@@ -208,9 +201,7 @@ def _check_distributions(student_D: int, teacher_D: int) -> None:
         )
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _bad(name: str, expected: str, found: object) -> UserError:
-    return UserError(f"LocalizationDistillationLoss: {name} must be {expected}, found {found!r}")
+def _size(sample: Any, valid: Valid) -> tuple[int, int]:
+    """(height, width) up to which priors count."""
+    size = sample.img_shape if valid == "image" else getattr(sample, "pad_shape", sample.img_shape)
+    return int(size[0]), int(size[1])

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mmkd.errors import UserError
 from mmkd.functional.features import squared_distance
 from mmkd.functional.masks import check_mask_ratio, random_keep_mask
+from mmkd.losses.base import naming
 from mmkd.losses.feature_base import Align, FeatureLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec
@@ -51,10 +51,8 @@ class MGDLoss(FeatureLoss):
         mask_on_channel: bool = False,
     ) -> None:
         super().__init__(loss_weight, levels, align)
-        try:
+        with naming(self):
             check_mask_ratio(mask_ratio)
-        except ValueError as error:
-            raise UserError(f"MGDLoss: {error}") from None
         self.mask_ratio = mask_ratio
         self.mask_on_channel = mask_on_channel
         self.generators = nn.ModuleList()

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from mmkd.errors import UserError
 from mmkd.functional.boxes import inside_boxes
+from mmkd.functional.checks import check_choice, check_not_negative
 from mmkd.functional.masks import check_attention_options, focal_terms
 from mmkd.functional.quality import check_xi, gaussian_weights, prediction_quality
-from mmkd.losses.base import check_choices
+from mmkd.losses.base import naming
 from mmkd.losses.feature_base import Align, FeatureLoss
-from mmkd.losses.fgd import check_weights
 from mmkd.losses.ground_truth import gt_boxes, gt_labels
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
@@ -74,14 +74,14 @@ class PGDLoss(FeatureLoss):
         valid: Valid = "image",
     ) -> None:
         super().__init__(loss_weight, levels, align)
-        check_choices(self, valid=(valid, Valid))
         self.valid = valid
-        try:
+        weights = {"alpha": alpha, "beta": beta, "delta": delta, "level_gain": level_gain}
+        with naming(self):
+            check_choice("valid", valid, Valid)
             check_attention_options(temperature)
             check_xi(xi)
-        except ValueError as error:
-            raise UserError(f"PGDLoss: {error}") from None
-        check_weights("PGDLoss", alpha=alpha, beta=beta, delta=delta, level_gain=level_gain)
+            for name, value in weights.items():
+                check_not_negative(name, value)
         if not isinstance(topk, int) or topk < 1:
             raise UserError(f"PGDLoss: topk must be an integer ≥ 1, found {topk!r}")
         self.alpha, self.beta, self.delta = alpha, beta, delta

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmkd.functional.checks import check_choice
 from mmkd.functional.features import Statistics, pearson_distance
-from mmkd.losses.base import check_choices
+from mmkd.losses.base import naming
 from mmkd.losses.feature_base import FeatureLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext
@@ -55,7 +56,8 @@ class PKDLoss(FeatureLoss):
         unbiased: bool = False,
     ) -> None:
         super().__init__(loss_weight, levels, align)
-        check_choices(self, statistics=(statistics, Statistics))
+        with naming(self):
+            check_choice("statistics", statistics, Statistics)
         self.statistics = statistics
         self.unbiased = unbiased
 

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
 from torch import Tensor
 
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 from mmkd.functional.kl import kl_divergence
-from mmkd.losses.base import DistillLoss, check_choices, is_object, objects_of
+from mmkd.losses.row_base import Normalizer, Region, RowLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, Need, Valid
 
-Region = Literal["foreground", "teacher", "all"]
-Normalizer = Literal["region", "foreground"]
-
-_NEEDS: dict[str, frozenset[Need]] = {
-    "foreground": frozenset({"extra", "labels"}),
-    "teacher": frozenset({"extra", "cls_logits"}),
-    "all": frozenset({"extra"}),
-}
-
 
 @MODELS.register_module()
-class QualityLoss(DistillLoss):
+class QualityLoss(RowLoss):
     r"""Binary cross-entropy on the one number by which a head judges each box, less the teacher's entropy.
 
     With :math:`q = \sigma(z)` for the logit z of e.g. the centerness,
@@ -43,16 +31,16 @@ class QualityLoss(DistillLoss):
     Args:
         loss_weight: λ ≥ 0.
         name: of the output, e.g. ``'centerness'``; if ``None``, the only one that both heads have.
-        region: :math:`w_i`. ``'foreground'``: 1 for priors to which the student's assigner gives an object;
-            ``'teacher'``: the teacher's highest class score; ``'all'``: 1, for objectness, which is trained
-            on the background as well (centerness is not: what it says there is noise).
-        normalizer: the divisor. ``'region'``: as above; ``'foreground'``: the number of priors that are
-            assigned an object, at least one for each image.
-        valid: which priors count, see `DistillLoss`.
+        region: :math:`w_i`, see `RowLoss`. ``'all'`` is for objectness, which is trained on the background as
+            well (centerness is not: what it says there is noise).
+        normalizer: the divisor, see `RowLoss`.
+        valid: which priors count, see `RowLoss`.
 
     Raises:
         UserError: an option is out of its range; in the first iteration, if the heads have no such output.
     """
+
+    reads: frozenset[Need] = frozenset({"extra"})
 
     def __init__(
         self,
@@ -62,14 +50,10 @@ class QualityLoss(DistillLoss):
         normalizer: Normalizer = "region",
         valid: Valid = "image",
     ) -> None:
-        super().__init__(loss_weight, valid)
+        super().__init__(loss_weight, region, normalizer, valid)
         if name is not None and not isinstance(name, str):
             raise UserError(f"QualityLoss: name must be a string or None, found {name!r}")
-        check_choices(self, region=(region, Region), normalizer=(normalizer, Normalizer))
         self.name = name
-        self.region = region
-        self.normalizer = normalizer
-        self.needs = _NEEDS[region] | ({"labels"} if normalizer == "foreground" else set())
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
         """The weighted loss of a batch, a float32 scalar.
@@ -83,23 +67,13 @@ class QualityLoss(DistillLoss):
             UserError: one of them has no output of that name, or without a name there is not just one.
         """
         name = self._name(student, teacher)
-        weight_N = context.valid_N.float()
-        if self.region == "foreground":
-            weight_N = weight_N * is_object(student, context)
-        elif self.region == "teacher":
-            weight_N = weight_N * teacher.top_scores().detach()
-        divisor = weight_N.sum() if self.normalizer == "region" else objects_of(student, context)
-        divisor = context.mean_over_processes(divisor).clamp(min=torch.finfo(torch.float32).eps)
-        student_N, teacher_N = student.flat_extra(name), teacher.flat_extra(name)
-        if self.region == "foreground":
-            rows = weight_N.nonzero().squeeze(1)
-            student_N, teacher_N, weight_N = student_N[rows], teacher_N[rows], weight_N[rows]
+        rows = self.rows(student, teacher, context)
         return self.loss_weight * kl_divergence(
-            student_N[:, None],
-            teacher_N[:, None],
+            rows.of(student.flat_extra(name))[:, None],
+            rows.of(teacher.flat_extra(name))[:, None],
             activation="sigmoid",
-            weight_N=weight_N,
-            avg_factor=divisor,
+            weight_N=rows.weight_N,
+            avg_factor=rows.divisor,
         )
 
     def _name(self, student: DenseOutputs, teacher: DenseOutputs) -> str:
@@ -115,7 +89,7 @@ class QualityLoss(DistillLoss):
         else:
             problem = "the heads have no further output in common."
         own, taught = (", ".join(outputs.extra) or "none" for outputs in (student, teacher))
-        raise user_error(
+        raise UserError(
             f"QualityLoss: {problem}",
             expected=f"name, one of: {', '.join(common)}"
             if common

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd.losses import DistillLoss
-from mmkd.losses.base import image_of_prior
 from mmkd.registry import MODELS
 
 from .contract import Case, make_case
@@ -82,8 +81,8 @@ def is_object(student: Any, context: Any) -> Tensor:
 
 
 def num_pos(student: Any, context: Any) -> Tensor:
-    image_N = image_of_prior(student.cls_logits, student.spec.num_base_priors)
-    return image_N[is_object(student, context)].bincount(minlength=context.num_images).clamp(min=1).sum()
+    object_N = is_object(student, context)
+    return student.image_N[object_N].bincount(minlength=context.num_images).clamp(min=1).sum()
 
 
 def qfl_kd(student: Any, teacher: Any, weight_N: Tensor, divisor: Any) -> Tensor:

@@ -12,8 +12,13 @@ from mmkd.losses.bckd import BCKDLoss
 from mmkd.structures import HeadSpec
 
 from ..conftest import batch, build, distilled, losses_of, tiny_atss, tiny_teacher
-from .contract import check_contract, check_same_for_twice_the_batch, make_case
-from .test_dist import on_two_processes, without_objects_in_second
+from .contract import (
+    check_contract,
+    check_same_for_twice_the_batch,
+    make_case,
+    on_two_processes,
+    without_objects_in_second,
+)
 
 
 @pytest.mark.parametrize("beta", [1, 2.0])

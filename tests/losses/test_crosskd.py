@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -9,10 +11,14 @@ import torch.nn.functional as F
 
 from mmkd.errors import UserError
 from mmkd.functional.kl import kl_divergence
+from mmkd.losses.crosskd import CrossKDLoss
 from mmkd.registry import MODELS
+from mmkd.structures import OF_CONTEXT, DenseOutputs, Need, Valid
 
 from ..conftest import batch, build, distilled, losses_of, save_teacher, tiny_atss, tiny_teacher
 from ..heads.cases import stock
+from .contract import only, only_of_context
+from .rows import NORMALIZERS, REGIONS, row_case, row_loss
 
 KL = {"type": "DistillationLoss", "region": "all", "normalizer": "priors", "loss_weight": 1}
 
@@ -133,3 +139,28 @@ def test_heads_that_cannot_be_crossed(tmp_path: Path) -> None:
     cfg.teacher.cache = {"dir": str(tmp_path)}
     with pytest.raises(UserError, match="CrossKD"):
         build(cfg)
+
+
+@pytest.mark.parametrize(("name", "region"), REGIONS)
+def test_every_loss_on_rows_in_every_option(name: str, region: str) -> None:
+    """What crosses, the teacher and the batch have the parts that are asked for, and no others."""
+    student, teacher, context = row_case(name)
+    tower = {"cls_convs": [student.feats], "reg_convs": [student.feats]}
+    for normalizer, valid in product(NORMALIZERS, get_args(Valid)):
+        inner = {"type": name, "loss_weight": 1, "region": region, "normalizer": normalizer, "valid": valid}
+        loss = CrossKDLoss({"x": inner}, layer=1, loss_weight=2)
+        asked: list[frozenset[Need]] = []
+
+        def cross(layer: int, towers: Any, parts: frozenset[Need]) -> DenseOutputs:
+            asked.append(parts)  # noqa: B023
+            return only(parts, student)
+
+        given = replace(only_of_context(loss, context), crossed=cross)
+        value = loss(
+            replace(only(frozenset(), student), towers=tower),
+            replace(only(loss.needs, teacher), towers=tower),
+            given,
+        )
+        plain = row_loss(name, 1.0, region=region, normalizer=normalizer, valid=valid)
+        torch.testing.assert_close(value, 2 * plain(student, teacher, only_of_context(plain, context)))
+        assert asked == [plain.needs - OF_CONTEXT]

@@ -8,13 +8,19 @@ import pytest
 import torch
 
 from mmkd.errors import UserError
-from mmkd.losses.base import DistillLoss, image_of_prior
 from mmkd.losses.dist import DISTLoss
-from mmkd.structures import DistillContext, HeadSpec
+from mmkd.structures import HeadSpec
 
 from ..conftest import batch, build, distilled, losses_of, tiny_atss, tiny_teacher
 from ..functional.test_relations import pearson
-from .contract import Case, check_contract, check_same_for_twice_the_batch, make_case
+from .contract import (
+    Case,
+    check_contract,
+    check_same_for_twice_the_batch,
+    make_case,
+    on_two_processes,
+    without_objects_in_second,
+)
 
 OPTIONS = [
     {"activation": activation, "region": region}
@@ -34,39 +40,6 @@ def test_one_class() -> None:
     assert DISTLoss(gamma=0)(*case) == 0
 
 
-def on_two_processes(loss: DistillLoss, case: Case) -> torch.Tensor:
-    """The mean of two processes' values, with an image each and divisors averaged over both."""
-    student, teacher, context = case
-    image_N = image_of_prior(student.cls_logits or (), student.spec.num_base_priors)
-    divisors: list[list[torch.Tensor]] = [[], []]
-
-    class Process(DistillContext):
-        def mean_over_processes(self, value: torch.Tensor) -> torch.Tensor:
-            own = divisors[self.data_samples[0]]
-            own.append(value)
-            return sum(pair[len(own) - 1] for pair in known).float() / 2 if known else value
-
-    def values() -> list[torch.Tensor]:
-        return [
-            loss(
-                student.map(lambda level: level[image : image + 1]),  # noqa: B023
-                teacher.map(lambda level: level[image : image + 1]),  # noqa: B023
-                Process(
-                    valid_N=context.valid_N[image_N == image],
-                    labels_N=None if context.labels_N is None else context.labels_N[image_N == image],
-                    num_images=1,
-                    data_samples=[image],
-                ),
-            )
-            for image in range(2)
-        ]
-
-    known: list[list[torch.Tensor]] = []
-    values()
-    known, divisors = divisors, [[], []]
-    return torch.stack(values()).mean()
-
-
 @pytest.mark.parametrize("region", ["all", "foreground"])
 @pytest.mark.parametrize("objects_in_second", [True, False])
 def test_does_not_depend_on_the_number_of_processes(region: Any, objects_in_second: bool) -> None:
@@ -77,14 +50,6 @@ def test_does_not_depend_on_the_number_of_processes(region: Any, objects_in_seco
     torch.testing.assert_close(
         on_two_processes(DISTLoss(region=region), case), DISTLoss(region=region)(*case)
     )
-
-
-def without_objects_in_second(context: DistillContext) -> DistillContext:
-    """The context of `make_case` with background alone in its second image."""
-    assert context.labels_N is not None
-    labels_N = context.labels_N.clone()
-    labels_N[40:80] = labels_N[80 + 12 :] = 3  # on both levels
-    return replace(context, labels_N=labels_N)
 
 
 def rows_of(case: Case, keep: Any) -> list[list[tuple[list[float], list[float]]]]:
@@ -218,7 +183,7 @@ def test_few_classes(classes: int, options: dict[str, Any], message: str | None)
         ({"beta": 0, "gamma": 0}, "beta and gamma are both 0"),
         ({"temperature": -4}, "temperature must be a number above 0, found -4"),
         ({"activation": "tanh"}, "activation must be one of softmax, sigmoid, found 'tanh'"),
-        ({"region": "teacher"}, "region must be one of all, foreground, found 'teacher'"),
+        ({"region": "main"}, "region must be one of all, foreground, teacher, .*found 'main'"),
         ({"loss_weight": -1}, "loss_weight must be a number ≥ 0, found -1"),
     ],
 )
