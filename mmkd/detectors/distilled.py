@@ -39,9 +39,10 @@ from mmkd.outputs import (
     memory_levels,
     split_places,
     student_layout,
+    tested_branch,
 )
 from mmkd.sharding import check_whole
-from mmkd.structures import DenseOutputs, DistillContext, Levels, Need, RowOutputs
+from mmkd.structures import OF_CONTEXT, DenseOutputs, DistillContext, Levels, Need, RowOutputs
 from mmkd.teachers import (
     asked_by,
     build_teachers,
@@ -167,13 +168,21 @@ class Distilled(BaseDetector):
         for name, term in self.terms.items():
             where = named.get(name, default) if term.asks - _OF_FEATURES or name in named else "dense"
             if where in DENSE:
+                if term.asks - _OF_FEATURES and hasattr(self, "num_branch"):
+                    raise UserError(
+                        f"distill.{name}: the RPN of {type(self).__name__} sees each image once for each "
+                        "branch, and the teacher's once.",
+                        expected="a loss on regions or features",
+                        found=f"place={where!r}",
+                        remedy="leave out `place`, or choose 'rois'",
+                    )
                 continue
             place, part = find_place(where, self, f"distill.{name}")
-            lacking = sorted(term.asks - place.gives)
+            lacking = sorted(term.asks - place.offers(self))
             if lacking:
                 raise UserError(
                     f"distill.{name} cannot read the student at place={where!r}.",
-                    expected=f"a loss on {', '.join(sorted(place.gives))}",
+                    expected=f"a loss on {', '.join(sorted(place.offers(self) - OF_CONTEXT))}",
                     found=f"{type(term).__name__}, which reads {', '.join(lacking)}",
                     remedy="choose another loss, or another place",
                 )
@@ -189,9 +198,10 @@ class Distilled(BaseDetector):
         if name in self._places:
             place, _ = self._places[name]
             own = place.spec(self)
-            taught = asked.serve(place, own)
+            taught = asked.serve(place, own, term.asks)
             check_heads(own, taught, term.asks)
             place.check(own, taught)
+            own, taught = place.of_rows(own), place.of_rows(taught)
         else:
             own, taught = asked.compared_levels(self._layout), asked.spec
         term.check(own, taught)
@@ -293,7 +303,8 @@ class Distilled(BaseDetector):
                 if key not in pairs:
                     said = teacher.at(place, taught, readings[key].question)
                     pairs[key] = place.pair(self, readings[key], said)
-                values[name] = self.terms[name](*pairs[key])
+                own, said, of_batch = pairs[key]
+                values[name] = self.terms[name](own, said, of_batch.counting(self.terms[name].valid))
             maps = [name for name in names if name not in self._places]
             if maps:
                 values.update(self._on_maps(maps, teacher, taught, student, context))
@@ -338,7 +349,7 @@ class Distilled(BaseDetector):
 
     def _read(self, step: _Step, data_samples: list[Any]) -> tuple[DenseOutputs, DistillContext]:
         """What the student said by its features and its dense head, if it has one that is read."""
-        feats = step.student.levels()
+        feats = tested_branch(self, step.student.levels(), len(data_samples))
         if step.dense is None:
             nothing_N = feats[0].new_zeros(0, dtype=torch.bool)
             context = DistillContext(nothing_N, len(data_samples), data_samples)

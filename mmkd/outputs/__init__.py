@@ -10,7 +10,9 @@ from mmkd.outputs.features import (
     has_own_memory,
     memory_levels,
     student_layout,
+    tested_branch,
 )
+from mmkd.outputs.masks import Masks
 from mmkd.outputs.place import (
     DENSE,
     PLACES,
@@ -21,12 +23,15 @@ from mmkd.outputs.place import (
     register_place,
     split_places,
 )
+from mmkd.outputs.rois import Rois
 
 __all__ = [
     "DENSE",
     "PLACES",
+    "Masks",
     "Place",
     "Reading",
+    "Rois",
     "default_place",
     "dense_head",
     "dense_layout",
@@ -39,4 +44,5 @@ __all__ = [
     "register_place",
     "split_places",
     "student_layout",
+    "tested_branch",
 ]

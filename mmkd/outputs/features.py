@@ -51,7 +51,7 @@ def encode(detector: Any, pixels_BCHW: Tensor, image_shapes: Sequence[tuple[int,
     """
     feats = tuple(detector.extract_feat(pixels_BCHW))
     if not has_own_memory(detector):
-        return feats, feats
+        return tested_branch(detector, feats, len(pixels_BCHW)), feats
     samples = [
         DetDataSample(metainfo={"img_shape": shape, "batch_input_shape": tuple(pixels_BCHW.shape[-2:])})
         for shape in image_shapes
@@ -66,6 +66,13 @@ def encode(detector: Any, pixels_BCHW: Tensor, image_shapes: Sequence[tuple[int,
 def has_own_memory(detector: Any) -> bool:
     """Whether a detector has an encoder whose output depends on the image alone, not on a text as well."""
     return isinstance(detector, DetectionTransformer) and not hasattr(detector, "language_model")
+
+
+def tested_branch(detector: Any, feats: Levels, images: int) -> Levels:
+    """The features of each image once: those of the branch that TridentNet tests with."""
+    if len(feats[0]) == images:
+        return feats
+    return tuple(level.unflatten(0, (-1, images))[detector.test_branch_idx] for level in feats)
 
 
 def memory_levels(memory_BNC: Tensor, feats: Levels) -> Levels:

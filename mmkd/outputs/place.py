@@ -51,9 +51,17 @@ class Place(ABC):
     def parts(self, detector: Any) -> int:
         """How many stages or layers predict here, each of which may be named, as ``rois.0``."""
 
+    def offers(self, detector: Any) -> frozenset[Need]:
+        """What a loss may read of this detector here."""
+        return self.gives
+
     @abstractmethod
     def spec(self, detector: Any) -> HeadSpec:
-        """The layout of the class logits here; it has no levels."""
+        """The classes here, in which teacher and student have to agree; it has no levels."""
+
+    def of_rows(self, spec: HeadSpec) -> HeadSpec:
+        """The layout of a row's logits, for these classes."""
+        return spec
 
     @abstractmethod
     def watch(self, detector: Any) -> AbstractContextManager[Any]:
@@ -74,13 +82,18 @@ class Place(ABC):
         """
 
     @abstractmethod
-    def answer(self, detector: Any, inner: Any, question: Any) -> RowOutputs:
+    def answer(self, detector: Any, inner: Any, question: Any, classes: Sequence[int] | None) -> RowOutputs:
         """What a teacher says of the same rows.
 
         Args:
             detector: the teacher.
             inner: its features, as `mmkd.outputs.features.encode` gave them.
             question: that of the `Reading`.
+            classes: for each of the student's classes its index among the teacher's; ``None`` if they are
+                the same in the same order.
+
+        Returns:
+            Rows with the student's classes.
         """
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:  # noqa: B027
@@ -100,6 +113,24 @@ class Place(ABC):
             Both, and the context, where rows without a partner are not valid.
         """
         return reading.outputs, said, reading.context
+
+
+def check_classes(student: HeadSpec, teacher: HeadSpec, use: str) -> None:
+    """Raise `UserError` unless two have as many classes.
+
+    Args:
+        student: its layout.
+        teacher: likewise.
+        use: what for, as the end of a sentence.
+    """
+    if student.num_classes != teacher.num_classes:
+        raise UserError(
+            f"Teacher and student have different classes, {use}.",
+            expected=f"{student.num_classes} classes (the student's)",
+            found=f"{teacher.num_classes} classes (the teacher's)",
+            remedy="use a teacher that was trained on the student's classes, or whose checkpoint names "
+            "its own",
+        )
 
 
 PLACES: dict[str, Place] = {}

@@ -11,8 +11,7 @@ import torch
 from mmdet.structures import DetDataSample
 from torch import Tensor
 
-from mmkd.errors import UserError
-from mmkd.outputs.place import Place, Reading, register_place
+from mmkd.outputs.place import Place, Reading, check_classes, register_place
 from mmkd.outputs.query_readers import QueryReader, query_reader
 from mmkd.structures import DistillContext, HeadSpec, Levels, RowOutputs
 
@@ -73,23 +72,19 @@ class Queries(Place):
         context = DistillContext(rows.known_N, len(data_samples), data_samples, labels_N=labels_N)
         return Reading(rows, context, QueryQuestion([_shapes(sample) for sample in data_samples], parts))
 
-    def answer(self, detector: Any, inner: Any, question: QueryQuestion) -> RowOutputs:
+    def answer(
+        self, detector: Any, inner: Any, question: QueryQuestion, classes: Sequence[int] | None
+    ) -> RowOutputs:
         """The predictions of the last layer that count, image by image."""
         said = _reader(detector).teacher(detector, inner, question.data_samples)
         rows = said.rows([0], self.spec(detector))
         assert rows.known_N is not None
-        return rows.take(rows.known_N.nonzero().squeeze(1))
+        rows = rows.take(rows.known_N.nonzero().squeeze(1))
+        return rows if classes is None else rows.select_classes(classes)
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
         """Refuse other classes: they are matched by class, also for losses that read boxes alone."""
-        if student.num_classes != teacher.num_classes:
-            raise UserError(
-                "Teacher and student have different classes, by which their queries are matched.",
-                expected=f"{student.num_classes} classes (the student's)",
-                found=f"{teacher.num_classes} classes (the teacher's)",
-                remedy="use a teacher that was trained on the student's classes, or whose checkpoint names "
-                "its own",
-            )
+        check_classes(student, teacher, "by which their queries are matched")
 
     def pair(
         self, detector: Any, reading: Reading, said: RowOutputs

@@ -96,18 +96,19 @@ class FittedTeacher(TeacherAround):
         """As `FrozenTeacher.crossed`."""
         return self._selected(self.inner.crossed(layer, towers, needs))
 
-    def serve(self, place: Place, student: HeadSpec) -> HeadSpec:
+    def serve(self, place: Place, student: HeadSpec, reads: frozenset[Need]) -> HeadSpec:
         """As `Teacher.serve`; with the student's classes if they are to be found among its own by name."""
-        spec = self.inner.serve(place, student)
+        spec = self.inner.serve(place, student, reads)
         if self.inner.class_names is not None and student.num_classes < spec.num_classes:
             self.awaits_classes, self._num_classes = True, student.num_classes
             spec = spec.select_classes(student.num_classes)
         return spec
 
-    def at(self, place: Place, answer: DenseOutputs, question: Any) -> RowOutputs:
-        """As `Teacher.at`."""
-        rows = self.inner.at(place, answer, question)
-        return rows if self.class_index is None else rows.select_classes(self.class_index)
+    def at(
+        self, place: Place, answer: DenseOutputs, question: Any, classes: Sequence[int] | None = None
+    ) -> RowOutputs:
+        """As `Teacher.at`, with the student's classes."""
+        return self.inner.at(place, answer, question, self.class_index)
 
     def _selected(self, outputs: DenseOutputs) -> DenseOutputs:
         if self.levels is not None:

@@ -150,7 +150,7 @@ class FrozenTeacher(Teacher):
             return outputs
         return replace(outputs, boxes=self.adapter.boxes(self.head, outputs))
 
-    def serve(self, place: Place, student: HeadSpec) -> HeadSpec:
+    def serve(self, place: Place, student: HeadSpec, reads: frozenset[Need]) -> HeadSpec:
         """As `Teacher.serve`."""
         why = place.lacks(self.model)
         if why is not None:
@@ -160,14 +160,25 @@ class FrozenTeacher(Teacher):
                 found=type(self.model).__name__,
                 remedy="choose another teacher, or other losses",
             )
+        offered = place.offers(self.model) - OF_CONTEXT
+        lacking = sorted(reads - OF_CONTEXT - offered)
+        if lacking:
+            raise UserError(
+                f"The teacher gives no {', '.join(lacking)} where the student is compared.",
+                expected=f"a loss on {', '.join(sorted(offered))}",
+                found=f"a loss on {', '.join(sorted(reads - OF_CONTEXT))}, and a {type(self.model).__name__}",
+                remedy="choose another loss, or another teacher",
+            )
         self.needs |= {"cls_logits"}
         return place.spec(self.model)
 
-    def at(self, place: Place, answer: DenseOutputs, question: Any) -> RowOutputs:
+    def at(
+        self, place: Place, answer: DenseOutputs, question: Any, classes: Sequence[int] | None = None
+    ) -> RowOutputs:
         """As `Teacher.at`."""
         assert self._device is not None, "a question at a place follows one about the batch"
         with torch.inference_mode(), torch.autocast(self._device.type, enabled=False):
-            rows = place.answer(self.model, answer.inner, question)
+            rows = place.answer(self.model, answer.inner, question, classes)
         return rows.map(lambda part: part.to(torch.float32, copy=True))
 
     def answer(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> DenseOutputs:

@@ -116,28 +116,33 @@ class Teacher(ABC):
             UserError: it does not know one of them.
         """
 
-    def serve(self, place: Place, student: HeadSpec) -> HeadSpec:
+    def serve(self, place: Place, student: HeadSpec, reads: frozenset[Need]) -> HeadSpec:
         """Be ready for questions at a place beside the dense maps.
 
         Args:
             place: where the student is read.
             student: its layout there.
+            reads: what a loss reads there.
 
         Returns:
             The teacher's there.
 
         Raises:
-            UserError: the teacher predicts nothing there.
+            UserError: the teacher predicts nothing there, or not what is read.
         """
         raise self._has_no_layers()
 
-    def at(self, place: Place, answer: DenseOutputs, question: Any) -> RowOutputs:
+    def at(
+        self, place: Place, answer: DenseOutputs, question: Any, classes: Sequence[int] | None = None
+    ) -> RowOutputs:
         """What it says at a place.
 
         Args:
             place: one that it serves.
             answer: what it said of the batch before.
             question: of the student's `Reading`.
+            classes: for each of the student's classes its index among the teacher's; ``None`` if they are
+                the same in the same order.
 
         Returns:
             Rows in float32, without gradient.

@@ -1,0 +1,108 @@
+"""RoI heads of mmdet, of the families of Faster R-CNN and Cascade R-CNN, as they are read and asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmdet.models.losses import SeesawLoss
+from mmdet.models.roi_heads import CascadeRoIHead, SparseRoIHead, StandardRoIHead
+from mmdet.models.roi_heads.multi_instance_roi_head import MultiInstanceRoIHead
+from torch import Tensor, nn
+
+from mmkd.structures import HeadSpec, Levels
+
+
+def no_roi_head(detector: Any) -> str | None:
+    """Why a detector has no box head on sampled regions that is served; ``None`` if it has."""
+    roi_head = getattr(detector, "roi_head", None)
+    if roi_head is None:
+        return "it has no RoI head"
+    name = type(roi_head).__name__
+    if isinstance(roi_head, SparseRoIHead):
+        return f"the regions of its {name} are queries that it learns, and not sampled"
+    if isinstance(roi_head, MultiInstanceRoIHead):
+        return f"its {name} finds several objects in each region"
+    if not isinstance(roi_head, (StandardRoIHead, CascadeRoIHead)):
+        return f"its {name} is none of StandardRoIHead and CascadeRoIHead"
+    if not roi_head.with_bbox:
+        return f"its {name} has no box head"
+    heads = per_stage(roi_head.bbox_head)
+    if not all(getattr(head, "with_cls", True) for head in heads):
+        return "its box head does not classify"
+    loss = heads[-1].loss_cls
+    if getattr(loss, "custom_cls_channels", False) and _channels(heads[-1]) is None:
+        return f"{type(loss).__name__} gives its class channels a meaning of their own"
+    return None
+
+
+def per_stage(module: Any) -> list[Any]:
+    """The modules of a cascade's stages, or the only one."""
+    return list(module) if isinstance(module, nn.ModuleList) else [module]
+
+
+def box_heads(detector: Any) -> list[Any]:
+    """The box heads of a two-stage detector, by stage."""
+    return per_stage(detector.roi_head.bbox_head)
+
+
+def layout(head: Any) -> HeadSpec:
+    """The layout of a box head's `scores`."""
+    channels = _channels(head)
+    assert channels is not None, "`no_roi_head` says so before"
+    return HeadSpec(head.num_classes, channels, channels == head.num_classes, (), ())
+
+
+def _channels(head: Any) -> int | None:
+    """K for sigmoids, K + 1 for a softmax with background; ``None`` if neither."""
+    K: int = head.num_classes
+    loss = head.loss_cls
+    if isinstance(loss, SeesawLoss) or not getattr(loss, "custom_cls_channels", False):
+        return K + 1
+    channels: int = loss.get_cls_channels(K)
+    return channels if channels in (K, K + 1) else None
+
+
+def scores(head: Any, cls_score_NK: Tensor) -> Tensor:
+    """A box head's class logits as they are compared, (N, K) or (N, K + 1) with background last.
+
+    Seesaw loss classifies objects and tells them from background by a softmax each: the logarithms of their
+    products are logits of one.
+    """
+    if not isinstance(head.loss_cls, SeesawLoss):
+        return cls_score_NK
+    classes_NK = cls_score_NK[:, :-2].float().log_softmax(dim=1)
+    object_N2 = cls_score_NK[:, -2:].float().log_softmax(dim=1)
+    return torch.cat([classes_NK + object_N2[:, :1], object_N2[:, 1:]], dim=1)
+
+
+@contextmanager
+def hooked(*handles: Any) -> Iterator[None]:
+    """Remove hooks at the end."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def of_batch(rois_N5: Tensor, images: int) -> Tensor:
+    """Regions with the indices of a teacher's images; a Trident student has each image once per branch."""
+    return torch.cat([rois_N5[:, :1] % images, rois_N5[:, 1:]], dim=1).float()
+
+
+def plain_maps(inner: Levels) -> Levels:
+    """A teacher's features for mmcv's RoIAlign, which misreads channels-last ones without a word."""
+    return tuple(level.float().contiguous() for level in inner)
+
+
+def fused_features(roi_head: Any, x: Levels) -> dict[str, Tensor]:
+    """What HTC and SCNet add to the features of each region."""
+    more = {}
+    if getattr(roi_head, "with_semantic", False):
+        more["semantic_feat"] = roi_head.semantic_head(x)[1].contiguous()  # as `plain_maps`
+    if getattr(roi_head, "with_glbctx", False):
+        more["glbctx_feat"] = roi_head.glbctx_head(x)[1]
+    return more
