@@ -8,10 +8,13 @@ from typing import Any
 from mmkd.doctor.annotations import classes_of
 from mmkd.doctor.findings import Finding, NotExamined, shortened
 from mmkd.doctor.setup import TrainingSetup
-from mmkd.registry import TRANSFORMS, accepted_arguments, class_of, is_kind
+from mmkd.registry import TRANSFORMS, accepted_arguments, class_of, is_kind, package_of
 
 # What a prediction is turned back into an image's coordinates by, and found again by.
 _META_OF_TESTS = ("img_id", "ori_shape", "img_shape", "scale_factor")
+# Of these packages it is known what a transform does to channels.
+_STOCK = ("mmcv", "mmdet", "mmengine", "mmkd")
+_CHANGE_CHANNELS = ("Albu", "RandomGrayscale")
 # Heads that classify something else than the data set's classes, by the name that they have in a model.
 _OTHER_CLASSES = ("rpn_head", "semantic_head", "panoptic_head", "panoptic_fusion_head")
 
@@ -32,15 +35,33 @@ def examine_samples(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) ->
                 f"PackDetInputs.meta_keys lacks {', '.join(lacking)}, which the detector reads",
                 f"add it in {option}",
             )
-    loads = [one for one in transforms if is_transform(one, "LoadImageFromFile")]
+    yield from _channels(setup, what, transforms)
+
+
+def _channels(setup: TrainingSetup, what: str, transforms: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Whether images have as many channels as preprocessor and backbone take, where transforms tell it."""
     model = setup.cfg.get("model") or {}
     preprocessor = model.get("data_preprocessor") or setup.cfg.get("data_preprocessor") or {}
-    backbone = model.get("backbone") or {}
-    if not loads or any(one.get("color_type", "color") not in ("color", "grayscale") for one in loads):
+    mean = preprocessor.get("mean")
+    values = len(mean) if isinstance(mean, (list, tuple)) else 0
+    if values not in (0, 1, 3) and package_of(class_of(preprocessor)) in _STOCK:
+        yield Finding(
+            "error",
+            what,
+            f"data_preprocessor.mean has {values} values; {class_of(preprocessor).__name__} takes 1 or 3",
+            "give mean and std one value each for images of another kind",
+        )
+        return
+    loads = [one for one in transforms if is_transform(one, "LoadImageFromFile")]
+    kinds = [class_of(one, TRANSFORMS) for one in transforms]
+    if (
+        not loads
+        or any(one.get("color_type", "color") not in ("color", "grayscale") for one in loads)
+        or any(package_of(kind) not in _STOCK or kind.__name__ in _CHANGE_CHANNELS for kind in kinds)
+    ):
         return
     channels = 1 if any(one.get("color_type") == "grayscale" for one in loads) else 3
-    mean = preprocessor.get("mean")
-    if isinstance(mean, (list, tuple)) and len(mean) == 3 != channels:
+    if values == 3 != channels:
         yield Finding(
             "error",
             what,
@@ -48,15 +69,19 @@ def examine_samples(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) ->
             "give mean and std one value each, and the backbone in_channels=1; or load colours",
         )
         return
+    backbone = model.get("backbone") or {}
     kind = class_of(backbone)
+    takes_any = "in_channels" in accepted_arguments(kind)[0]
     width = backbone.get("in_channels", _default(kind, "in_channels") or 3)
-    if str(getattr(kind, "__module__", "")).startswith("mmdet.") and width != channels:
+    if package_of(kind) == "mmdet" and width != channels:
         yield Finding(
             "error",
             what,
             f"images are loaded with {channels} channel{'s' * (channels > 1)}, "
             f"and {kind.__name__} takes {width}",
-            f"set model.backbone.in_channels={channels}, or color_type of LoadImageFromFile",
+            f"set model.backbone.in_channels={channels}, or color_type of LoadImageFromFile"
+            if takes_any
+            else "set color_type='color' of LoadImageFromFile, and three values of mean and std",
         )
 
 

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 
 from mmkd.compat import load_config
 from mmkd.doctor.data_and_model import heads_of
+from mmkd.registry import TRANSFORMS
 
 from ..heads.cases import STOCK_CONFIGS
 from .bccd import each, errors
@@ -67,3 +71,22 @@ def test_channels() -> None:
     )
     assert errors(*good) == []
     assert all("3 channels, and ResNet takes 1" in one for one in errors(*good[2:]))
+    fixed = [*good[:2], lambda cfg: cfg.model.update(backbone={"type": "MobileNetV2"})]
+    assert all("MobileNetV2 takes 3" in one and "color_type='color'" in one for one in errors(*fixed))
+    four = {"mean": [114.0] * 4, "std": [57.0] * 4}
+    found = errors(lambda cfg: cfg.model.data_preprocessor.update(four))
+    assert all("mean has 4 values; DetDataPreprocessor takes 1 or 3" in one for one in found)
+
+
+def test_channels_that_a_transform_of_the_user_makes() -> None:
+    """Nothing is claimed of them."""
+
+    @TRANSFORMS.register_module(force=True)
+    class AddsInfrared(BaseTransform):  # type: ignore[misc]
+        def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+            return results
+
+    wide = lambda cfg: cfg.model.backbone.update(in_channels=4)  # noqa: E731
+    adds = each(lambda dataset: dataset.pipeline.insert(1, {"type": "AddsInfrared"}))
+    assert errors(adds, wide) == []
+    assert errors(wide)

@@ -12,7 +12,7 @@ from mmkd.compat import load_config
 from mmkd.errors import UserError
 from mmkd.teachers import FrozenTeacher, facts, frozen
 
-from ..conftest import batch, build, save_teacher, tiny_atss, tiny_teacher
+from ..conftest import batch, build, distilled, save_teacher, tiny_atss, tiny_teacher
 from ..heads.cases import STOCK_CONFIGS, stock
 
 LOGITS: frozenset[Any] = frozenset({"cls_logits"})
@@ -288,12 +288,23 @@ def test_a_teacher_that_brings_a_teacher_of_its_own(name: str) -> None:
 
 
 def test_a_teacher_that_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
     def broken(*_: Any) -> Any:
-        raise RuntimeError("no kernel for this device")
+        tried.append(1)
+        raise RuntimeError("carafe: implementation for device cpu not found.")
 
     monkeypatch.setattr("mmdet.models.necks.FPN.forward", broken)
-    with pytest.raises(UserError, match=r"does not run[\s\S]*no kernel for this device[\s\S]*tools/test.py"):
+    with pytest.raises(UserError, match=r"does not run[\s\S]*device cpu not found[\s\S]*tools/test.py"):
         make(None)
+    assert len(tried) == 1, "no image of another size helps"
+
+
+def test_a_teacher_of_grey_images_that_does_not_run() -> None:
+    """What is wrong with it is told by an image that it takes."""
+    broken = tiny_teacher(backbone__in_channels=1, neck__in_channels=[16, 32, 64, 999])
+    with pytest.raises(UserError, match=r"does not run[\s\S]*999"):
+        build(distilled(tiny_atss(), broken))
 
 
 def test_grey_images(checkpoint: str) -> None:
