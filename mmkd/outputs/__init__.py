@@ -1,6 +1,6 @@
 """What detectors say: features of any of them, and predictions at places beside the dense maps."""
 
-from mmkd.outputs import queries  # noqa: F401  (it registers its place)
+from mmkd.outputs import queries, sparse  # noqa: F401  (they register places and readers)
 from mmkd.outputs.example import example_pixels
 from mmkd.outputs.features import (
     dense_head,

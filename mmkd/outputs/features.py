@@ -57,7 +57,8 @@ def encode(detector: Any, pixels_BCHW: Tensor, image_shapes: Sequence[tuple[int,
         for shape in image_shapes
     ]
     dtype = next(detector.encoder.parameters()).dtype
-    feats = tuple(feat.to(dtype) for feat in feats)
+    # `pre_transformer` views each map as a sequence.
+    feats = tuple(feat.to(dtype).contiguous() for feat in feats)
     encoder_inputs, _ = detector.pre_transformer(feats, samples)
     memory = detector.forward_encoder(**encoder_inputs)
     return memory_levels(memory["memory"], feats), Encoded(feats, samples, memory)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmkd.heads.observe import Observation, observe
+from mmkd.outputs.methods import replaced
 from mmkd.outputs.query_readers import Predictions, QueryReader, as_targets, register_query_reader
 from mmkd.structures import HeadSpec, Levels, RowOutputs
 
@@ -38,21 +39,11 @@ def decode(detector: Any, encoded: Encoded) -> tuple[Tensor, Tensor]:
     Returns:
         Class logits L×B×Q×K and boxes L×B×Q×4, center and size relative to the image, as its head gives them.
     """
-    with _replaced(detector, "forward_encoder", lambda **_: encoded.memory):
+    with replaced(detector, "forward_encoder", lambda **_: encoded.memory):
         logits_LBQK, boxes_LBQ4 = detector.bbox_head(
             **detector.forward_transformer(encoded.feats, encoded.data_samples)
         )
     return logits_LBQK, boxes_LBQ4
-
-
-@contextmanager
-def _replaced(detector: Any, name: str, method: Any) -> Iterator[None]:
-    """Another method for a while."""
-    setattr(detector, name, method)
-    try:
-        yield
-    finally:
-        delattr(detector, name)
 
 
 @register_query_reader(DetectionTransformer)

@@ -14,9 +14,21 @@ from mmkd.outputs.queries import Queries
 from mmkd.structures import RowOutputs
 
 from ..conftest import build, tiny_atss
-from ..detectors.test_kd_detector import batch, distilled
+from ..detectors.test_kd_detector import distilled
 from ..detectors.test_kd_single_stage import train
-from .queries import FAMILIES, LAYERS, QUERIES, SOFTMAX, losses_of, opinionated, tiny, twins
+from .queries import (
+    FAMILIES,
+    LAYERS,
+    QUERIES,
+    SOFTMAX,
+    batch,
+    losses_of,
+    opinionated,
+    parts,
+    tiny,
+    twins,
+    unsettle,
+)
 
 
 def on_logits(family: str, **options: Any) -> dict[str, Any]:
@@ -52,13 +64,11 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(tmp_path: Path, fami
     )
     found = losses_of(model)
     assert all(found[name] < 1e-4 for name in ("last", "objects", "boxes"))
-    with torch.no_grad():
-        for parameter in model.decoder.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+    unsettle(model)
     moved = losses_of(model)
     assert all(moved[name] > 10 * found[name] for name in ("last", "objects", "boxes"))
     sum(moved.values()).backward()
-    for part in (model.decoder, model.encoder, model.bbox_head, model.backbone.layer4):
+    for part in parts(model).values():
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
     assert all(p.grad is None for p in model.teacher.model.parameters())
 
@@ -79,7 +89,7 @@ def test_queries_face_those_that_say_the_same(tmp_path: Path, family: str) -> No
         assert torch.equal(said.image_N[rows[rows >= 0]], torch.full_like(rows[rows >= 0], image))
 
 
-@pytest.mark.parametrize("family", ["DETR", "DINO", "DDQDETR"])
+@pytest.mark.parametrize("family", ["DETR", "DINO", "DDQDETR", "SparseRCNN"])
 def test_objects_are_those_of_the_students_own_matching(tmp_path: Path, family: str) -> None:
     model = twins(tiny(family), tmp_path, cls=on_logits(family))
     data = model.data_preprocessor(batch(), True)
@@ -188,7 +198,7 @@ def test_denoising_changes_nothing(tmp_path: Path) -> None:
         torch.testing.assert_close(value, values[1][name], rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("family", ["DABDETR", "DINO"])
+@pytest.mark.parametrize("family", ["DABDETR", "DINO", "QueryInst"])
 def test_weight_zero_is_the_stock_student_bit_for_bit(tmp_path: Path, family: str) -> None:
     cfg = tiny(family)
     checkpoint = opinionated(tmp_path / "teacher.pth", cfg)
@@ -244,12 +254,13 @@ def test_the_teacher_encodes_a_batch_once(tmp_path: Path) -> None:
 PAIRS = [
     ("DINO", "DeformableDETR"),
     ("DETR", "DeformableDETR"),
-    ("DDQDETR", "DABDETR"),
+    ("DDQDETR", "SparseRCNN"),
+    ("SparseRCNN", "DABDETR"),
 ]
 
 
 @pytest.mark.parametrize(("teacher", "student"), PAIRS)
-def test_teachers_of_another_family(teacher: str, student: str) -> None:
+def test_teachers_of_another_family(tmp_path: Path, teacher: str, student: str) -> None:
     losses = {
         "box": {"type": "BoxIoULoss", "place": "queries"},
         "neck": {"type": "PKDLoss"},
@@ -259,8 +270,9 @@ def test_teachers_of_another_family(teacher: str, student: str) -> None:
         losses = {"box": {"type": "BoxIoULoss", "place": "queries", "region": "foreground"}}
     if {teacher, student} != {"DINO", "DeformableDETR"}:
         losses.pop("neck", None)
-    cfg = distilled(tiny(student), None, distill=losses)
-    cfg.teacher.config.model = tiny(teacher, queries=14)
+    other = tiny(teacher, queries=14)
+    cfg = distilled(tiny(student), opinionated(tmp_path / "teacher.pth", other), distill=losses)
+    cfg.teacher.config.model = other
     model = build(cfg).train()
     found = losses_of(model)
     assert all(value > 0 for value in found.values())
