@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from mmkd.checkpoints.names import hash_in_name
 from mmkd.compat import load_config
 from mmkd.datasets import class_names, common_metainfo
+from mmkd.durable import write_durably
 from mmkd.errors import UserError
 from mmkd.registry import MODELS
 from mmkd.student_config import literal_config, student_config
@@ -68,16 +69,15 @@ def write_deployable(checkpoint: str, out: Path, half: bool, config: str | None 
         weights = {
             key: value.half() if value.is_floating_point() else value for key, value in weights.items()
         }
-    temporary = out.with_suffix(".tmp")
+    buffer = BytesIO()
     torch.save(
-        {"meta": {"dataset_meta": dataset_meta} if dataset_meta else {}, "state_dict": weights}, temporary
+        {"meta": {"dataset_meta": dataset_meta} if dataset_meta else {}, "state_dict": weights}, buffer
     )
-    os.replace(temporary, out)
+    write_durably(out, buffer.getbuffer())
     if text is None:
         beside.unlink(missing_ok=True)  # one of other weights
     else:
-        temporary.write_text(f"{WRITTEN}\n{text}", encoding="utf-8")
-        os.replace(temporary, beside)
+        write_durably(beside, f"{WRITTEN}\n{text}".encode())
         print_log(f"{beside}: the student's config, for stock MMDetection", "current")
     return len(weights)
 

@@ -18,6 +18,7 @@ from mmkd.cli import parsers
 from mmkd.cli.common import run
 from mmkd.cli.pictures import Result, draw_curves, draw_detections
 from mmkd.errors import UserError
+from mmkd.history import logged_rows
 from mmkd.registry import MODELS
 from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
 
@@ -70,11 +71,7 @@ def train(args: argparse.Namespace, name: str, config: str) -> Result:
         _tool("train.py", config, "--work-dir", str(work_dir), options=options)
         recipe.write_text(text, encoding="utf-8")
     last = json.loads(done.read_text(encoding="utf-8"))
-    rows = [
-        json.loads(line)
-        for file in work_dir.glob("*/vis_data/scalars.json")
-        for line in file.open(encoding="utf-8")
-    ]
+    rows = list(logged_rows(work_dir))
     return Result(
         name,
         plain_detector(Config.fromfile(config).model),

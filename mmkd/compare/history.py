@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from mmkd.history import logged_rows
 
 # The report's name → the evaluator's, without its prefix; the first that is there counts.
 METRICS = {
@@ -58,14 +59,9 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
         folder: the work dir.
     """
     rows: dict[tuple[bool, int], dict[str, Any]] = {}
-    for file in sorted(folder.glob("*/vis_data/scalars.json")):
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:  # cut off when the process was killed
-                continue
-            if isinstance(row, dict) and "step" in row:
-                rows[("loss" in row, int(row["step"]))] = row
+    for row in logged_rows(folder):
+        if "step" in row:
+            rows[("loss" in row, int(row["step"]))] = row
     return [rows[key] for key in sorted(rows)]
 
 

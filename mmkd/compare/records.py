@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import mmkd
+from mmkd.durable import write_durably
 from mmkd.errors import UserError
 
 RECORD = "run.json"
@@ -67,9 +68,7 @@ class Record:
 def write_json(path: Path, content: Any) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_durably(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_record(folder: Path, record: Record) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mmkd.errors import UserError
+from mmkd.history import logged_rows
 from mmkd.sweeps.hyperband import Hyperband
 from mmkd.sweeps.processes import end
 from mmkd.sweeps.sweep_file import SweepFile
@@ -251,17 +251,12 @@ def read_history(folder: Path, metric: str) -> list[float]:
         metric: a key of the evaluator, or ``val/<name>`` for any evaluator's ``<name>``.
     """
     values = []
-    for file in sorted(folder.glob("*/vis_data/scalars.json")):
-        for line in file.read_text().splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:  # being written at this moment
-                break
-            if "lr" in row:
-                continue
-            name = metric.removeprefix("val/")
-            found = [v for k, v in row.items() if k == metric or k.rpartition("/")[2] == name]
-            values.append(float(found[0]) if found else 0.0)
+    name = metric.removeprefix("val/")
+    for row in logged_rows(folder):
+        if "lr" in row:
+            continue
+        found = [v for k, v in row.items() if k == metric or k.rpartition("/")[2] == name]
+        values.append(float(found[0]) if found else 0.0)
     return values
 
 
