@@ -3,7 +3,7 @@
 from mmkd.heads import anchors, points, yolo  # noqa: F401  (they register their adapters)
 from mmkd.heads.adapter import ADAPTERS, DenseHeadAdapter, adapter_for, check_head_type, register_adapter
 from mmkd.heads.compatibility import check_heads
-from mmkd.heads.deformable import is_deformable
+from mmkd.heads.deformable import is_deformable, misreads_channels_last
 
 __all__ = [
     "ADAPTERS",
@@ -12,5 +12,6 @@ __all__ = [
     "check_head_type",
     "check_heads",
     "is_deformable",
+    "misreads_channels_last",
     "register_adapter",
 ]

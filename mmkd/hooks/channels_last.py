@@ -7,7 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from mmkd.heads import is_deformable
+from mmkd.heads import misreads_channels_last
 from mmkd.registry import HOOKS
 
 
@@ -16,17 +16,17 @@ class ChannelsLastHook(Hook):
     """Train the detector in torch's channels-last memory format.
 
     It pays in mixed precision, where convolutions need no conversion then; results differ by rounding, and
-    checkpoints load as any. Detectors with deformable convolutions stay as they are, and the log says so.
-    torch's `channels-last tutorial
+    checkpoints load as any. Detectors with layers of mmcv that know torch's default format alone (RoIAlign,
+    deformable convolutions) stay as they are, and the log says so. torch's `channels-last tutorial
     <https://docs.pytorch.org/tutorials/intermediate/memory_format_tutorial.html>`_.
     """
 
     def before_train(self, runner: Runner) -> None:
         """Convert the weights; activations follow them."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if is_deformable(model):
+        if misreads_channels_last(model):
             runner.logger.warning(
-                "ChannelsLastHook: deformable convolutions know one memory format; left as is"
+                "ChannelsLastHook: RoIAlign and deformable convolutions know one memory format; left as is"
             )
             return
         model.to(memory_format=torch.channels_last)

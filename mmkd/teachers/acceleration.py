@@ -145,7 +145,7 @@ def fold_batch_norm(model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> bo
     """Fold each BatchNorm into the convolution before it, by mmcv.
 
     mmcv goes by the order in which layers are declared. What comes out is compared; if it is not the same
-    up to rounding, all is put back.
+    up to rounding, all is put back. Parts of the model that the example does not run stay as they are.
 
     Args:
         model: in eval mode, float32; changed in place.
@@ -156,17 +156,24 @@ def fold_batch_norm(model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> bo
     """
     if not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
         return False
+    ran: set[str] = set()
+    handles = [
+        child.register_forward_hook(lambda *_, name=name: ran.add(name))
+        for name, child in model.named_children()
+    ]
     before = run()
+    for handle in handles:
+        handle.remove()
     children = {name: copy.deepcopy(child) for name, child in model.named_children()}
     try:
         fuse_conv_bn(model)
-        if all(_alike(a, b) for a, b in zip(run(), before, strict=True)):
-            return True
+        folded = all(_alike(a, b) for a, b in zip(run(), before, strict=True))
     except RuntimeError:  # layers that are no pair, as in the neck of NAS-FCOS
-        pass
+        folded = False
     for name, child in children.items():
-        setattr(model, name, child)
-    return False
+        if not folded or name not in ran:
+            setattr(model, name, child)
+    return folded
 
 
 def _alike(found: Tensor, wanted: Tensor) -> bool:

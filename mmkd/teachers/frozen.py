@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from mmkd.errors import UserError
-from mmkd.heads import adapter_for, is_deformable
+from mmkd.heads import adapter_for, is_deformable, misreads_channels_last
 from mmkd.heads.towers import record_towers, substituted, with_towers
 from mmkd.outputs import Place, dense_head, encode, example_pixels
 from mmkd.outputs.features import layout_of_features
@@ -95,7 +95,11 @@ class FrozenTeacher(Teacher):
         # mmcv's folded layers are new ones.
         self.model.requires_grad_(False)
         self.model.eval()
-        self._layout = torch.contiguous_format if self.deformable else torch.channels_last
+        # The regions of a RoI head are cut out of copies in the default format.
+        bound = any(
+            misreads_channels_last(x) for name, x in self.model.named_children() if name != "roi_head"
+        )
+        self._layout = torch.contiguous_format if bound else torch.channels_last
         self.model.to(memory_format=self._layout)
         self._device: torch.device | None = None  # that it is made ready for
         self._dtype = torch.float32

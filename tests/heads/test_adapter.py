@@ -10,7 +10,7 @@ from mmdet.models.task_modules import AnchorGenerator, DeltaXYWHBBoxCoder
 from torch import Tensor
 
 from mmkd.errors import UserError
-from mmkd.heads import ADAPTERS, DenseHeadAdapter, adapter_for, is_deformable, register_adapter
+from mmkd.heads import ADAPTERS, DenseHeadAdapter, adapter_for, register_adapter
 from mmkd.heads.anchors import stable_logit
 from mmkd.heads.labels import classes_of, image_by_image
 from mmkd.registry import MODELS
@@ -190,12 +190,6 @@ def test_register_adapter_for_a_head_of_ones_own() -> None:
         assert not isinstance(adapter_for(ATSSHead.__new__(ATSSHead)), OwnAdapter)
     finally:
         del ADAPTERS[OwnHead]
-
-
-def test_deformable_convolutions_are_found() -> None:
-    assert is_deformable(build(stock("vfnet/vfnet_r50_fpn_1x_coco.py")))
-    assert is_deformable(build(stock("tood/tood_r50_fpn_1x_coco.py")))
-    assert not is_deformable(build(tiny_atss()))
 
 
 def test_mmdet_scope_is_reachable_from_ours() -> None:

@@ -34,10 +34,10 @@ def test_trains_the_same_up_to_rounding_in_the_other_format(tmp_path: Path) -> N
     assert all(layer.weight.is_contiguous() for layer in convolutions(student))
 
 
-def test_deformable_convolutions_are_left_as_they_are(
+def test_layers_that_know_one_format_are_left_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmkd.hooks.channels_last.is_deformable", lambda _: True)
+    monkeypatch.setattr("mmkd.hooks.channels_last.misreads_channels_last", lambda _: True)
     warned: list[str] = []
     runner = kd_runner(tmp_path / "run", build(tiny_atss()), ChannelsLastHook(), epochs=1)
     monkeypatch.setattr(runner.logger, "warning", warned.append)

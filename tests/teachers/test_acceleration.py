@@ -85,6 +85,27 @@ def test_folding_keeps_the_outputs(kind: type[nn.Module], folds: bool) -> None:
     assert len(norms) == (0 if folds else 1)
 
 
+class WithUnread(nn.Module):
+    """A part that folds wrongly and is not run by the example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run, self.unread = InOrder(), OutOfOrder()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+
+def test_what_the_example_does_not_run_is_not_folded() -> None:
+    model, run = prepared(WithUnread())
+    image = torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        before = model.unread(image)
+        assert fold_batch_norm(model, run)
+        assert torch.equal(model.unread(image), before)
+    assert [name for name, x in model.named_modules() if isinstance(x, nn.BatchNorm2d)] == ["unread.norm"]
+
+
 def test_layers_that_cannot_be_folded_stay() -> None:
     """mmcv goes by the order of declaration; here the widths differ."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6)))
