@@ -167,7 +167,7 @@ def fold_batch_norm(model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> bo
     children = {name: copy.deepcopy(child) for name, child in model.named_children()}
     try:
         fuse_conv_bn(model)
-        folded = all(_alike(a, b) for a, b in zip(run(), before, strict=True))
+        folded = alike(run(), before, _TOLERANCE)
     except RuntimeError:  # layers that are no pair, as in the neck of NAS-FCOS
         folded = False
     for name, child in children.items():
@@ -176,7 +176,7 @@ def fold_batch_norm(model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> bo
     return folded
 
 
-def _alike(found: Tensor, wanted: Tensor) -> bool:
-    if not wanted.numel():
-        return True
-    return bool((found - wanted).abs().max() <= _TOLERANCE * wanted.abs().max().clamp(min=1))
+def alike(found: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float) -> bool:
+    """Whether each tensor differs from the other by no more than a part of the largest value, or of 1."""
+    pairs = [(a.nan_to_num(), b.nan_to_num()) for a, b in zip(found, wanted, strict=True) if b.numel()]
+    return all((a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1) for a, b in pairs)

@@ -68,6 +68,7 @@ class EMATeacher(FrozenTeacher):
         self.asked_at_places = False
         self.model = copy.deepcopy(_Plain(student)).requires_grad_(False)
         self.model.eval()
+        self._as_built = None
         self.adapter = adapter_for(self.model.bbox_head)
         self.spec = self.adapter.spec(self.model.bbox_head)
         self.pixels = Renormalizer(student.data_preprocessor, student.data_preprocessor)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +20,7 @@ from mmkd.outputs import Place, dense_head, encode, example_pixels
 from mmkd.outputs.features import layout_of_features
 from mmkd.structures import OF_CONTEXT, DenseOutputs, HeadSpec, Levels, Need, RowOutputs
 from mmkd.teachers.acceleration import (
+    alike,
     check_precision,
     check_switch,
     choose_dtype,
@@ -40,6 +43,8 @@ from mmkd.teachers.stream import OwnStream
 _NOT_COMPUTED: frozenset[Need] = OF_CONTEXT | {"boxes", "towers", "places"}
 
 
+# Other layouts and orders of float32 sums, on a GPU in TF32, differ less; a wrong fold differs far more.
+_ALIKE = 1e-2
 Shapes = Sequence[tuple[int, ...]]
 
 
@@ -85,6 +90,8 @@ class FrozenTeacher(Teacher):
         self.of_classes = not hasattr(self.model, "rpn_head")  # an RPN says only that there is an object
         self.deformable, self.windows = is_deformable(self.model), has_shifted_windows(self.model)
         self._run: Callable[[Tensor, Any], tuple[Any, Any, Any]] = self._forward
+        # Until a real image has shown that what follows changes nothing.
+        self._as_built: Any = copy.deepcopy(self.model)
         skipped: list[str] = []
         if not {"layers", "places"} & needs:
             skipped = self._skip_unread() if self.reads_head else leave_out_heads(self.model)
@@ -199,6 +206,8 @@ class FrozenTeacher(Teacher):
         Returns:
             What was asked for, in float32 and without gradient.
         """
+        if self._as_built is not None and self._device is None:
+            self._confirm(inputs_BCHW[:1], image_shapes[:1])
         self._make_ready(inputs_BCHW.device)
         with torch.inference_mode(), torch.autocast(inputs_BCHW.device.type, enabled=False):
             pixels_BCHW = self.pixels(inputs_BCHW.float(), image_shapes).to(self._dtype)
@@ -269,6 +278,35 @@ class FrozenTeacher(Teacher):
                 "current",
             )
             return outputs
+
+    @torch.no_grad()
+    def _confirm(self, inputs_BCHW: Tensor, image_shapes: Shapes) -> None:
+        """Ask about a real image both ways, in float32; if the answers differ, go on as it was built.
+
+        What is left out, folded and laid out was tried with an example image of another size.
+        """
+        cheap, as_built, self._as_built = self.model, self._as_built, None
+        device = inputs_BCHW.device
+        with torch.autocast(device.type, enabled=False):
+            pixels_BCHW = self.pixels(inputs_BCHW.float(), image_shapes)
+            self.model = as_built.to(device)
+            wanted = self._outputs(pixels_BCHW, image_shapes).levels()
+            self.model = cheap.to(device)
+            try:
+                found = self._in_layout(pixels_BCHW, image_shapes).levels()
+                why = "" if alike(found, wanted, _ALIKE) else "its answer to the first image was another"
+            except Exception as error:  # mmcv's and mmdet's layers fail in ways of their own
+                why = f"it failed on the first image: {type(error).__name__}: {error}".splitlines()[0]
+        if not why:
+            return
+        self.model, self._layout = as_built, torch.contiguous_format
+        self.facts = {**self.facts, "left_out": [], "batch_norm_folded": False}
+        print_log(
+            f"the teacher computes all of its layers, as they were built. Without those that no loss reads, "
+            f"with BatchNorm folded, {why}",
+            "current",
+            logging.WARNING,
+        )
 
     def _outputs(self, pixels_BCHW: Tensor, image_shapes: Shapes) -> DenseOutputs:
         if self.gives_towers:
