@@ -1,0 +1,17 @@
+# An RTMDet of half the teacher's width, trained alone for 5 epochs.
+_base_ = [
+    '../_base_/models/rtmdet_narrow.py',
+    '../_base_/datasets/bccd_detection.py',
+    '../_base_/schedules/adamw_5e.py',
+    'mmdet::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['mmkd'])
+
+model = dict(
+    backbone=dict(widen_factor=0.125), neck=dict(in_channels=[32, 64, 128]))
+
+train_dataloader = dict(batch_size=4)
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(max_keep_ckpts=1, save_best='coco/bbox_mAP'))
+custom_hooks = [dict(type='MetricsFileHook')]

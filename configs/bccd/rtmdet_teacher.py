@@ -1,0 +1,24 @@
+# A narrow RTMDet, from scratch, 40 epochs: the teacher of kd_rtmdet.py.
+_base_ = [
+    '../_base_/models/rtmdet_narrow.py',
+    '../_base_/datasets/bccd_detection.py',
+    '../_base_/schedules/adamw_5e.py',
+    'mmdet::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['mmkd'])
+
+train_cfg = dict(max_epochs=40, val_interval=5)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(
+        type='CosineAnnealingLR',
+        by_epoch=True,
+        begin=0,
+        end=40,
+        T_max=40,
+        convert_to_iter_based=True)
+]
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(interval=5, max_keep_ckpts=1, save_best='coco/bbox_mAP'))
+custom_hooks = [dict(type='MetricsFileHook')]
