@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import io
 import logging
 import re
@@ -200,7 +201,9 @@ def row_of(folder: str) -> Row:
     try:
         model = small(Config.fromfile(path).model)
     except Exception as error:
-        return Row(folder, path.stem, f"fails: {error}", "")
+        why = f"fails: {str(error).splitlines()[0]}"
+        return Row(folder, path.stem, why, why)
+    gc.collect()  # models are in cycles, and some are large
     return Row(folder, path.stem, attempt(model, FEATURES), attempt(model, OUTPUTS))
 
 
