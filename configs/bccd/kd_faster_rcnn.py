@@ -1,0 +1,14 @@
+# The narrow Faster R-CNN, distilled: its own regions through the teacher's box head, class logits of its RPN, features.
+_base_ = ['./faster_rcnn_student.py']
+
+model = dict(
+    type='KDDetector',
+    student='FasterRCNN',
+    teacher=dict(
+        config='mmkd::bccd/faster_rcnn_teacher.py',
+        checkpoint='work_dirs/faster_rcnn_teacher/epoch_40.pth'),
+    inherit=['neck', 'rpn_head', 'roi_head'],
+    distill=dict(
+        cls=dict(type='DistillationLoss', activation='softmax', region='all'),
+        box=dict(type='BoxIoULoss'),
+        neck=dict(type='PKDLoss', loss_weight=0.3)))
