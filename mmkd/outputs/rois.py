@@ -12,7 +12,7 @@ from mmdet.models.roi_heads import CascadeRoIHead
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor, nn
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 from mmkd.heads.calls import Calls
 from mmkd.outputs.place import Place, Reading, check_classes, register_place
 from mmkd.outputs.roi_heads import (
@@ -255,7 +255,7 @@ def last_call(seen: Watched, head: Any, feats: Levels) -> _Call:
     given = [args for args in seen.scorings if len(args[0]) == len(rois_N5)]
     labels_N, weight_N = given[-1][1:3] if given else (rois_N5.new_zeros(0).long(), None)
     if labels_N.shape != rois_N5.shape[:1] or labels_N.is_floating_point():
-        raise user_error(
+        raise UserError(
             f"{type(head).__name__} does not tell which class it assigned to each region.",
             expected=f"{len(rois_N5)} class indices as the second argument of its loss_cls",
             found=f"{labels_N.dtype} of shape {tuple(labels_N.shape)}",
