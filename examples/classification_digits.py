@@ -49,7 +49,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
 
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 from mmkd.functional import cosine_distance, feature_mse, kl_divergence
 
 CLASSES = 10
@@ -126,7 +126,7 @@ def load_digits() -> tuple[Data, Data]:
     try:
         from sklearn.datasets import load_digits as load
     except ImportError:
-        raise user_error(
+        raise UserError(
             "The digits come with scikit-learn, which is not installed.",
             expected="scikit-learn",
             found="no module sklearn",

@@ -10,7 +10,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 from mmkd.heads import adapter_for
 from mmkd.heads.observe import Observation, observe
 from mmkd.structures import DenseOutputs, Need
@@ -23,7 +23,7 @@ def check_loss(head: Any) -> None:
     try:
         inspect.signature(head.loss).bind((), [])
     except TypeError as error:
-        raise user_error(
+        raise UserError(
             f"The student's head {type(head).__name__} needs a teacher of its own for its loss.",
             expected="a head whose loss takes features and data samples",
             found=f"{type(head).__name__}.loss{inspect.signature(head.loss)}",
@@ -60,7 +60,7 @@ def scored_priors(head: Any, seen: Observation, student: DenseOutputs) -> torch.
 def check_quality(head: Any) -> None:
     """Raise `UserError` if a head has no centerness targets."""
     if not isinstance(getattr(head, "loss_centerness", None), torch.nn.Module):
-        raise user_error(
+        raise UserError(
             f"{type(head).__name__} has no centerness targets.",
             expected="a head with a loss_centerness (FCOSHead, ATSSHead, …) for normalizer='centerness'",
             found=type(head).__name__,

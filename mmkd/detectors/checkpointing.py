@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def watch_checkpointed(model: nn.Module) -> Iterator[None]:
 def _check(name: str, _: nn.Module, __: Any, output: Any) -> None:
     if any(tensor.requires_grad for tensor in _tensors(output)):
         return
-    raise user_error(
+    raise UserError(
         f"{name} would not be trained: its forward pass gives its weights no gradient.",
         expected="activation checkpointing of layers whose input is a tensor with a gradient",
         found=f"{name}, which is given images, a list of feature maps, or the output of frozen layers",

@@ -11,7 +11,7 @@ from mmengine.dist import all_reduce
 from mmengine.logging import MessageHub, print_log
 from torch import Tensor, nn
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 
 # A forward pass overflows now and then in float16; this many in a row are no accident.
 TOLERATED = 5
@@ -83,7 +83,7 @@ class FiniteCheck:
             self._put_back()
             return
         often = f"for the {self._in_a_row}th step in a row: " if self.scaled else ""
-        raise user_error(
+        raise UserError(
             f"Training stopped: {first} is not finite at iteration {iteration}.",
             expected="finite losses",
             found=often + ", ".join(f"{key} {value:.4g}" for key, value in terms.items()),

@@ -16,7 +16,7 @@ import torch
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from torch import Tensor
 
-from mmkd.errors import type_of, user_error
+from mmkd.errors import UserError, type_of
 from mmkd.heads.labels import classes_of, image_by_image
 from mmkd.heads.refusals import NOT_SERVED, no_foreground, unsupported
 from mmkd.registry import MODELS, class_of
@@ -274,7 +274,7 @@ def check_head_type(model: Mapping[str, Any], whose: str) -> None:
             and issubclass(entry, BaseDenseHead)
             and not any(cls.__name__ in NOT_SERVED for cls in entry.__mro__)
         )
-        raise user_error(
+        raise UserError(
             f"The {whose}'s head is not registered.",
             expected=f"bbox_head.type, one of: {', '.join(valid)}",
             found=type_of(head),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 from mmkd.structures import HeadSpec, Need
 
 EVERYTHING: frozenset[Need] = frozenset({"feats", "cls_logits", "bbox_pred", "boxes", "extra"})
@@ -22,7 +22,7 @@ def check_heads(student: HeadSpec, teacher: HeadSpec, needs: frozenset[Need] = E
         UserError: classes, levels, strides or base priors differ.
     """
     if "cls_logits" in needs and _layout(student) != _layout(teacher):
-        raise user_error(
+        raise UserError(
             "Teacher and student have different classes.",
             expected=_classes(student) + " (the student's)",
             found=_classes(teacher) + " (the teacher's)",
@@ -37,7 +37,7 @@ def check_heads(student: HeadSpec, teacher: HeadSpec, needs: frozenset[Need] = E
         compared.append(("base priors per level", student.num_base_priors, teacher.num_base_priors))
     for what, of_student, of_teacher in compared:
         if of_student != of_teacher:
-            raise user_error(
+            raise UserError(
                 f"Teacher and student differ in {what}, so their "
                 f"{'maps' if what in ('levels', 'strides') else 'priors'} cannot be compared one by one.",
                 expected=f"{of_student} (the student's)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 
 # Heads that have the form of dense heads, or a place like theirs, but no class scores and box per prior.
 NOT_SERVED = {
@@ -21,7 +21,7 @@ NOT_SERVED = {
 
 def no_foreground(head: Any, why: str) -> Exception:
     """The error of a head that does not tell the assigned classes."""
-    return user_error(
+    return UserError(
         f"{type(head).__name__} does not tell which priors are foreground: {why}.",
         expected="a head that passes one class index per prior to its loss_cls, in the order of its outputs",
         found=type(head).__name__,
@@ -32,7 +32,7 @@ def no_foreground(head: Any, why: str) -> Exception:
 
 def unsupported(head: Any, why: str) -> Exception:
     """The error of a head that no adapter serves."""
-    return user_error(
+    return UserError(
         f"{type(head).__name__} cannot be distilled: {why}.",
         expected="a dense head with a prior generator, whose forward gives (cls_scores, bbox_preds, …) "
         "per level, as logits",

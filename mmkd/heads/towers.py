@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmkd.errors import user_error
+from mmkd.errors import UserError
 from mmkd.heads.calls import Calls
 from mmkd.structures import DenseOutputs, Levels
 
@@ -36,7 +36,7 @@ def check_towers(head: nn.Module, layer: int, whose: str) -> None:
         # SSD has one layer per level there, and says that it stacks none.
         depth = min(depth, getattr(head, "stacked_convs", depth))
         if depth < layer:
-            raise user_error(
+            raise UserError(
                 f"The {whose}'s head cannot be crossed after layer {layer}.",
                 expected=f"cls_convs and reg_convs with at least {layer} layers, shared by all levels",
                 found=f"{type(head).__name__} with {name} of {depth}" if depth else f"{type(head).__name__}",

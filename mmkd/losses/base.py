@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmkd.errors import UserError, check_arguments, user_error
+from mmkd.errors import UserError, check_arguments
 from mmkd.functional.checks import check_choice, check_not_negative
 from mmkd.registry import MODELS, class_of
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
@@ -97,7 +97,7 @@ def build_losses(losses: Mapping[str, Any], path: str) -> nn.ModuleDict:
     """
     example = f"{path}=dict(cls=dict(type='DistillationLoss'))"
     if not isinstance(losses, Mapping) or not losses:
-        raise user_error(
+        raise UserError(
             f"`{path}` names no loss.",
             expected=f"at least one, like {example}",
             found=repr(losses),
@@ -105,7 +105,7 @@ def build_losses(losses: Mapping[str, Any], path: str) -> nn.ModuleDict:
         )
     for name, cfg in losses.items():
         if not isinstance(name, str) or not name.isidentifier() or hasattr(nn.ModuleDict, name):
-            raise user_error(
+            raise UserError(
                 f"{path} has a loss whose name cannot be one.",
                 expected=f"letters, digits and _, as in {example}",
                 found=repr(name),
@@ -113,7 +113,7 @@ def build_losses(losses: Mapping[str, Any], path: str) -> nn.ModuleDict:
             )
         loss = class_of(cfg)
         if not (isinstance(cfg, Mapping) and isinstance(loss, type) and issubclass(loss, DistillLoss)):
-            raise user_error(
+            raise UserError(
                 f"{path}.{name} is no distillation loss.",
                 expected=f"type, one of: {', '.join(registered_losses())}",
                 found=repr(cfg.get("type") if isinstance(cfg, Mapping) else cfg),

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkd.errors import UserError, user_error
+from mmkd.errors import UserError
 from mmkd.functional.crossed import match_statistics
 from mmkd.losses.base import DistillLoss, build_losses
 from mmkd.registry import MODELS
@@ -63,7 +63,7 @@ class CrossKDLoss(DistillLoss):
         inner = frozenset(need for term in self.terms.values() for need in term.asks)
         wrong = inner & {"feats", "towers", "layers"}
         if wrong:
-            raise user_error(
+            raise UserError(
                 "CrossKDLoss compares outputs of heads.",
                 expected="losses on class logits, boxes or further outputs",
                 found=f"a loss that needs {', '.join(sorted(wrong))}",
@@ -107,7 +107,7 @@ class CrossKDLoss(DistillLoss):
 
     def _aligned(self, student: Levels, teacher: Levels) -> Levels:
         if student[0].shape[1] != teacher[0].shape[1]:
-            raise user_error(
+            raise UserError(
                 "The towers of the two heads differ in width, so the features cannot be crossed.",
                 expected=f"bbox_head.feat_channels={teacher[0].shape[1]} (the teacher's)",
                 found=f"{student[0].shape[1]} (the student's)",
