@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmkd.errors import UserError, check_arguments
@@ -74,6 +76,17 @@ def naming(loss: DistillLoss) -> Iterator[None]:
         yield
     except ValueError as error:
         raise UserError(f"{type(loss).__name__}: {error}") from None
+
+
+def warn_of_sigmoids(loss: DistillLoss, activation: str, student: HeadSpec) -> None:
+    """Say in the log that a loss takes the logits of a softmax for one question per class."""
+    if activation == "sigmoid" and not student.use_sigmoid:
+        print_log(
+            f"{type(loss).__name__}: activation='sigmoid' on a head whose class scores are a softmax with "
+            "background; activation='softmax' compares what it is trained with",
+            "current",
+            logging.WARNING,
+        )
 
 
 def registered_losses() -> list[str]:

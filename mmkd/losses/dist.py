@@ -10,7 +10,7 @@ from torch import Tensor
 from mmkd.functional.checks import check_choice, check_factors
 from mmkd.functional.kl import Activation, check_kl_options, check_softmax_classes
 from mmkd.functional.relations import relation_distances
-from mmkd.losses.base import naming
+from mmkd.losses.base import naming, warn_of_sigmoids
 from mmkd.losses.row_base import Normalizer, Region, RowLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
@@ -87,6 +87,7 @@ class DISTLoss(RowLoss):
             check_softmax_classes(self.activation, classes)
             if self.gamma == 0 and classes < (3 if self.activation == "softmax" else 2):
                 raise ValueError(f"the relation between {classes} class(es) has no gradient; set gamma > 0")
+        warn_of_sigmoids(self, self.activation, student)
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
         """The weighted loss of a batch, a float32 scalar.

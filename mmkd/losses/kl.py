@@ -14,7 +14,7 @@ from mmkd.functional.kl import (
     check_softmax_classes,
     kl_divergence,
 )
-from mmkd.losses.base import naming
+from mmkd.losses.base import naming, warn_of_sigmoids
 from mmkd.losses.row_base import Normalizer, Region, RowLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
@@ -89,6 +89,7 @@ class DistillationLoss(RowLoss):
         """Refuse a softmax over one class channel and z-scores over two."""
         with naming(self):
             check_softmax_classes(self.activation, student.cls_channels, self.standardize)
+        warn_of_sigmoids(self, self.activation, student)
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
         """The weighted loss of a batch, a float32 scalar.

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
 
 from mmkd.errors import UserError
+from mmkd.losses.row_base import Normalizer, Region
 from mmkd.outputs import PLACES
 
 from ..conftest import build, only_soak
@@ -273,38 +274,52 @@ def test_the_teacher_answers_once_for_all_losses(tmp_path: Path) -> None:
     assert len(calls) == 4
 
 
-ROW_LOSSES = {
-    "kl_sigmoid": {"type": "DistillationLoss"},
-    "kl_softmax": CLS,
-    "kl_teacher": {
-        "type": "DistillationLoss",
-        "activation": "softmax",
-        "region": "teacher",
-        "temperature": 2.0,
-    },
-    "kl_scored": {"type": "DistillationLoss", "activation": "softmax", "region": "all", "valid": "loss"},
-    "kl_padded": {"type": "DistillationLoss", "activation": "softmax", "region": "all", "valid": "pad"},
-    "kl_z": {"type": "DistillationLoss", "activation": "softmax", "standardize": True},
-    "dkd": {"type": "DKDLoss"},
-    "box": {"type": "BoxIoULoss"},
-    "box_object": {"type": "BoxIoULoss", "region": "foreground", "overlap": "iou"},
-    "box_differs": {"type": "BoxIoULoss", "region": "disagreement"},
-}
+def row_losses() -> dict[str, Any]:
+    """Each loss on rows that fits a softmax head, in each region and with each divisor."""
+    losses: dict[str, Any] = {
+        "kl": CLS,
+        "scored": {**CLS, "valid": "loss"},
+        "padded": {**CLS, "valid": "pad"},
+        "sigmoid": {"type": "DistillationLoss"},
+        "z_scores": {**CLS, "standardize": True},
+        "batch_relation": {"type": "DISTLoss", "activation": "softmax", "relation": "batch"},
+        "levels": {**BOX, "every_level": False, "overlap": "diou"},
+    }
+    kinds = {"DistillationLoss": {"activation": "softmax"}, "DISTLoss": {"activation": "softmax"}}
+    for kind in ("DistillationLoss", "DISTLoss", "DKDLoss", "BoxIoULoss"):
+        for region in get_args(Region):
+            losses[f"{kind}_{region}"] = {"type": kind, "region": region, **kinds.get(kind, {})}
+        for normalizer in set(get_args(Normalizer)) - {"centerness"}:
+            losses[f"{kind}_by_{normalizer}"] = {
+                "type": kind,
+                "normalizer": normalizer,
+                **kinds.get(kind, {}),
+            }
+    return losses
 
 
 @pytest.mark.parametrize("images", [2, 1])
 def test_losses_on_rows(tmp_path: Path, images: int) -> None:
-    model = pair(tmp_path, small(FASTER), small(FASTER), ROW_LOSSES)
+    losses = row_losses()
+    model = pair(tmp_path, small(FASTER), small(FASTER), losses)
     found = losses_of(model, batch(images))
-    for name in ROW_LOSSES:
+    weight = model.roi_head.bbox_head.shared_fcs[0].weight
+    for name in losses:
         value = found[f"loss_kd_{name}"]
         assert torch.isfinite(value)
         assert value > 0, name
-        value.backward(retain_graph=True)
-        assert model.roi_head.bbox_head.shared_fcs[0].weight.grad.abs().sum() > 0
-        model.zero_grad()
-    torch.testing.assert_close(found["loss_kd_kl_scored"], found["loss_kd_kl_softmax"])
-    torch.testing.assert_close(found["loss_kd_kl_padded"], found["loss_kd_kl_softmax"])
+        (grad,) = torch.autograd.grad(value, weight, retain_graph=True)
+        assert grad.abs().sum() > 0, name
+    torch.testing.assert_close(found["loss_kd_scored"], found["loss_kd_kl"])
+    torch.testing.assert_close(found["loss_kd_padded"], found["loss_kd_kl"])
+
+
+def test_sigmoids_on_a_softmax_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("mmkd.losses.base.print_log", lambda message, *_: said.append(message))
+    losses = {"kl": {"type": "DistillationLoss"}, "dist": {"type": "DISTLoss"}, "softmax": CLS}
+    pair(tmp_path, small(FASTER), small(FASTER), losses)
+    assert [message.split(":")[0] for message in said] == ["DistillationLoss", "DISTLoss"]
 
 
 @pytest.mark.parametrize("name", [FASTER, CASCADE, CASCADE_MASK])
