@@ -13,7 +13,7 @@ from mmdet.models.dense_heads import GFLHead
 
 from mmkd.detectors.kinds import check_student
 from mmkd.errors import UserError
-from mmkd.heads import adapter_for
+from mmkd.heads import adapter_for, levels_by_stride
 from mmkd.outputs import example_pixels, has_dense_head, student_layout
 from mmkd.registry import MODELS, class_of
 from mmkd.teachers import build_detector, plain_detector, teacher_model_and_checkpoint
@@ -116,16 +116,9 @@ def _build(student: Mapping[str, Any], teacher: Mapping[str, Any], losses: Mappi
 @torch.no_grad()
 def _levels(own: Any, theirs: Any) -> dict[str, Any]:
     """``levels`` for a teacher whose maps begin at another stride, as those of two-stage detectors."""
-    if has_dense_head(theirs):
-        return {}
-    strides = [max(stride) for stride in student_layout(own).strides]
-    given = [max(stride) for stride in student_layout(theirs).strides]
-    levels: list[int] = []
-    for stride in strides:
-        if stride not in given:
-            break
-        levels.append(given.index(stride))
-    return {"levels": levels} if levels and given != strides else {}
+    student, teacher = student_layout(own), student_layout(theirs)
+    levels = levels_by_stride(student, teacher)
+    return {"levels": levels} if levels and student.strides != teacher.strides else {}
 
 
 def _shares(own: Any, theirs: Any, part: str) -> bool:

@@ -42,14 +42,32 @@ def check_heads(student: HeadSpec, teacher: HeadSpec, needs: frozenset[Need] = E
                 f"{'maps' if what in ('levels', 'strides') else 'priors'} cannot be compared one by one.",
                 expected=f"{of_student} (the student's)",
                 found=f"{of_teacher} (the teacher's)",
-                remedy="give the student the teacher's neck outputs and prior generator, or another teacher"
-                + (
-                    ", or say which of its levels count by teacher.levels"
-                    if not what.startswith("base")
-                    else ""
-                )
-                + ("; losses on features alone need no equal priors" if what.startswith("base") else ""),
+                remedy=_remedy(student, teacher, needs, what),
             )
+
+
+def levels_by_stride(student: HeadSpec, teacher: HeadSpec) -> list[int | None]:
+    """``teacher.levels`` for features: each of the student's levels faces the teacher's of its stride.
+
+    Returns:
+        The index of the teacher's level, ``None`` where it has none of that stride; up to the last it has.
+    """
+    found = [
+        teacher.strides.index(stride) if stride in teacher.strides else None for stride in student.strides
+    ]
+    while found and found[-1] is None:
+        found.pop()
+    return found
+
+
+def _remedy(student: HeadSpec, teacher: HeadSpec, needs: frozenset[Need], what: str) -> str:
+    levels = levels_by_stride(student, teacher)
+    if not needs & _PER_PRIOR and levels:
+        return f"set teacher.levels={levels}, the levels of equal strides, or take another teacher"
+    general = "give the student the teacher's neck outputs and prior generator, or another teacher"
+    if what.startswith("base"):
+        return f"{general}; losses on features alone need no equal priors"
+    return f"{general}, or say which of its levels count by teacher.levels"
 
 
 def _layout(spec: HeadSpec) -> tuple[int, int]:

@@ -22,8 +22,8 @@ class FittedTeacher(TeacherAround):
 
     Args:
         inner: the teacher.
-        entry: ``levels``, for each level of the student the index of the teacher's; ``class_map``, from a
-            name of the student's to the teacher's name for it.
+        entry: ``levels``, for each level of the student the index of the teacher's, ``None`` where it has no
+            such; ``class_map``, from a name of the student's to the teacher's name for it.
         needs: the parts of `DenseOutputs` that the losses read.
         student: the student; its layout is compared with the teacher's.
 
@@ -40,6 +40,7 @@ class FittedTeacher(TeacherAround):
         self.class_index: list[int] | None = None
         self._features_alone = not inner.needs - {"feats"}
         own, whole = student_layout(student) if self._features_alone else dense_layout(student), inner.spec
+        self._taught = None if self.levels is None else [x for x in self.levels if x is not None]
         if self.levels is not None:
             self._check_within(self.levels, len(own.strides), len(whole.strides), needs)
         own = self.compared_levels(own)
@@ -50,13 +51,15 @@ class FittedTeacher(TeacherAround):
         if inner.needs:
             check_heads(own, self.spec, inner.needs)
 
-    def _check_within(self, levels: Sequence[int], own: int, whole: int, needs: frozenset[Need]) -> None:
+    def _check_within(
+        self, levels: Sequence[int | None], own: int, whole: int, needs: frozenset[Need]
+    ) -> None:
         if self._features_alone and len(levels) > own:
             raise UserError(
                 f"teacher.levels must name at most {own} levels, as the student has no more, "
                 f"found {list(levels)}"
             )
-        if not all(0 <= level < whole for level in levels):
+        if not all(level is None or 0 <= level < whole for level in levels):
             raise UserError(
                 f"teacher.levels must be within the teacher's 0 to {whole - 1}, found {list(levels)}"
             )
@@ -66,17 +69,18 @@ class FittedTeacher(TeacherAround):
     @property
     def spec(self) -> HeadSpec:
         """The layout of the teacher's outputs: levels and classes as the student's."""
-        spec = self.inner.spec if self.levels is None else self.inner.spec.select_levels(self.levels)
+        spec = self.inner.spec if self._taught is None else self.inner.spec.select_levels(self._taught)
         return spec.select_classes(self._num_classes) if self.inner.of_classes else spec
 
     def compared_levels(self, student: Selectable) -> Selectable:
         """The student's layout or outputs in the levels that are compared.
 
-        All, but with ``levels`` and losses on features alone as many of its first as the list is long.
+        All, but with ``levels`` and losses on features alone as many of its first as the list is long,
+        without those that face none.
         """
         if self.levels is None or not self._features_alone:
             return student
-        return student.select_levels(range(len(self.levels)))
+        return student.select_levels([own for own, taught in enumerate(self.levels) if taught is not None])
 
     def ask(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> Callable[[], DenseOutputs]:
         """As `Teacher.ask`."""
@@ -111,8 +115,8 @@ class FittedTeacher(TeacherAround):
         return self.inner.at(place, answer, question, self.class_index)
 
     def _selected(self, outputs: DenseOutputs) -> DenseOutputs:
-        if self.levels is not None:
-            outputs = outputs.select_levels(self.levels)
+        if self._taught is not None:
+            outputs = outputs.select_levels(self._taught)
         if self.class_index is not None and self.inner.of_classes:
             outputs = outputs.select_classes(self.class_index)
         if outputs.feats or not outputs.levels():
@@ -167,18 +171,19 @@ class FittedTeacher(TeacherAround):
         print_log(f"the teacher's classes by name: {mapping}", "current")
 
 
-def check_levels(levels: Any) -> tuple[int, ...] | None:
-    """``teacher.levels``: for each level of the student the index of the teacher's.
+def check_levels(levels: Any) -> tuple[int | None, ...] | None:
+    """``teacher.levels``: for each level of the student the index of the teacher's, ``None`` for none.
 
     Raises:
         UserError: it is no list of whole numbers.
     """
     if levels is None:
         return None
-    if not (isinstance(levels, (list, tuple)) and levels and all(isinstance(i, int) for i in levels)):
+    right = isinstance(levels, (list, tuple)) and all(x is None or isinstance(x, int) for x in levels)
+    if not right or all(x is None for x in levels):
         raise UserError(
-            "teacher.levels must be the teacher's level for each of the student's, like [1, 2, 3], "
-            f"found {levels!r}"
+            "teacher.levels must be the teacher's level for each of the student's, like [1, 2, 3], or "
+            f"[None, 0, 1] where it has none for the first, found {levels!r}"
         )
     return tuple(levels)
 

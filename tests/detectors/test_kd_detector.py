@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from mmengine.config import Config
 from mmkd.detectors.kd_detector import distilled_class
 from mmkd.detectors.recipe import recommended
 from mmkd.errors import UserError
+from mmkd.functional import pearson_distance
 from mmkd.registry import MODELS
 from mmkd.teachers import plain_detector
 
 from ..conftest import build, save_teacher, tiny_atss
+from ..heads.cases import stock
 from .test_kd_single_stage import train
 
 NECK = {"neck": {"type": "PKDLoss"}}
@@ -193,3 +196,42 @@ def test_the_rpn_is_a_dense_place(tmp_path: Path) -> None:
     assert moved["loss_kd_cls"] > 10 * found["loss_kd_cls"]
     moved["loss_kd_cls"].backward()
     assert model.rpn_head.rpn_cls.weight.grad.abs().sum() > 0
+
+
+def retina() -> Any:
+    cfg = stock("retinanet/retinanet_r18_fpn_1x_coco.py")
+    cfg.neck.out_channels = cfg.bbox_head.in_channels = cfg.bbox_head.feat_channels = 16
+    return cfg
+
+
+def narrow_atss() -> Any:
+    return tiny_atss(neck__out_channels=16, bbox_head__in_channels=16)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "levels"),
+    [
+        (retina, two_stage, [1, 2, 3, 4]),
+        (two_stage, retina, [None, 0, 1, 2, 3]),
+        (two_stage, narrow_atss, [None, 0, 1, 2, 3]),
+    ],
+)
+def test_pairs_of_two_kinds_by_features(
+    tmp_path: Path, student: Any, teacher: Any, levels: list[Any]
+) -> None:
+    losses = {"pkd": {"type": "PKDLoss", "loss_weight": 1.0}, "fgd": {"type": "FGDLoss"}}
+    cfg = distilled(student(), None, distill=losses)
+    cfg.teacher = {"config": {"model": teacher()}, "checkpoint": None, "precision": "fp32"}
+    with pytest.raises(UserError, match=re.escape(f"set teacher.levels={levels}")):
+        build(cfg)
+    cfg.teacher.levels = levels
+    model = build(cfg)
+    data = model.data_preprocessor(batch(), True)
+    own = model.extract_feat(data["inputs"])
+    found = model.loss(data["inputs"], data["data_samples"])
+    with torch.no_grad():
+        taught = model.teacher.model.extract_feat(data["inputs"])
+    facing = [(own[i], taught[level]) for i, level in enumerate(levels) if level is not None]
+    expected = sum(pearson_distance(a, b) for a, b in facing)
+    torch.testing.assert_close(found["loss_kd_pkd"], expected, rtol=1e-4, atol=1e-5)
+    assert found["loss_kd_fgd"] > 0

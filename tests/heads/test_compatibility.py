@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mmkd.errors import UserError
-from mmkd.heads import check_heads
+from mmkd.heads import check_heads, levels_by_stride
 from mmkd.structures import HeadSpec
 
 SPEC = HeadSpec(3, 3, True, ((8, 8), (16, 16)), (1, 1))
@@ -60,3 +61,22 @@ def test_only_what_is_read_is_compared(needs: set[Any], compared: set[str]) -> N
                     check_heads(SPEC, other, frozenset(needs))
             else:
                 check_heads(SPEC, other, frozenset(needs))
+
+
+def strided(*strides: int) -> HeadSpec:
+    return replace(SPEC, strides=tuple((x, x) for x in strides), num_base_priors=(0,) * len(strides))
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "levels"),
+    [
+        (strided(8, 16, 32, 64, 128), strided(4, 8, 16, 32, 64), [1, 2, 3, 4]),
+        (strided(4, 8, 16, 32, 64), strided(8, 16, 32, 64, 128), [None, 0, 1, 2, 3]),
+        (strided(4, 8), strided(16, 32), []),
+    ],
+)
+def test_levels_of_equal_strides(student: HeadSpec, teacher: HeadSpec, levels: list[int | None]) -> None:
+    assert levels_by_stride(student, teacher) == levels
+    message = re.escape(f"set teacher.levels={levels}") if levels else "teacher.levels"
+    with pytest.raises(UserError, match=message):
+        check_heads(student, teacher, frozenset({"feats"}))

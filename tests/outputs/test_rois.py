@@ -185,6 +185,14 @@ def test_a_cascade_refines_the_regions_of_another_student_as_it_tests(tmp_path: 
     torch.testing.assert_close(found["loss_kd_box"], (1 - giou_N).mean(), rtol=1e-4, atol=1e-6)
 
 
+def test_a_cascade_with_masks_teaches_by_features_too(tmp_path: Path) -> None:
+    model = pair(
+        tmp_path, small(FASTER), small(CASCADE_MASK), {"cls": CLS, "box": BOX, "neck": {"type": "PKDLoss"}}
+    )
+    found = losses_of(model, batch())
+    assert all(found[f"loss_kd_{name}"] > 0 for name in ("cls", "box", "neck"))
+
+
 def test_a_cascade_learns_stage_by_stage(tmp_path: Path) -> None:
     losses = {"all": CLS, **{f"s{i}": {**CLS, "place": f"rois.{i}"} for i in range(3)}}
     model = pair(tmp_path, small(CASCADE), small(CASCADE), losses)
