@@ -9,7 +9,7 @@ Example:
     >>> kl_divergence(student_NK, teacher_NK, temperature=4.0).backward()
 """
 
-from mmkd.functional.boxes import box_iou_loss, inside_boxes, pairwise_iou
+from mmkd.functional.boxes import box_iou_loss, box_l1_loss, inside_boxes, pairwise_iou
 from mmkd.functional.crossed import match_statistics
 from mmkd.functional.features import (
     channel_kl,
@@ -29,6 +29,7 @@ from mmkd.functional.relations import relation_distances, relation_loss
 __all__ = [
     "attention",
     "box_iou_loss",
+    "box_l1_loss",
     "box_masks",
     "channel_kl",
     "cosine_distance",

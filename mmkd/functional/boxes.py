@@ -59,11 +59,7 @@ def box_iou_loss(student_N4: Tensor, teacher_N4: Tensor, overlap: Overlap = "gio
         tensor([0.0000, 0.6667])
     """
     check_choice("overlap", overlap, Overlap)
-    if student_N4.dim() != 2 or student_N4.shape[1] != 4 or student_N4.shape != teacher_N4.shape:
-        raise ValueError(
-            f"expected boxes of one shape (N, 4), found student {tuple(student_N4.shape)} "
-            f"and teacher {tuple(teacher_N4.shape)}"
-        )
+    _check_pairs(student_N4, teacher_N4)
     dtype = torch.promote_types(student_N4.dtype, torch.float32)
     with torch.autocast(student_N4.device.type, enabled=False):
         student_4N, teacher_4N = (
@@ -71,6 +67,46 @@ def box_iou_loss(student_N4: Tensor, teacher_N4: Tensor, overlap: Overlap = "gio
             for boxes in (student_N4, teacher_N4.detach())
         )
         return _one_minus_overlap(student_4N, teacher_4N, overlap)
+
+
+def box_l1_loss(student_N4: Tensor, teacher_N4: Tensor, size_N2: Tensor) -> Tensor:
+    r"""How far center and size of two boxes are apart, relative to their image.
+
+    .. math:: \frac{|\Delta x| + |\Delta w|}{W} + \frac{|\Delta y| + |\Delta h|}{H}
+
+    with x, y the center and w, h the size of a box, W and H the size of the image. A coordinate beyond ±1e18
+    counts as that and has no gradient. Half-precision input is computed in float32, also under autocast. The
+    teacher gets no gradient.
+
+    Source: the box loss of DETR, Carion et al., 2020 (https://arxiv.org/abs/2005.12872), section 3.1.
+
+    Args:
+        student_N4: boxes.
+        teacher_N4: boxes of the same shape.
+        size_N2: width and height of the image of each, in the same units.
+
+    Returns:
+        (N,), ≥ 0.
+
+    Raises:
+        ValueError: the shapes differ or are not (N, 4) and (N, 2).
+
+    Example:
+        >>> boxes_N4 = torch.tensor([[0.0, 0, 10, 10]])
+        >>> box_l1_loss(boxes_N4, boxes_N4 + 5, torch.tensor([[100, 50]]))
+        tensor([0.1500])
+    """
+    _check_pairs(student_N4, teacher_N4)
+    if size_N2.shape != (len(student_N4), 2):
+        raise ValueError(f"expected sizes ({len(student_N4)}, 2), found {tuple(size_N2.shape)}")
+    dtype = torch.promote_types(student_N4.dtype, torch.float32)
+    with torch.autocast(student_N4.device.type, enabled=False):
+        own_N4, taught_N4 = (
+            boxes.to(dtype).clamp(-_FARTHEST, _FARTHEST) for boxes in (student_N4, teacher_N4.detach())
+        )
+        first_N2, last_N2 = (own_N4 - taught_N4).split(2, dim=1)
+        distance_N2 = (first_N2 + last_N2).abs() / 2 + (last_N2 - first_N2).abs()
+        return (distance_N2 / size_N2.to(dtype)).sum(dim=1)
 
 
 def pairwise_iou(boxes_P4: Tensor, others_G4: Tensor) -> Tensor:
@@ -111,6 +147,14 @@ def check_boxes(boxes: Tensor) -> None:
     """Raise ValueError unless they are (G, 4)."""
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"expected boxes (G, 4), found {tuple(boxes.shape)}")
+
+
+def _check_pairs(student_N4: Tensor, teacher_N4: Tensor) -> None:
+    if student_N4.dim() != 2 or student_N4.shape[1] != 4 or student_N4.shape != teacher_N4.shape:
+        raise ValueError(
+            f"expected boxes of one shape (N, 4), found student {tuple(student_N4.shape)} "
+            f"and teacher {tuple(teacher_N4.shape)}"
+        )
 
 
 # In what follows boxes are (4, …) and broadcast: coordinates first, so that each is contiguous.

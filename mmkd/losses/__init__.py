@@ -4,6 +4,7 @@ from mmkd.functional.kl import kl_divergence
 from mmkd.losses.base import DistillLoss, build_losses, registered_losses
 from mmkd.losses.bckd import BCKDLoss
 from mmkd.losses.box_iou import BoxIoULoss
+from mmkd.losses.box_l1 import BoxL1Loss
 from mmkd.losses.cosine import CosineLoss
 from mmkd.losses.crosskd import CrossKDLoss
 from mmkd.losses.cwd import CWDLoss
@@ -22,6 +23,7 @@ from mmkd.losses.row_base import RowLoss
 __all__ = [
     "BCKDLoss",
     "BoxIoULoss",
+    "BoxL1Loss",
     "CWDLoss",
     "CosineLoss",
     "CrossKDLoss",

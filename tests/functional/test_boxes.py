@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mmdet.models.losses import DIoULoss, GIoULoss
 from torch import Tensor
 
-from mmkd.functional.boxes import box_iou_loss, inside_boxes, pairwise_iou
+from mmkd.functional.boxes import box_iou_loss, box_l1_loss, inside_boxes, pairwise_iou
 
 Box = list[float]
 
@@ -150,3 +150,20 @@ def test_pairwise_iou_by_hand() -> None:
     assert pairwise_iou(torch.zeros(0, 4), b).shape == (0, 4)
     with pytest.raises(ValueError, match=r"expected boxes \(G, 4\), found \(3,\)"):
         pairwise_iou(a, torch.zeros(3))
+
+
+def test_l1_of_center_and_size() -> None:
+    student = torch.tensor([[0.0, 0, 10, 20], [4.0, 4, 8, 8]], requires_grad=True)
+    teacher = torch.tensor([[2.0, 0, 12, 20], [2.0, 2, 10, 10]], requires_grad=True)
+    size = torch.tensor([[20, 40], [40, 20]])
+    value = box_l1_loss(student, teacher, size)
+    torch.testing.assert_close(value, torch.tensor([2 / 20, 4 / 40 + 4 / 20]))
+    value.sum().backward()
+    assert teacher.grad is None
+    assert torch.equal(value, box_l1_loss(student.half(), teacher.half(), size))
+    far = box_l1_loss(torch.full((1, 4), float("inf")), torch.zeros(1, 4), size[:1])
+    assert torch.isfinite(far).all()
+    with pytest.raises(ValueError, match="one shape"):
+        box_l1_loss(student, teacher[:1], size)
+    with pytest.raises(ValueError, match=r"expected sizes \(2, 2\)"):
+        box_l1_loss(student, teacher, size[:1])

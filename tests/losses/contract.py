@@ -18,6 +18,12 @@ from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Levels, Need
 Case = tuple[DenseOutputs, DenseOutputs, DistillContext]
 
 
+class Sample(int):
+    """The number of an image of a batch, with all that losses read of a data sample but its objects."""
+
+    img_shape = (48, 64)
+
+
 def make_case(
     num_classes: int = 3,
     sizes: tuple[tuple[int, int], ...] = ((4, 5), (2, 3)),
@@ -72,7 +78,7 @@ def make_case(
     context = DistillContext(
         valid_N=torch.rand(N, generator=generator) > 0.2,
         num_images=images,
-        data_samples=[None] * images,
+        data_samples=[Sample(image) for image in range(images)],
         labels_N=torch.randint(0, num_classes + 1, (N,), generator=generator),
     )
     return student, teacher, context
@@ -273,7 +279,7 @@ def on_two_processes(loss: DistillLoss, case: Case) -> torch.Tensor:
                     valid_N=context.valid_N[image_N == image],
                     labels_N=None if context.labels_N is None else context.labels_N[image_N == image],
                     num_images=1,
-                    data_samples=[image],
+                    data_samples=[Sample(image)],
                     quality_sum=None if context.quality_sum is None else context.quality_sum / 2,
                 ),
             )

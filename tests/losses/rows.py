@@ -23,6 +23,7 @@ PARTS = {
     "DKDLoss": "cls_logits",
     "DISTLoss": "cls_logits",
     "BoxIoULoss": "boxes",
+    "BoxL1Loss": "boxes",
     "QualityLoss": "centerness",
     "LocalizationDistillationLoss": "bbox_pred",
 }

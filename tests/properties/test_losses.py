@@ -24,6 +24,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"region": "foreground", "overlap": "diou"},
         {"region": "teacher_foreground", "overlap": "iou", "min_score": 0.05},
     ],
+    "BoxL1Loss": [{}, {"region": "foreground", "normalizer": "batch"}],
     "CWDLoss": [{}, {"temperature": 0.1}],
     "CosineLoss": [{}, {"align": "auto", "vector": "mean"}],
     "CrossKDLoss": [
