@@ -14,8 +14,9 @@ from mmdet.models.dense_heads import GFLHead
 from mmkd.detectors.kinds import check_student
 from mmkd.errors import UserError
 from mmkd.heads import adapter_for, levels_by_stride
-from mmkd.outputs import example_pixels, has_dense_head, student_layout
+from mmkd.outputs import PLACES, dense_layout, example_pixels, has_dense_head, student_layout
 from mmkd.registry import MODELS, class_of
+from mmkd.structures import HeadSpec
 from mmkd.teachers import build_detector, plain_detector, teacher_model_and_checkpoint
 
 # The light hand on the features is that of the recipes that were measured (docs/results.md).
@@ -25,7 +26,7 @@ FEATURES = {"type": "PKDLoss", "loss_weight": 0.3}
 def recommended(
     student: Mapping[str, Any], teacher: Mapping[str, Any], classes: Sequence[str] | None
 ) -> dict[str, Any]:
-    """What distils this pair: logits, boxes, quality, features and inherited weights, as far as they fit.
+    """What distils this pair: logits, boxes, quality, masks, features, inherited weights, as far as they fit.
 
     Each loss is tried by building the model with it alone.
 
@@ -61,25 +62,28 @@ def recommended(
     if not losses:
         assert first is not None
         raise first
-    parts = [part for part in ("neck", "bbox_head") if _shares(own, theirs, part)]
-    found: dict[str, Any] = {"teacher": teacher} if "levels" in teacher and set(losses) == {"neck"} else {}
+    parts = [part for part in ("neck", "rpn_head", "bbox_head", "roi_head") if _shares(own, theirs, part)]
+    of_maps = set(losses) if has_dense_head(own) else set(losses) & {"neck"}
+    found: dict[str, Any] = {"teacher": teacher} if "levels" in teacher and of_maps == {"neck"} else {}
     return {**found, **({"inherit": parts} if parts else {}), "distill": losses}
 
 
 def _candidates(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """By name, the forms of a loss in their order; the first that fits is taken."""
     if not has_dense_head(own):
+        if _both_at("rois", own, theirs):
+            yield "cls", [{**_logits(PLACES["rois"].spec(own)), "region": "all", "loss_weight": 1.0}]
+            yield "box", [{"type": "BoxIoULoss", "loss_weight": 1.0}]
+        if _both_at("masks", own, theirs):
+            yield (
+                "mask",
+                [{"type": "DistillationLoss", "place": "masks", "region": "all", "loss_weight": 1.0}],
+            )
         yield "neck", [dict(FEATURES)]
         return
     head, taught = own.bbox_head, getattr(theirs, "bbox_head", None)
-    yield (
-        "cls",
-        [
-            {"type": "DistillationLoss"},
-            {"type": "DistillationLoss", "region": "teacher"},
-            {"type": "DistillationLoss", "activation": "softmax", "region": "all"},
-        ],
-    )
+    form = _logits(dense_layout(own))
+    yield "cls", [form, {**form, "region": "teacher"}, {**form, "activation": "softmax", "region": "all"}]
     distributions = [isinstance(one, GFLHead) for one in (head, taught)]
     if all(distributions) and getattr(head, "reg_max", None) == getattr(taught, "reg_max", None):
         yield "box", [{"type": "LocalizationDistillationLoss"}, {"type": "BoxIoULoss"}]
@@ -89,6 +93,15 @@ def _candidates(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any
     if quality and quality == _quality(theirs):
         yield "quality", [{"type": "QualityLoss"}, {"type": "QualityLoss", "region": "teacher"}]
     yield "neck", [dict(FEATURES)]
+
+
+def _logits(spec: HeadSpec) -> dict[str, Any]:
+    """The loss on class logits for a head's kind of scores."""
+    return {"type": "DistillationLoss", **({} if spec.use_sigmoid else {"activation": "softmax"})}
+
+
+def _both_at(place: str, own: Any, theirs: Any) -> bool:
+    return all(PLACES[place].lacks(model) is None for model in (own, theirs))
 
 
 @torch.no_grad()

@@ -14,6 +14,9 @@ from mmkd.errors import UserError
 
 from ..conftest import batch, build, losses_of, save_teacher, tiny_atss, tiny_teacher
 from ..heads.cases import CASES, Case, stock
+from ..outputs.two_stage import CASCADE_MASK, FASTER, MASK, small
+from ..outputs.two_stage import batch as two_stage_batch
+from ..outputs.two_stage import losses_of as step
 
 
 def recipe(folder: Path, student: Any, teacher: Any, classes: Any = None, **meta: Any) -> dict[str, Any]:
@@ -67,6 +70,45 @@ def test_another_head_gives_boxes_and_features(tmp_path: Path) -> None:
     assert set(found["distill"]) == {"neck"}, "nine base priors against one"
     fcos = stock("fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py")
     assert {"box", "neck"} <= set(recipe(tmp_path, tiny_atss(), fcos)["distill"])
+
+
+def of_two_stages(folder: Path, student: str, teacher: str) -> dict[str, Any]:
+    """The recipe, after a step of training with it."""
+    own, theirs = small(student), small(teacher)
+    checkpoint = folder / "teacher.pth"
+    torch.save({"meta": {}, "state_dict": build(theirs).state_dict()}, checkpoint)
+    entry = {"config": {"model": theirs}, "checkpoint": str(checkpoint)}
+    found = recommended(own, entry, None)
+    cfg = copy.deepcopy(own)
+    cfg.update({"teacher": entry, **copy.deepcopy(found), "type": "KDDetector", "student": own.type})
+    losses = step(build(cfg), two_stage_batch())
+    assert all(losses[f"loss_kd_{name}"] > 0 for name in found["distill"])
+    return found
+
+
+def test_two_stages_learn_on_their_regions(tmp_path: Path) -> None:
+    cls = {"type": "DistillationLoss", "activation": "softmax", "region": "all", "loss_weight": 1.0}
+    losses = {
+        "cls": cls,
+        "box": {"type": "BoxIoULoss", "loss_weight": 1.0},
+        "neck": {"type": "PKDLoss", "loss_weight": 0.3},
+    }
+    found = of_two_stages(tmp_path, FASTER, FASTER)
+    assert found == {"inherit": ["neck", "rpn_head", "roi_head"], "distill": losses}
+    found = of_two_stages(tmp_path, FASTER, CASCADE_MASK)
+    assert found == {"inherit": ["neck", "rpn_head"], "distill": losses}
+    masks = {"type": "DistillationLoss", "place": "masks", "region": "all", "loss_weight": 1.0}
+    assert of_two_stages(tmp_path, MASK, CASCADE_MASK)["distill"] == {**losses, "mask": masks}
+    grid = "grid_rcnn/grid-rcnn_r50_fpn_gn-head_2x_coco.py"
+    assert set(of_two_stages(tmp_path, grid, FASTER)["distill"]) == {"cls", "neck"}
+
+
+def test_a_one_stage_teacher_of_two_stages_gives_the_levels_that_both_have(tmp_path: Path) -> None:
+    teacher = tiny_atss(neck__out_channels=16, bbox_head__in_channels=16)
+    path = save_teacher(tmp_path / "teacher.pth", teacher)
+    found = recommended(small(FASTER), {"config": teacher, "checkpoint": path}, None)
+    assert set(found["distill"]) == {"neck"}
+    assert found["teacher"]["levels"] == [None, 0, 1, 2, 3]
 
 
 def test_a_two_stage_teacher_gives_the_levels_that_both_have(tmp_path: Path) -> None:
