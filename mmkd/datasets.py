@@ -15,6 +15,17 @@ from mmkd.registry import DATASETS
 _BELOW = ("dataset", "datasets")
 
 
+def below(dataset: Mapping[str, Any]) -> list[Any]:
+    """The configs of the data sets right below a wrapper's; empty for a data set that is none."""
+    parts = [dataset.get(name) for name in _BELOW]
+    return [
+        one
+        for part in parts
+        if isinstance(part, (Mapping, list, tuple))
+        for one in ([part] if isinstance(part, Mapping) else part)
+    ]
+
+
 def places_of(parent: Any, key: Any = "dataset") -> Iterator[tuple[Any, Any]]:
     """The innermost data sets' configs below wrappers, each as the container and the key that it has there.
 

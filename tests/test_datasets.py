@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from mmkd.datasets import (
     annotation_file,
+    below,
     class_names,
     common_metainfo,
     fraction_of_dataset,
@@ -50,6 +51,8 @@ def test_places_below_several_layers() -> None:
         parent[key] = leaf("c")
     assert [one["ann_file"] for one in innermost(loader["dataset"])] == ["c", "c"]
     assert list(innermost(None)) == []
+    assert below(leaf("a")) == []
+    assert [one["type"] for one in below(joined)] == ["CocoDataset", "RepeatDataset"]
 
 
 def test_where_annotations_are() -> None:

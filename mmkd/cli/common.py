@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 from mmkd.cli.console import nobody_reads, print_anything
 from mmkd.cli.failures import of_the_place
 from mmkd.compat import load_config
-from mmkd.datasets import annotation_file, innermost, places_of, where_from
+from mmkd.datasets import annotation_file, below, innermost, places_of, where_from
 from mmkd.doctor.spelling import KNOWN
 from mmkd.durable import use_durable_files
 from mmkd.errors import UserError, nearest, place_of
@@ -135,6 +135,7 @@ def prepare_data(cfg: Config, loaders: Sequence[str]) -> None:
             dataset = parent[key]
             _check_annotations(name, dataset)
             fraction = dataset.get("indices")
+            _check_indices(name, fraction)
             if isinstance(fraction, float):
                 if name != "train_dataloader":
                     raise UserError(
@@ -151,15 +152,28 @@ def prepare_data(cfg: Config, loaders: Sequence[str]) -> None:
 
 
 def _push_indices(dataset: Any) -> None:
-    """Give ``indices`` of a wrapper, which knows none, to what is below it."""
-    if not isinstance(dataset, Mapping) or "indices" not in dataset:
+    """Give ``indices`` of wrappers, which know none, to what is below them; the outermost count."""
+    if not isinstance(dataset, Mapping):
         return
-    inner = list(innermost(dataset))
-    if any(one is dataset for one in inner):
-        return
-    indices = dataset.pop("indices")  # type: ignore[attr-defined]
-    for one in inner:
-        one.setdefault("indices", indices)
+    parts = below(dataset)
+    for part in parts:
+        _push_indices(part)
+    if parts and "indices" in dataset:
+        indices = dataset.pop("indices")  # type: ignore[attr-defined]
+        for one in innermost(dataset):
+            one["indices"] = indices
+
+
+def _check_indices(loader: str, indices: Any) -> None:
+    number = isinstance(indices, (int, float)) and not isinstance(indices, bool) and indices != 0
+    numbers = isinstance(indices, (list, tuple)) and indices and all(isinstance(i, int) for i in indices)
+    if not (indices is None or number or numbers):
+        raise UserError(
+            f"{loader}.dataset.indices does not say how many samples to take.",
+            expected="a fraction between 0 and 1, a number of samples, or a list of their numbers",
+            found=repr(indices),
+            remedy=f"for example {loader}.dataset.indices=100",
+        )
 
 
 def _check_annotations(loader: str, dataset: Mapping[str, Any]) -> None:

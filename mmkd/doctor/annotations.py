@@ -176,7 +176,8 @@ def _is_plain(cfg: Mapping[str, Any]) -> bool:
 
 def classes_of(cfg: Mapping[str, Any]) -> tuple[str, ...]:
     """The classes of a data set by its config, else those of its type; empty if neither names any."""
-    given = (cfg.get("metainfo") or {}).get("classes")
+    metainfo = cfg.get("metainfo")
+    given = metainfo.get("classes") if isinstance(metainfo, Mapping) else None
     if isinstance(given, str) and Path(given).is_file():
         given = Path(given).read_text(encoding="utf-8").splitlines()
     if given is None:

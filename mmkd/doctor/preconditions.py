@@ -23,6 +23,7 @@ from mmkd.doctor.findings import Finding, collect, shortened
 from mmkd.doctor.images import examine_files
 from mmkd.doctor.setup import Source, TrainingSetup
 from mmkd.doctor.spelling import examine_spelling
+from mmkd.doctor.wrappers import examine_wrappers
 from mmkd.errors import UserError, nearest
 from mmkd.registry import VISBACKENDS, class_of
 
@@ -62,6 +63,7 @@ def examine_preconditions(setup: TrainingSetup, which: Sequence[str] = ("train",
                 yield Finding("warning", name, "the config has no train_dataloader")
             continue
         yield from collect(f"{name}: loader", partial(_loader, name, loader))
+        yield from collect(f"{name}: data set", partial(examine_wrappers, name, loader.get("dataset")))
         parts = setup.parts(name)
         for part in parts:
             yield from collect(f"{name}: classes", partial(_names, name, part))
@@ -149,7 +151,16 @@ def _loader(which: str, loader: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _names(which: str, cfg: Mapping[str, Any]) -> Iterator[Finding]:
-    names = (cfg.get("metainfo") or {}).get("classes")
+    metainfo = cfg.get("metainfo") or {}
+    if not isinstance(metainfo, Mapping):
+        yield Finding(
+            "error",
+            f"{which}: classes",
+            f"metainfo is a {type(metainfo).__name__}",
+            "write a dict: metainfo=dict(classes=(…,))",
+        )
+        return
+    names = metainfo.get("classes")
     if isinstance(names, str) and not Path(names).is_file():  # mmengine reads such a file
         yield Finding(
             "error",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -184,7 +185,7 @@ def _read_model(config: Any) -> ConfigDict:
             found=f"keys {', '.join(map(str, config))}",
             remedy="name the config that the teacher was trained with",
         )
-    model = ConfigDict(model).copy()
+    model = copy.deepcopy(ConfigDict(model))  # which detectors change as they are built
     if config.get("data_preprocessor") is not None:  # where the Runner would put it
         model.setdefault("data_preprocessor", config["data_preprocessor"])
     return model

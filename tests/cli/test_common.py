@@ -11,6 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmkd.cli import parsers
 from mmkd.cli.common import parse as parse_in_sweep
 from mmkd.cli.common import prepare_data, read_config, run
+from mmkd.datasets import innermost
 from mmkd.errors import UserError
 from mmkd.registry import DATASETS
 
@@ -116,6 +117,25 @@ def test_indices_of_a_wrapper_are_those_of_its_parts(indices: float) -> None:
     for one in outer.dataset.datasets:
         assert (one.fraction if isinstance(indices, float) else one.indices) == indices
     assert len(DATASETS.build(outer)) == 4 * (73 if isinstance(indices, float) else 10)
+
+
+def test_indices_of_the_outermost_wrapper_count() -> None:
+    cfg = config()
+    part = cfg.train_dataloader.dataset
+    inner = {"type": "RepeatDataset", "times": 1, "indices": 9, "dataset": ConfigDict({**part, "indices": 8})}
+    parts = [inner, ConfigDict({**part, "indices": 7})]
+    cfg.train_dataloader.dataset = ConfigDict(type="ConcatDataset", datasets=parts)
+    prepare_data(cfg, ["train_dataloader"])
+    assert [one["indices"] for one in innermost(cfg.train_dataloader.dataset)] == [9, 7]
+    cfg.train_dataloader.dataset.indices = [3, 5]
+    prepare_data(cfg, ["train_dataloader"])
+    assert [one["indices"] for one in innermost(cfg.train_dataloader.dataset)] == [[3, 5], [3, 5]]
+
+
+@pytest.mark.parametrize("indices", [0, True, "few", [], ["a"], {}])
+def test_indices_of_another_kind(indices: Any) -> None:
+    with pytest.raises(UserError, match="does not say how many samples"):
+        prepare_data(config(indices=indices), ["train_dataloader"])
 
 
 def test_whole_numbers_are_left_to_mmengine() -> None:

@@ -36,6 +36,8 @@ def test_one_class_as_a_string(tmp_path: Path) -> None:
         "train: classes: metainfo.classes is the string 'RBC', whose letters become the classes; "
         "write a tuple, with its comma: classes=('RBC',)"
     ]
+    (found, *_) = errors(each(lambda dataset: dataset.update(metainfo=[{"classes": ("RBC",)}])))
+    assert "train: classes: metainfo is a list; write a dict" in found
     names = tmp_path / "classes.txt"
     names.write_text("Platelets\nRBC\nWBC\n")
     assert errors(each(lambda dataset: dataset.update(metainfo={"classes": str(names)}))) == []

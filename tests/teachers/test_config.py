@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine.config import ConfigDict
 
 from mmkd.errors import UserError
 from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
@@ -72,3 +73,11 @@ def test_a_distilled_config_is_its_student() -> None:
 def test_mistakes(teacher: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         teacher_model_and_checkpoint(teacher)
+
+
+def test_an_inline_config_stays_as_it_is() -> None:
+    """Detection transformers write into their config as they are built."""
+    config = ConfigDict(type="DINO", bbox_head={"type": "DINOHead"})
+    model, _ = teacher_model_and_checkpoint({"config": {"model": config}, "checkpoint": None})
+    model.bbox_head.as_two_stage = True
+    assert config.bbox_head == {"type": "DINOHead"}

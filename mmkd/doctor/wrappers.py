@@ -1,0 +1,79 @@
+"""Whether wrappers of data sets, which repeat, join or balance them, can be built and numbered as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine.dataset import ClassBalancedDataset, ConcatDataset
+
+from mmkd.datasets import below
+from mmkd.doctor.findings import Finding
+from mmkd.errors import type_of
+from mmkd.registry import DATASETS, class_of, is_kind
+
+
+def examine_wrappers(which: str, dataset: Any) -> Iterator[Finding]:
+    """What mmdet's wrappers ask of the data sets below them.
+
+    Args:
+        which: ``train``, ``val`` or ``test``.
+        dataset: the config of a data set.
+    """
+    what = f"{which}: data set"
+    if not isinstance(dataset, Mapping):
+        return
+    parts = below(dataset)
+    for part in parts:
+        yield from examine_wrappers(which, part)
+    kind = class_of(dataset, DATASETS)
+    if is_kind(dataset, ClassBalancedDataset, registry=DATASETS):
+        for part in parts:
+            inner = class_of(part, DATASETS)
+            if isinstance(inner, type) and not hasattr(inner, "get_cat_ids"):
+                yield Finding(
+                    "error",
+                    what,
+                    f"{kind.__name__} cannot count the classes of {inner.__name__}",
+                    f"put a {kind.__name__} around each data set in it",
+                )
+    if not is_kind(dataset, ConcatDataset, registry=DATASETS):
+        return
+    if not parts:
+        yield Finding("error", what, f"{type_of(dataset)} has no datasets", "name one at least")
+        return
+    ignored = dataset.get("ignore_keys") or []
+    ignored = [ignored] if isinstance(ignored, str) else ignored
+    metainfos = [
+        {key: value for key, value in _metainfo(part).items() if key not in ignored} for part in parts
+    ]
+    first = metainfos[0]
+    lacking = sorted({key for metainfo in metainfos for key in metainfo} - set(first))
+    differing = sorted(
+        key
+        for key in first
+        if key != "classes" and any(metainfo.get(key) != first[key] for metainfo in metainfos)
+    )
+    if lacking:
+        yield Finding(
+            "error",
+            what,
+            f"the first of its parts has no metainfo.{lacking[0]}, which others have and mmdet reads there",
+            f"give it one, or set {type_of(dataset)}.ignore_keys={lacking}",
+        )
+    elif differing and which != "train":
+        yield Finding(
+            "error",
+            what,
+            f"its parts differ in metainfo.{differing[0]}, and evaluators take one metainfo for all",
+            f"give them the same, or set {type_of(dataset)}.ignore_keys={differing}",
+        )
+
+
+def _metainfo(dataset: Any) -> dict[str, Any]:
+    """The meta information of a data set by its config; of a wrapper, that of its first part."""
+    while isinstance(dataset, Mapping) and below(dataset):
+        dataset = below(dataset)[0]
+    given = dataset.get("metainfo")
+    own = getattr(class_of(dataset, DATASETS), "METAINFO", None) or {}
+    return {**own, **(given if isinstance(given, Mapping) else {})}
