@@ -11,19 +11,16 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmkd.errors import UserError, check_options
-from mmkd.heads import adapter_for, is_deformable
-from mmkd.outputs import example_pixels
-from mmkd.structures import DenseOutputs, Need
-from mmkd.teachers.acceleration import has_shifted_windows
-from mmkd.teachers.frozen import FrozenTeacher, _computed
+from mmkd.structures import Need
+from mmkd.teachers.forward import Forward, computed
+from mmkd.teachers.frozen import FrozenTeacher
 from mmkd.teachers.pixels import Renormalizer
-from mmkd.teachers.stream import OwnStream
 
 DEFAULT_MOMENTUM = 0.001
 
 
 class EMATeacher(FrozenTeacher):
-    r"""A copy of the student's backbone, neck and head whose weights follow the student's.
+    r"""A copy of the student whose weights follow the student's.
 
     After each step of the optimizer, with θ the student's weights and m the momentum,
 
@@ -62,21 +59,11 @@ class EMATeacher(FrozenTeacher):
         self.momentum = options.get("momentum", DEFAULT_MOMENTUM)
         if not (isinstance(self.momentum, (int, float)) and 0 < self.momentum < 1):
             raise UserError(f"teacher.ema.momentum must be a number in (0, 1), found {self.momentum!r}")
-        self.reads_head = bool(_computed(needs) - {"feats"})
-        self.gives_boxes, self.gives_towers = "boxes" in needs, "towers" in needs
-        self.needs = _computed(needs)
-        self.asked_at_places = False
-        self.model = copy.deepcopy(_Plain(student)).requires_grad_(False)
-        self.model.eval()
-        self._as_built = None
-        self.adapter = adapter_for(self.model.bbox_head)
-        self.spec = self.adapter.spec(self.model.bbox_head)
+        self.needs, self._gives_boxes = computed(needs), "boxes" in needs
+        self.forward = Forward(_plain(student), needs)
+        self.spec = self.forward.spec
         self.pixels = Renormalizer(student.data_preprocessor, student.data_preprocessor)
-        self.precision, self.compiles, self.own_stream = "fp32", False, False
-        self.deformable, self.windows = is_deformable(self.model), has_shifted_windows(self.model)
-        self._layout = torch.contiguous_format
-        self._run = self._forward
-        self._device, self._dtype, self._stream = None, torch.float32, OwnStream()
+        self.own_stream = False
         self._begun = False
         parameters = sum(p.numel() for p in self.model.parameters())
         self.facts = {
@@ -114,11 +101,6 @@ class EMATeacher(FrozenTeacher):
         for name, kept in self.model.named_buffers():
             kept.copy_(buffers[name])
 
-    def for_example(self) -> DenseOutputs:
-        """As `Teacher.for_example`; for the weights that it begins with."""
-        self.example = example_pixels(self.model, self.model.extract_feat)
-        return super().for_example()
-
     def state_dict(self) -> dict[str, Tensor]:
         """Its weights, under the student's names."""
         return self.model.state_dict()
@@ -134,15 +116,8 @@ class EMATeacher(FrozenTeacher):
         super()._make_ready(device)
 
 
-class _Plain(nn.Module):
-    """The student's own modules, without losses and teacher."""
-
-    def __init__(self, student: Any) -> None:
-        super().__init__()
-        self.backbone, self.bbox_head = student.backbone, student.bbox_head
-        if student.with_neck:
-            self.neck = student.neck
-
-    def extract_feat(self, inputs_BCHW: Tensor) -> Any:
-        feats = self.backbone(inputs_BCHW)
-        return self.neck(feats) if hasattr(self, "neck") else feats
+def _plain(student: Any) -> Any:
+    """A copy of a student without losses and teacher."""
+    plain = copy.deepcopy(student)
+    plain.distill, plain.teacher = nn.ModuleDict(), None
+    return plain.requires_grad_(False).eval()

@@ -12,6 +12,8 @@ from mmkd.hooks.ema_teacher import ema_teacher
 from mmkd.teachers import EMATeacher
 
 from ..conftest import batch, build, losses_of, save_teacher, tiny_atss, tiny_teacher
+from ..detectors.test_kd_detector import batch as kd_batch
+from ..detectors.test_kd_detector import transformer, two_stage
 
 CLS = {"type": "DistillationLoss", "region": "all"}
 
@@ -162,3 +164,22 @@ def test_averaged_with_a_trained_detector(tmp_path: Path) -> None:
     wider = {**trained, "config": tiny_teacher(neck__out_channels=32, bbox_head__in_channels=32)}
     with pytest.raises(UserError, match="widths of the features"):
         build({**cfg, "teacher": [{"ema": {}}, {**wider, "checkpoint": None}]})
+
+
+@pytest.mark.parametrize("cfg", [two_stage(), transformer()], ids=["two stages", "transformer"])
+def test_of_a_student_of_any_kind(cfg: Any) -> None:
+    """In features, and where it predicts: an equal teacher has nothing to teach, a later student differs."""
+    distill = {"neck": {"type": "PKDLoss"}, "cls": {"type": "DistillationLoss", "region": "all"}}
+    if "roi_head" in cfg:
+        distill["cls"]["activation"] = "softmax"
+    options = {"type": "KDDetector", "student": cfg.type, "teacher": {"ema": {}}, "distill": distill}
+    model = build({**cfg, **options}).train()
+    model.teacher.begin(model.state_dict())
+    assert model.teacher.state_dict().keys() == model.state_dict().keys()
+    data = model.data_preprocessor(kd_batch(), True)
+    perturb(model)
+    losses = model.loss(data["inputs"], data["data_samples"])
+    assert losses["loss_kd_neck"] > 0
+    assert losses["loss_kd_cls"] > 0
+    model.teacher.step(model)
+    assert all(parameter.grad is None for parameter in model.teacher.model.parameters())

@@ -7,13 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from mmdet.models.dense_heads import ATSSHead
-from mmdet.models.detectors import ATSS
 
 from mmkd.compat import load_config
 from mmkd.errors import UserError
-from mmkd.registry import MODELS
-from mmkd.teachers import FrozenTeacher, build_detector, facts, frozen, teacher_model_and_checkpoint
+from mmkd.teachers import FrozenTeacher, facts, forward
 
 from ..conftest import batch, build, distilled, save_teacher, tiny_atss, tiny_teacher
 from ..heads.cases import STOCK_CONFIGS, stock
@@ -188,7 +185,7 @@ def test_values_that_nobody_reads_cannot_be_read(checkpoint: str) -> None:
 
 def test_what_it_says_of_itself(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(frozen, "print_log", lambda text, *_, **__: said.append(text))
+    monkeypatch.setattr(forward, "print_log", lambda text, *_, **__: said.append(text))
     teacher = make(checkpoint)
     assert teacher.facts["batch_norm_folded"]
     teacher(torch.randn(1, 3, 64, 64), [(64, 64)])
@@ -253,7 +250,7 @@ def zoo_teacher(name: str, needs: frozenset[Any], student: str | None = None) ->
 
 def test_a_teacher_for_which_the_first_example_is_too_small() -> None:
     teacher = zoo_teacher("ssd/ssd300_coco.py", LOGITS, "ssd/ssd300_coco.py")
-    assert teacher.example.shape == (1, 3, 320, 320)
+    assert teacher.forward.example.shape == (1, 3, 320, 320)
     outputs = teacher(torch.randn(1, 3, 300, 300), [(300, 300)])
     assert [level.shape[-1] for level in outputs.cls_logits or ()] == [38, 19, 10, 5, 3, 1]
 
@@ -336,64 +333,3 @@ def test_grey_images(checkpoint: str) -> None:
         UserError, match=r"numbers of channels[\s\S]*3 \(the student's\)[\s\S]*1 \(the teacher's\)"
     ):
         FrozenTeacher(of_grey, LOGITS, build(tiny_atss()))(torch.randn(2, 3, 96, 128), SHAPES)
-
-
-class SizedATSS(ATSS):
-    """On images wider than the example it reads BatchNorm itself."""
-
-    def extract_feat(self, batch_inputs: torch.Tensor) -> Any:
-        feats = super().extract_feat(batch_inputs)
-        if batch_inputs.shape[-1] <= 128:
-            return feats
-        return (feats[0] + self.backbone.bn1.weight.mean(), *feats[1:])
-
-
-class SizedHead(ATSSHead):
-    """On large maps its class logits are made of the boxes' tower, too."""
-
-    def forward_single(self, x: torch.Tensor, scale: Any) -> Any:
-        logits, boxes, centerness = super().forward_single(x, scale)
-        return (logits + boxes.mean() if x.shape[-1] > 16 else logits), boxes, centerness
-
-
-@pytest.mark.parametrize(
-    ("sized", "why"),
-    [
-        ("SizedATSS", "failed on the first image: AttributeError"),
-        ("SizedHead", "answer to the first image"),
-    ],
-)
-def test_what_the_example_did_not_show_is_undone(
-    checkpoint: str, monkeypatch: pytest.MonkeyPatch, sized: str, why: str
-) -> None:
-    """Folded or pruned by an example of 128 pixels, the teacher is another on images of 160."""
-    monkeypatch.setitem(MODELS.module_dict, "SizedATSS", SizedATSS)
-    monkeypatch.setitem(MODELS.module_dict, "SizedHead", SizedHead)
-    said: list[str] = []
-    monkeypatch.setattr(frozen, "print_log", lambda text, *_, **__: said.append(text))
-    cfg = tiny_teacher(**({"type": sized} if sized == "SizedATSS" else {"bbox_head__type": sized}))
-    teacher = FrozenTeacher(
-        {"config": cfg, "checkpoint": checkpoint, "precision": "fp32"}, LOGITS, build(tiny_atss())
-    )
-    assert teacher.facts["left_out"]
-    assert teacher.facts["batch_norm_folded"]
-    inputs = torch.randn(2, 3, 96, 160)
-    found = teacher(inputs, [(96, 160)] * 2)
-    assert (teacher.facts["left_out"], teacher.facts["batch_norm_folded"]) == ([], False)
-    assert sum(why in text for text in said) == 1
-    stock, _ = build_detector(*teacher_model_and_checkpoint({"config": cfg, "checkpoint": checkpoint}))
-    with torch.no_grad():
-        wanted = stock.bbox_head(stock.extract_feat(inputs))[0]
-    assert found.cls_logits is not None
-    for level, other in zip(found.cls_logits, wanted, strict=True):
-        assert torch.equal(level, other)
-    assert torch.equal(teacher(inputs, [(96, 160)] * 2).flat_cls_logits(), found.flat_cls_logits())
-
-
-def test_a_real_image_confirms_what_was_made_cheaper(checkpoint: str) -> None:
-    teacher = make(checkpoint)
-    assert teacher._as_built is not None
-    teacher(torch.randn(1, 3, 96, 160), [(96, 160)])
-    assert teacher._as_built is None, "its memory is free"
-    assert teacher.facts["batch_norm_folded"]
-    assert teacher.facts["left_out"]
