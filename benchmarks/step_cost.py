@@ -1,6 +1,11 @@
 """What a training step costs with a teacher, as a ratio to the student's alone in the same run.
 
     python benchmarks/step_cost.py
+    python benchmarks/step_cost.py --student mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py \\
+        --teacher mmdet::faster_rcnn/faster-rcnn_r101_fpn_1x_coco.py
+
+A one-stage student learns class logits; another what `--teacher` of the tools chooses for it, and features
+alone: what lies between the two is the teacher's later heads, on what the student looks at.
 
 The variants take turns, step by step, so that whatever else the machine does meets all of them; each figure
 is the median over the rounds of the ratio within a round. The student is there twice: the second one shows
@@ -13,6 +18,7 @@ from __future__ import annotations
 import argparse
 import copy
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +29,9 @@ from mmdet.utils import register_all_modules
 from razor import import_mmrazor, single_teacher_distill
 
 from mmkd.compat import load_config
+from mmkd.detectors.recipe import recommended
 from mmkd.heads.calls import Calls
-from mmkd.heads.observe import observe
+from mmkd.outputs import has_dense_head
 from mmkd.registry import MODELS
 from mmkd.teachers import CachedTeacher
 
@@ -64,28 +71,58 @@ def mmdet_style(student: Any, teacher: Any, batch: Any) -> Step:
 
 
 def losses_alone(model: Any, batch: Any) -> Step:
-    """The distillation losses, forward and backward to the head's outputs, as `loss` calls them."""
-    answer = model.teacher.ask(*batch)()
-    with observe(model.bbox_head, labels=("loss_cls",)) as seen:
-        model.loss(*batch)
-    forwards: Calls[Any] = Calls()
-    for feats, outputs in seen.forwards:
-        raw = tuple([level.detach().requires_grad_() for level in part] for part in outputs)
-        forwards.add((feats, raw))
-    seen.forwards = forwards
-    needs = frozenset[Any]().union(*(term.asks for term in model.terms.values()))
+    """What follows the student's loss, backward to its outputs; for regions with the teacher's heads."""
+    seen: list[Any] = []
+    add_terms = model._add_terms
+    model._add_terms = lambda losses, step, *_: seen.append(step) or losses
+    model.loss(*batch)
+    model._add_terms = add_terms
+    answers = [answer() for answer in seen[0].answers]
+    watched = replace(
+        seen[0],
+        answers=[lambda answer=answer: answer for answer in answers],
+        **{name: leaves(getattr(seen[0], name)) for name in ("student", "dense", "places")},
+    )
 
     def step() -> None:
-        student, context = model._read(seen, batch[1], needs)
-        sum(term(student, answer, context) for term in model.terms.values()).backward()
+        sum(model._add_terms({}, watched, *batch).values()).backward()
 
     return step
+
+
+def box_head(model: Any) -> Any:
+    """The config of a two-stage detector's box head; the last of a cascade."""
+    heads = model.roi_head.bbox_head
+    return heads[-1] if isinstance(heads, list) else heads
+
+
+def leaves(value: Any) -> Any:
+    """What was watched, with tensors at which the backward pass ends."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().requires_grad_(value.requires_grad)
+    if isinstance(value, (tuple, list)):
+        return type(value)([leaves(part) for part in value])
+    if isinstance(value, dict):
+        return {name: leaves(part) for name, part in value.items()}
+    if isinstance(value, Calls):
+        calls: Calls[Any] = Calls()
+        for call in value:
+            calls.add(leaves(call))
+        return calls
+    if type(value).__module__.startswith("mmkd."):
+        same = copy.copy(value)
+        vars(same).update(leaves(vars(value)))
+        return same
+    return value
 
 
 def build_steps(args: argparse.Namespace, folder: Path) -> dict[str, Step]:
     """A training step of each variant."""
     student, teacher = load_config(args.student).model, load_config(args.teacher).model
-    batch = random_batch(args.batch, args.size, args.size, student.bbox_head.num_classes, args.device)
+    for model in (student, teacher):
+        model.backbone.init_cfg = None
+    classes = (student.get("bbox_head") or box_head(student)).num_classes
+    batch = random_batch(args.batch, args.size, args.size, classes, args.device)
     for index, sample in enumerate(batch[1]):
         (folder / f"{index}.jpg").touch()
         sample.set_metainfo({"img_path": str(folder / f"{index}.jpg")})
@@ -93,16 +130,26 @@ def build_steps(args: argparse.Namespace, folder: Path) -> dict[str, Step]:
     def stock(cfg: Any) -> Any:
         return MODELS.build(copy.deepcopy(cfg)).to(args.device).train()
 
-    def distilled(**options: Any) -> Any:
+    def distilled(terms: Any, **options: Any) -> Any:
         entry = {"config": teacher, "checkpoint": None, **options}
-        terms = {"cls": {"type": "DistillationLoss"}}
-        model = stock({**student, "type": "KDSingleStageDetector", "teacher": entry, "distill": terms})
+        cfg = {"type": "KDDetector", "student": student.type, "teacher": entry, "distill": terms}
+        model = stock({**student, **cfg})
         if isinstance(model.teacher, CachedTeacher):
             model.teacher.for_pipeline("benchmark")
         return model
 
     alone = stock(student)
     steps = {"student alone": trained(alone, batch)}
+    if not has_dense_head(alone):
+        found = recommended(student, {"config": teacher, "checkpoint": None}, None)["distill"]
+        print(f"mmkd: {', '.join(found)}")
+        steps["mmkd, features alone"] = trained(distilled({"neck": found["neck"]}), batch)
+        default = distilled(found)
+        steps["mmkd"] = trained(default, batch)
+        steps["mmkd, the later heads and the losses alone"] = losses_alone(default, batch)
+        steps["student alone, again"] = trained(stock(student), batch)
+        return steps
+    terms = {"cls": {"type": "DistillationLoss"}}
     steps["mmdet style"] = mmdet_style(stock(student), stock(teacher).eval().requires_grad_(False), batch)
     registry = import_mmrazor()
     if isinstance(registry, str):
@@ -113,10 +160,10 @@ def build_steps(args: argparse.Namespace, folder: Path) -> dict[str, Step]:
         model = single_teacher_distill(registry, student, teacher, args.cls_layer, levels).to(args.device)
         model.train()
         steps["MMRazor 1.0.0"] = trained(model, batch)
-    steps["mmkd, precision='fp32'"] = trained(distilled(precision="fp32"), batch)
-    default = distilled()
+    steps["mmkd, precision='fp32'"] = trained(distilled(terms, precision="fp32"), batch)
+    default = distilled(terms)
     steps["mmkd"] = trained(default, batch)
-    steps["mmkd, cached"] = trained(distilled(cache={"dir": str(folder / "cache")}), batch)
+    steps["mmkd, cached"] = trained(distilled(terms, cache={"dir": str(folder / "cache")}), batch)
     steps["mmkd, the losses alone"] = losses_alone(default, batch)
     steps["student alone, again"] = trained(stock(student), batch)
     return steps

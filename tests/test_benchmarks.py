@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine.config import Config
 
 from .conftest import ROOT
+from .outputs.two_stage import FASTER, small
 
 SMALL = ["--student", "configs/bccd/student.py", "--teacher", "configs/bccd/teacher.py", "--size", "64"]
 
@@ -37,6 +39,21 @@ def test_step_cost(
     assert found["peak_mib"]["mmkd"] > found["peak_mib"]["mmkd, the losses alone"] > 0
     assert found["versions"]["torch"]
     assert "| mmkd, cached |" in capsys.readouterr().out
+
+
+def test_step_cost_of_two_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("student", "teacher"):
+        Config({"model": small(FASTER)}).dump(tmp_path / f"{name}.py")
+    pair = ["--student", str(tmp_path / "student.py"), "--teacher", str(tmp_path / "teacher.py")]
+    few = ["--size", "64", "--rounds", "2", "--device", "cpu"]
+    found = run("step_cost", monkeypatch, tmp_path / "out.json", *pair, *few)
+    assert set(found["ratios"]) == {
+        "student alone",
+        "mmkd, features alone",
+        "mmkd",
+        "mmkd, the later heads and the losses alone",
+        "student alone, again",
+    }
 
 
 def test_loss_kernels(
