@@ -37,13 +37,18 @@ class DurableLocalBackend(LocalBackend):
         self.put(obj.encode(encoding), filepath)
 
 
-def write_durably(path: Path, content: bytes | memoryview) -> None:
+def write_durably(path: Path, content: bytes | memoryview, part: Path | None = None) -> None:
     """Replace a file with ``content``, or leave it as it is.
+
+    Args:
+        path: the file.
+        content: what is to be in it.
+        part: where it is written first, in the same folder; one of its own for each of several writers.
 
     Raises:
         OSError: it cannot be written.
     """
-    part = path.with_name(f"{path.name}.tmp")
+    part = part or path.with_name(f"{path.name}.tmp")
     try:
         with part.open("wb") as file:
             file.write(content)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from mmkd.durable import write_durably
 from mmkd.errors import UserError
 
 _SUFFIX, _UNFINISHED = ".safetensors", ".part"
@@ -86,14 +87,8 @@ class EntryStore:
         unfinished = path.with_name(f"{uuid.uuid4().hex}{_UNFINISHED}")
         try:
             path.parent.mkdir(exist_ok=True)
-            with open(unfinished, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
+            write_durably(path, data, unfinished)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
             self._stop(f"{type(error).__name__}: {error}")
             return False
         self._used += len(data)
