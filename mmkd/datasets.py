@@ -84,6 +84,17 @@ def where_from(path: Path) -> str:
     return f"put it at {path}"
 
 
+def metric_configs(evaluator: Any) -> list[Any]:
+    """The metrics of an evaluator's config, in mmengine's three forms.
+
+    Args:
+        evaluator: a metric's config, a list of them, a dict with a list of ``metrics``, or ``None``.
+    """
+    if isinstance(evaluator, Mapping) and "metrics" in evaluator:
+        evaluator = evaluator["metrics"]
+    return list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator] if evaluator else []
+
+
 def class_names(metainfo: Any) -> tuple[str, ...] | None:
     """The class names in the metainfo of a data set or checkpoint.
 

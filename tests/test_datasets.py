@@ -13,6 +13,7 @@ from mmkd.datasets import (
     common_metainfo,
     fraction_of_dataset,
     innermost,
+    metric_configs,
     places_of,
     where_from,
 )
@@ -80,3 +81,10 @@ def test_where_data_come_from() -> None:
     assert "clone of mmkd" in where_from(Path("data/bccd/annotations/train.json"))
     assert "cocodataset.org" in where_from(Path("/home/me/data/coco/annotations/x.json"))
     assert where_from(Path("mine/x.json")) == "put it at mine/x.json"
+
+
+def test_metrics_of_an_evaluator() -> None:
+    one, other = {"type": "CocoMetric"}, {"type": "VOCMetric"}
+    assert metric_configs(one) == metric_configs([one]) == metric_configs({"metrics": [one]}) == [one]
+    assert metric_configs((one, other)) == metric_configs({"type": "Evaluator", "metrics": [one, other]})
+    assert metric_configs(None) == metric_configs([]) == []

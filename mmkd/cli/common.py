@@ -18,6 +18,7 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmkd.build_errors import explained
 from mmkd.cli.console import nobody_reads, print_anything
 from mmkd.cli.failures import of_the_place
 from mmkd.compat import load_config
@@ -240,7 +241,8 @@ def run(main: Callable[[], object]) -> int:
         print(f"\nmmkd: interrupted{f'; {error}' if str(error) else ''}", file=sys.stderr)
         code = 130
     except Exception as error:
-        told, code = of_the_place(error), 2
+        told: object = of_the_place(error) or explained(error)
+        code = 2
         if told is None:
             traceback.print_exc()
             lines = [f"{type(error).__name__}: {error}", place_of(error), "(the traceback is above)"]

@@ -79,15 +79,13 @@ def _from_a_worker(error: BaseException) -> bool:
     )
 
 
-def of_the_place(error: Exception) -> str | None:
+def of_the_place(error: Exception) -> UserError | None:
     """What to say of an error of files and folders; None of any other."""
     if not isinstance(error, OSError) or error.errno not in OF_THE_PLACE:
         return None
-    return str(
-        UserError(
-            f"{error.filename or 'A file'} cannot be written or read.",
-            expected="a place with enough space and the permission to use it",
-            found=str(error.strerror),
-            remedy="make room or name another --work-dir; --resume goes on from the last checkpoint",
-        )
+    return UserError(
+        f"{error.filename or 'A file'} cannot be written or read.",
+        expected="a place with enough space and the permission to use it",
+        found=str(error.strerror),
+        remedy="make room or name another --work-dir; --resume goes on from the last checkpoint",
     )

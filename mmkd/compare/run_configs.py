@@ -13,6 +13,7 @@ from mmdet.evaluation import CocoMetric
 from mmengine.config import Config, ConfigDict
 
 from mmkd.compare.plan import STUDENT, TEACHER, Member, Plan, read_config
+from mmkd.datasets import metric_configs
 from mmkd.errors import UserError
 from mmkd.registry import METRICS, is_kind, name_in
 from mmkd.sweeps.overrides import KeepingDictAction, check_overrides, resolve_aliases
@@ -94,7 +95,7 @@ def evaluation_config(cfg: Config, data: Config, split: str) -> Config:
             )
     out = copy.deepcopy(data)
     evaluator = copy.deepcopy(data[f"{split}_evaluator"])
-    for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
+    for metric in metric_configs(evaluator):
         if metric.get("format_only"):
             raise UserError(
                 f"{split}_evaluator writes files and no figures.",

@@ -13,7 +13,7 @@ from mmdet.datasets import CocoDataset
 from mmkd.datasets import annotation_file, class_names, where_from
 from mmkd.doctor.findings import Finding, NotExamined, shortened
 from mmkd.doctor.setup import Source
-from mmkd.errors import type_of
+from mmkd.errors import nearest, type_of
 from mmkd.registry import DATASETS, class_of
 
 _MANY_EMPTY = 0.5
@@ -39,26 +39,77 @@ def read_source(which: str, cfg: Mapping[str, Any]) -> Generator[Finding, None, 
         there = False
     if not there:
         return None
-    if path.suffix != ".json":
-        raise NotExamined(f"{path} is no COCO file; only such are read here")
+    kind = class_of(cfg, DATASETS)
+    if path.suffix != ".json" or getattr(kind, "parse_data_info", None) is not CocoDataset.parse_data_info:
+        raise NotExamined(f"{path} is no COCO file, or {type_of(cfg)} reads it in its own way")
+    coco = yield from read_coco(what, path)
+    return None if coco is None else Source(which, path, images, classes_of(cfg), _is_plain(cfg), coco)
+
+
+def read_coco(what: str, path: Path) -> Generator[Finding, None, Mapping[str, Any] | None]:
+    """Read a file of annotations in COCO's format; the generator's value is what it holds, or ``None``."""
     try:
         coco = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         coco, problem = None, str(error)
     else:
-        problem = "it lacks images, annotations or categories"
-    if not (isinstance(coco, dict) and all(isinstance(coco.get(key), list) for key in _KEYS)):
-        yield Finding(
-            "error",
-            what,
-            f"{path} cannot be read: {problem}",
-            "download it again, or convert it to COCO's format",
-        )
-        return None
-    return Source(which, path, images, classes_of(cfg), _is_plain(cfg), coco)
+        problem = f"it lacks {', '.join(_KEYS)}"
+        if isinstance(coco, dict):
+            problem = f"it has no list of {shortened(key for key in _KEYS if not _has_dicts(coco.get(key)))}"
+            if all(_has_dicts(coco.get(key)) for key in _KEYS):
+                return coco
+    yield Finding(
+        "error",
+        what,
+        f"{path} cannot be read: {problem}",
+        "download it again, or convert it to COCO's format",
+    )
+    return None
 
 
 _KEYS = ("images", "annotations", "categories")
+
+
+def _has_dicts(part: Any) -> bool:
+    return isinstance(part, list) and all(isinstance(one, dict) for one in part)
+
+
+def examine_names(which: str, cfg: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether the config of a data set writes its classes as a list of names.
+
+    Args:
+        which: ``train``, ``val`` or ``test``, for messages.
+        cfg: the data set's.
+    """
+    problem = _problem(cfg.get("metainfo"))
+    if problem is not None:
+        yield Finding("error", f"{which}: classes", *problem)
+
+
+def _problem(metainfo: Any) -> tuple[str, str] | None:
+    """What is wrong with how a config writes its classes, and what to do; ``None`` if it is right."""
+    if metainfo is None:
+        return None
+    if not isinstance(metainfo, Mapping):
+        return f"metainfo is a {type(metainfo).__name__}", "write a dict: metainfo=dict(classes=('…', '…'))"
+    if "classes" not in metainfo:
+        other = next((key for key in metainfo if nearest(str(key).lower(), ["classes"], cutoff=0.75)), None)
+        return None if other is None else (f"nothing reads metainfo.{other}", "call it metainfo.classes")
+    names = metainfo["classes"]
+    if isinstance(names, str):
+        if Path(names).is_file():  # mmengine reads it
+            return None
+        written = tuple(name.strip() for name in names.split(",") if name.strip())
+        remedy = f"write a tuple, with its comma: classes={written}"
+        if "/" in names or Path(names).suffix:
+            remedy = f"{where_from(Path(names))}, or write a tuple: classes=('…', '…')"
+        return f"metainfo.classes is the string {names!r}, whose letters become the classes", remedy
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        return f"metainfo.classes is {names!r}, no list of names", "write classes=('…', '…')"
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        return f"metainfo.classes names {shortened(twice)} more than once", "name each class once"
+    return None
 
 
 def examine_classes(source: Source, *, unlabelled: bool = False) -> Iterator[Finding]:
@@ -175,9 +226,10 @@ def _is_plain(cfg: Mapping[str, Any]) -> bool:
 
 
 def classes_of(cfg: Mapping[str, Any]) -> tuple[str, ...]:
-    """The classes of a data set by its config, else those of its type; empty if neither names any."""
-    metainfo = cfg.get("metainfo")
-    given = metainfo.get("classes") if isinstance(metainfo, Mapping) else None
+    """The classes of a data set by its config, else those of its type; empty if neither lists any."""
+    if _problem(cfg.get("metainfo")) is not None:
+        return ()
+    given = (cfg.get("metainfo") or {}).get("classes")
     if isinstance(given, str) and Path(given).is_file():
         given = Path(given).read_text(encoding="utf-8").splitlines()
     if given is None:

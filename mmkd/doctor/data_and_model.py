@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mmdet.datasets import BaseVideoDataset, CocoPanopticDataset
+
 from mmkd.doctor.annotations import classes_of
 from mmkd.doctor.findings import Finding, NotExamined, shortened
 from mmkd.doctor.setup import TrainingSetup
-from mmkd.registry import TRANSFORMS, accepted_arguments, class_of, is_kind, package_of
+from mmkd.registry import DATASETS, TRANSFORMS, accepted_arguments, class_of, is_kind, package_of
 
 # What a prediction is turned back into an image's coordinates by, and found again by.
 _META_OF_TESTS = ("img_id", "ori_shape", "img_shape", "scale_factor")
@@ -17,6 +19,10 @@ _STOCK = ("mmcv", "mmdet", "mmengine", "mmkd")
 _CHANGE_CHANNELS = ("Albu", "RandomGrayscale")
 # Heads that classify something else than the data set's classes, by the name that they have in a model.
 _OTHER_CLASSES = ("rpn_head", "semantic_head", "panoptic_head", "panoptic_fusion_head")
+# Parts that have heads in them: of two stages, of semi-supervised detectors, of test-time augmentation.
+_WITH_HEADS = ("roi_head", "detector", "module")
+# Tracks have classes of their own; of things and stuff, the heads that classify objects know the things.
+_NOT_OF_HEADS = (BaseVideoDataset, CocoPanopticDataset)
 
 
 def examine_samples(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iterator[Finding]:
@@ -27,7 +33,12 @@ def examine_samples(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) ->
     for pack in packs:
         keys = pack.get("meta_keys")
         wanted = ("img_shape",) if which == "train" else _META_OF_TESTS
-        lacking = [] if keys is None else [key for key in wanted if key not in keys]
+        if keys is None:
+            continue
+        # CenterNet and CornerNet pad images by a border instead of resizing them.
+        lacking = [
+            key for key in wanted if key not in keys and not (key == "scale_factor" and "border" in keys)
+        ]
         if lacking:
             yield Finding(
                 "error",
@@ -71,8 +82,10 @@ def _channels(setup: TrainingSetup, what: str, transforms: Sequence[Mapping[str,
         return
     backbone = model.get("backbone") or {}
     kind = class_of(backbone)
-    takes_any = "in_channels" in accepted_arguments(kind)[0]
-    width = backbone.get("in_channels", _default(kind, "in_channels") or 3)
+    argument = accepted_arguments(kind)[0].get("in_channels")
+    usual = argument.default if argument is not None and isinstance(argument.default, int) else 3
+    takes_any = argument is not None
+    width = backbone.get("in_channels", usual)
     if package_of(kind) == "mmdet" and width != channels:
         yield Finding(
             "error",
@@ -87,21 +100,38 @@ def _channels(setup: TrainingSetup, what: str, transforms: Sequence[Mapping[str,
 
 def examine_heads(setup: TrainingSetup, which: Sequence[str]) -> Iterator[Finding]:
     """Whether the heads are for as many classes as the data sets have."""
-    names = next((names for name in which for part in setup.parts(name) if (names := classes_of(part))), ())
+    names = next((found for name in which for found in named_classes(setup, name)), ())
     if not names:
         raise NotExamined("the data set's config names no classes")
+    if (setup.cfg.get("model") or {}).get("language_model"):
+        raise NotExamined("the head is for the words of a text")
+    strange = any(source.has_none for name in which for source in setup.sources.get(name, ()))
     for place, count in heads_of(setup.cfg.get("model") or {}):
-        if count != len(names):
+        told = f"{place}.num_classes is {count if isinstance(count, int) else repr(count)}"
+        if count is None:
+            told = f"{place} has no num_classes"
+        if count != len(names) or not isinstance(count, int):
             yield Finding(
                 "error",
                 "head: classes",
-                f"{place}.num_classes is {count}; the data set has {len(names)}: {shortened(names)}",
-                f"set {place}.num_classes={len(names)}, or correct metainfo.classes",
+                f"{told}; the data set has {len(names)}: {shortened(names)}",
+                "correct metainfo.classes first, see above"
+                if strange
+                else f"set {place}.num_classes={len(names)}, or correct metainfo.classes",
             )
 
 
-def heads_of(model: Mapping[str, Any], place: str = "model") -> Iterator[tuple[str, int]]:
-    """The heads of a model's config that classify objects: where each stands, and for how many classes."""
+def named_classes(setup: TrainingSetup, which: str) -> list[tuple[str, ...]]:
+    """The classes of each part of a data set that names any, but for those whose heads are for others."""
+    parts = [one for one in setup.parts(which) if not is_kind(one, *_NOT_OF_HEADS, registry=DATASETS)]
+    return [names for part in parts if (names := classes_of(part))]
+
+
+def heads_of(model: Mapping[str, Any], place: str = "model") -> Iterator[tuple[str, Any]]:
+    """The heads of a model's config that classify objects: where each stands, and for how many classes.
+
+    The number is as the config has it, which may be no number; ``None`` if a head needs one and has none.
+    """
     for name, part in model.items():
         if name in _OTHER_CLASSES:
             continue
@@ -109,20 +139,16 @@ def heads_of(model: Mapping[str, Any], place: str = "model") -> Iterator[tuple[s
             if not isinstance(one, Mapping):
                 continue
             here = f"{place}.{name}" + (f"[{index}]" if isinstance(part, (list, tuple)) else "")
-            if name == "roi_head":
+            if name in _WITH_HEADS:
                 yield from heads_of(one, here)
             elif name.endswith("_head"):
-                count = one.get("num_classes", _default(class_of(one), "num_classes"))
-                if isinstance(count, int):
-                    yield here, count
+                argument = accepted_arguments(class_of(one))[0].get("num_classes")
+                if "num_classes" in one:
+                    yield here, one["num_classes"]
+                elif argument is not None and argument.default is not None:
+                    yield here, None if argument.default is argument.empty else argument.default
 
 
 def is_transform(cfg: Mapping[str, Any], name: str) -> bool:
     """Whether a config means the transform of this name, or a subclass of it."""
     return is_kind(cfg, TRANSFORMS.get(name), registry=TRANSFORMS)
-
-
-def _default(kind: Any, name: str) -> Any:
-    """What a class takes for an argument that is not given; ``None`` if it has no such default."""
-    argument = accepted_arguments(kind)[0].get(name)
-    return None if argument is None or argument.default is argument.empty else argument.default

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmdet.datasets.transforms import PackDetInputs
 from mmdet.evaluation import CocoMetric
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import EarlyStoppingHook
 
+from mmkd.build_errors import names_in
 from mmkd.datasets import is_remote, where_from
-from mmkd.doctor.annotations import examine_keys
-from mmkd.doctor.findings import Finding, NotExamined, collect, shortened
+from mmkd.doctor.annotations import examine_keys, read_coco
+from mmkd.doctor.findings import Finding, Level, NotExamined, collect, shortened
 from mmkd.doctor.setup import TrainingSetup
 from mmkd.errors import nearest, type_of
-from mmkd.registry import METRICS, class_of
+from mmkd.registry import HOOKS, METRICS, TRANSFORMS, class_of, is_kind
 
 # What pycocotools reads of the annotations and images that it evaluates.
 _EVALUATED = {"annotations": ("image_id", "category_id", "bbox", "area", "iscrowd"), "images": ("id",)}
+# What `CocoMetric` computes, and what it gives if it is not told.
+_METRICS = ("bbox", "segm", "proposal", "proposal_fast")
+_PRECISION = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
+_RECALL = ("AR@100", "AR@300", "AR@1000", "AR_s@1000", "AR_m@1000", "AR_l@1000")
 
 
 def examine_evaluators(setup: TrainingSetup, which: str) -> Iterator[Finding]:
@@ -29,17 +36,14 @@ def examine_evaluators(setup: TrainingSetup, which: str) -> Iterator[Finding]:
         which: ``val`` or ``test``.
     """
     option = f"{which}_evaluator"
-    if not setup.evaluators(which):
-        yield Finding(
-            "error",
-            option,
-            f"the config has {which}_dataloader and no {option}",
-            f"add {option}=dict(type='CocoMetric', ann_file=…), or set {which}_dataloader and {which}_cfg to "
-            "None",
-        )
-        return
     for one in setup.evaluators(which):
-        yield from collect(option, partial(_evaluator, setup, which, one))
+        if isinstance(one, Mapping):
+            yield from collect(option, partial(_evaluator, setup, which, one))
+        elif not isinstance(one, BaseMetric):
+            remedy = f"write {option}=dict(type='CocoMetric', ann_file=…)"
+            yield Finding("error", option, f"{one!r} is no metric", remedy)
+    if which == "val":
+        yield from collect("save_best", partial(_followed, setup))
 
 
 def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iterator[Finding]:
@@ -47,14 +51,17 @@ def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iter
     option = f"{which}_evaluator"
     kind = class_of(cfg, METRICS)
     if kind is None:
-        near = nearest(str(cfg.get("type")), METRICS.module_dict)
+        names = names_in(METRICS)
+        near = nearest(str(cfg.get("type")), names)
         yield Finding(
             "error",
             option,
-            f"there is no metric {type_of(cfg)!r}",
-            f"did you mean {near}?" if near else f"valid are: {', '.join(sorted(METRICS.module_dict))}",
+            f"there is no metric {type_of(cfg)!r}" if "type" in cfg else "a metric has no type",
+            f"did you mean {near}?" if near else f"valid are: {', '.join(sorted(names))}",
         )
         return
+    if _is_coco(kind):
+        yield from _coco_options(setup, which, cfg)
     file = cfg.get("ann_file")
     if not file or "://" in str(file) or is_remote(cfg):
         return
@@ -68,7 +75,9 @@ def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iter
     if not (isinstance(kind, type) and issubclass(kind, CocoMetric)):
         raise NotExamined(f"whether {path} is of the images of {which}_dataloader")
     same = [source for source in sources if source.file.resolve() == path.resolve()]
-    coco = same[0].coco if same else json.loads(path.read_text(encoding="utf-8"))
+    coco = same[0].coco if same else (yield from read_coco(option, path))
+    if coco is None:
+        return
     yield from examine_keys(option, coco, _EVALUATED)
     # Files that were numbered anew share their numbers, so the names count as well.
     there, asked = (
@@ -91,3 +100,94 @@ def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iter
             f"{path} has no class {shortened(strange)}; there: {shortened(sorted(names), 12)}",
             f"name the annotation file of {which}_dataloader.dataset",
         )
+
+
+def _coco_options(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iterator[Finding]:
+    """Options that `CocoMetric` looks at when a whole epoch has been trained, or says little about."""
+    option = f"{which}_evaluator"
+    metrics, items = _wrong_options(cfg)
+    for name in metrics:
+        near = nearest(str(name), _METRICS)
+        remedy = f"did you mean {near}?" if near else f"valid are: {', '.join(_METRICS)}"
+        yield Finding("error", option, f"CocoMetric has no metric {name!r}", remedy)
+    if items:
+        remedy = f"write a list of: {', '.join((*_PRECISION, *_RECALL))}"
+        yield Finding("error", option, f"metric_items has {shortened(map(repr, items))}", remedy)
+    if cfg.get("format_only") and cfg.get("outfile_prefix") is None:
+        remedy = f"set {option}.outfile_prefix"
+        yield Finding("error", option, "format_only writes results, and outfile_prefix names no file", remedy)
+    packs = [one for part in setup.parts(which) for one in part.get("pipeline") or ()]
+    packs = [one for one in packs if class_of(one, TRANSFORMS) is PackDetInputs]
+    with_truth = [one for one in packs if "instances" in one.get("meta_keys", ())]
+    if cfg.get("ann_file") is None and not cfg.get("format_only") and packs and not with_truth:
+        yield Finding(
+            "error",
+            option,
+            "CocoMetric has no ann_file, and the samples hold no ground truth",
+            f"set {option}.ann_file to the annotation file of {which}_dataloader.dataset",
+        )
+
+
+def _wrong_options(cfg: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+    """What ``metric`` and ``metric_items`` have that `CocoMetric` does not know."""
+    metrics = [one for one in _listed(cfg.get("metric", "bbox")) if one not in _METRICS]
+    items = cfg.get("metric_items") or ()
+    if isinstance(items, str):
+        return metrics, [items]
+    return metrics, [one for one in items if one not in (*_PRECISION, *_RECALL)]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _followed(setup: TrainingSetup) -> Iterator[Finding]:
+    """Whether the evaluators give the figures that hooks follow after each validation."""
+    checkpoint = (setup.cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    followed: list[tuple[Level, str, Any]] = [
+        ("error", "save_best", key) for key in _listed(checkpoint.get("save_best"))
+    ]
+    for hook in setup.cfg.get("custom_hooks") or ():
+        if isinstance(hook, Mapping) and is_kind(hook, EarlyStoppingHook, registry=HOOKS):
+            followed.append(
+                ("error" if hook.get("strict") else "warning", "EarlyStoppingHook", hook.get("monitor"))
+            )
+    evaluators = setup.evaluators("val")
+    for level, what, key in followed:
+        if not isinstance(key, str) or key == "auto" or any(_gives(one, key) for one in evaluators):
+            continue
+        names = [name for one in evaluators for name in _figures(one)]
+        near = nearest(key, names)
+        remedy = f"did you mean {near}?" if near else f"valid are: {shortened(names, 12)}"
+        yield Finding(level, what, f"val_evaluator does not give {key}", remedy)
+
+
+def _gives(cfg: Any, key: str) -> bool:
+    """Whether a metric gives a figure of this name, as far as that is known."""
+    kind = class_of(cfg, METRICS)
+    prefix = (cfg.get("prefix") if isinstance(cfg, Mapping) else None) or getattr(
+        kind, "default_prefix", None
+    )
+    if prefix is None or not key.startswith(f"{prefix}/"):
+        return prefix is None
+    classwise = cfg.get("classwise") and key.endswith("_precision")
+    return bool(classwise) or key in _figures(cfg) or not _figures(cfg)
+
+
+def _figures(cfg: Any) -> list[str]:
+    """The names of the figures that `CocoMetric` gives; empty for other metrics."""
+    if not isinstance(cfg, Mapping) or not _is_coco(class_of(cfg, METRICS)) or any(_wrong_options(cfg)):
+        return []
+    names: list[str] = []
+    for metric in _listed(cfg.get("metric", "bbox")):
+        if metric == "proposal_fast":
+            names += [f"AR@{number}" for number in cfg.get("proposal_nums", (100, 300, 1000))]
+        elif metric == "proposal":
+            names += cfg.get("metric_items") or _RECALL
+        else:
+            names += [f"{metric}_{item}" for item in cfg.get("metric_items") or _PRECISION]
+    return [f"{cfg.get('prefix') or 'coco'}/{name}" for name in names]
+
+
+def _is_coco(kind: Any) -> bool:
+    return getattr(kind, "compute_metrics", None) is CocoMetric.compute_metrics

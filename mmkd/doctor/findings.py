@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mmkd.build_errors import explained
 from mmkd.errors import UserError
 
 Level = Literal["ok", "note", "warning", "error"]
@@ -58,6 +59,10 @@ def collect(what: str, findings: Callable[[], Iterator[Finding]]) -> Iterator[Fi
     except UserError as error:
         yield from_error(what, error)
     except Exception as error:
+        plain = explained(error)
+        if plain is not None:
+            yield from_error(what, plain)
+            return
         place = traceback.extract_tb(error.__traceback__)[-1]
         text = " ".join(str(error).split())
         yield Finding(

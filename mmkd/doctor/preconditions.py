@@ -6,29 +6,25 @@ Nothing here builds a model or a data set.
 from __future__ import annotations
 
 import importlib.util
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from torch.utils.data import DataLoader
 
 from mmkd.datasets import is_remote
-from mmkd.doctor.annotations import classes_of, examine_classes, examine_keys, read_source
-from mmkd.doctor.data_and_model import examine_heads, examine_samples, is_transform
+from mmkd.doctor.annotations import examine_classes, examine_keys, examine_names, read_source
+from mmkd.doctor.data_and_model import examine_heads, examine_samples, is_transform, named_classes
 from mmkd.doctor.evaluators import examine_evaluators
 from mmkd.doctor.findings import Finding, collect, shortened
 from mmkd.doctor.images import examine_files
+from mmkd.doctor.loaders import examine_loader
 from mmkd.doctor.setup import Source, TrainingSetup
 from mmkd.doctor.spelling import examine_spelling
 from mmkd.doctor.wrappers import examine_wrappers
-from mmkd.errors import UserError, nearest
+from mmkd.errors import UserError
 from mmkd.registry import VISBACKENDS, class_of
 
-# Taken from the config by mmengine's Runner; the rest is torch's.
-_OF_RUNNER = {"dataset", "sampler", "batch_sampler", "collate_fn", "worker_init_fn", "num_batch_per_epoch"}
 # What mmdet reads of each annotation and image.
 _READ = {
     "annotations": ("image_id", "category_id", "bbox", "area"),
@@ -46,6 +42,13 @@ _PACKAGES = {
     "AimVisBackend": ("aim",),
 }
 
+# Of mmengine's Runner: all three or none.
+_TOGETHER = (
+    ("train_dataloader", "train_cfg", "optim_wrapper"),
+    ("val_dataloader", "val_cfg", "val_evaluator"),
+    ("test_dataloader", "test_cfg", "test_evaluator"),
+)
+
 
 def examine_preconditions(setup: TrainingSetup, which: Sequence[str] = ("train", "val")) -> Iterator[Finding]:
     """All of them, for some of the data loaders.
@@ -56,17 +59,18 @@ def examine_preconditions(setup: TrainingSetup, which: Sequence[str] = ("train",
     """
     yield from collect("spelling", partial(examine_spelling, setup.cfg))
     yield from collect("visualizer", partial(_backends, setup))
+    yield from collect("loops", partial(_loops, setup.cfg))
     for name in which:
         loader = setup.cfg.get(f"{name}_dataloader")
         if not loader:
             if name == "train":
                 yield Finding("warning", name, "the config has no train_dataloader")
             continue
-        yield from collect(f"{name}: loader", partial(_loader, name, loader))
+        yield from collect(f"{name}: loader", partial(examine_loader, name, loader))
         yield from collect(f"{name}: data set", partial(examine_wrappers, name, loader.get("dataset")))
         parts = setup.parts(name)
         for part in parts:
-            yield from collect(f"{name}: classes", partial(_names, name, part))
+            yield from collect(f"{name}: classes", partial(examine_names, name, part))
             yield from collect(f"{name}: pipeline", partial(examine_samples, setup, name, part))
         sources = setup.sources.setdefault(name, [])
         if not sources and not setup.only_formats(name):
@@ -77,7 +81,10 @@ def examine_preconditions(setup: TrainingSetup, which: Sequence[str] = ("train",
             yield from collect(
                 f"{name}: keys", partial(examine_keys, f"{name}: annotations", source.coco, _READ)
             )
-            yield from collect(f"{name}: classes", partial(examine_classes, source, unlabelled=unlabelled))
+            if source.classes:
+                yield from collect(
+                    f"{name}: classes", partial(examine_classes, source, unlabelled=unlabelled)
+                )
             if not _images_elsewhere(parts):
                 files = partial(examine_files, name, source.folder, source.coco["images"])
                 yield from collect(f"{name}: image files", files)
@@ -119,55 +126,21 @@ def _backends(setup: TrainingSetup) -> Iterator[Finding]:
             )
 
 
-def _loader(which: str, loader: Mapping[str, Any]) -> Iterator[Finding]:
-    """Whether mmengine and torch take its options; nothing is loaded."""
-    what, option = f"{which}: loader", f"{which}_dataloader"
-    if not isinstance(loader.get("dataset"), Mapping):
-        yield Finding("error", what, f"{option} has no dataset", f"give {option}.dataset=dict(type=…)")
-        return
-    if "sampler" not in loader:
-        yield Finding(
-            "error",
-            what,
-            f"{option} has no sampler",
-            f"set {option}.sampler=dict(type='DefaultSampler', shuffle={which == 'train'})",
-        )
-    options = {key: value for key, value in loader.items() if key not in _OF_RUNNER}
-    valid = set(inspect.signature(DataLoader).parameters) | _OF_RUNNER
-    unknown = [key for key in options if key not in valid]
-    if unknown:
-        near = nearest(unknown[0], valid)
-        yield Finding(
-            "error",
-            what,
-            f"{option} has no option {shortened(unknown)}",
-            f"did you mean {near}?" if near else f"valid are: {', '.join(sorted(valid))}",
-        )
-        return
-    try:
-        DataLoader([0], **options)  # type: ignore[arg-type]
-    except (ValueError, TypeError) as error:
-        yield Finding("error", what, f"torch refuses {option}: {error}", f"correct {option}")
-
-
-def _names(which: str, cfg: Mapping[str, Any]) -> Iterator[Finding]:
-    metainfo = cfg.get("metainfo") or {}
-    if not isinstance(metainfo, Mapping):
-        yield Finding(
-            "error",
-            f"{which}: classes",
-            f"metainfo is a {type(metainfo).__name__}",
-            "write a dict: metainfo=dict(classes=(…,))",
-        )
-        return
-    names = metainfo.get("classes")
-    if isinstance(names, str) and not Path(names).is_file():  # mmengine reads such a file
-        yield Finding(
-            "error",
-            f"{which}: classes",
-            f"metainfo.classes is the string {names!r}, whose letters become the classes",
-            f"write a tuple, with its comma: classes=({names!r},)",
-        )
+def _loops(cfg: Config) -> Iterator[Finding]:
+    """Whether what belongs together is there, as mmengine's Runner demands it, whatever it is used for."""
+    for loader, *others in _TOGETHER:
+        names = (loader, *others)
+        given = [name for name in names if cfg.get(name) is not None]
+        lacking = [name for name in names if cfg.get(name) is None]
+        if given and lacking:
+            example = {"evaluator": "=dict(type='CocoMetric', ann_file=…)", "cfg": "=dict()"}
+            adding = " and ".join(name + example.get(name.partition("_")[2], "=dict(…)") for name in lacking)
+            yield Finding(
+                "error",
+                lacking[0],
+                f"the config has {' and '.join(given)} and no {' and no '.join(lacking)}",
+                f"add {adding}, or set {' and '.join(given)} to None",
+            )
 
 
 def _reading(which: str, cfg: Mapping[str, Any], found: list[Source]) -> Iterator[Finding]:
@@ -187,10 +160,7 @@ def _images_elsewhere(parts: Sequence[Mapping[str, Any]]) -> bool:
 
 def _same_classes(setup: TrainingSetup, which: Sequence[str]) -> Iterator[Finding]:
     """Parts of one data set, and training and validation, number the same classes in the same order."""
-    orders = {
-        name: list(dict.fromkeys(classes_of(part) for part in setup.parts(name) if classes_of(part)))
-        for name in which
-    }
+    orders = {name: list(dict.fromkeys(named_classes(setup, name))) for name in which}
     for name, found in orders.items():
         if len(found) > 1:
             yield Finding(

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from mmkd.datasets import annotation_file, innermost
+from mmkd.datasets import annotation_file, innermost, metric_configs
 from mmkd.doctor.findings import NotExamined
 from mmkd.doctor.memory import StepMemory
 from mmkd.registry import DATASETS, MODELS
@@ -42,6 +42,13 @@ class Source:
     classes: tuple[str, ...]
     numbered_by_file: bool
     coco: Mapping[str, Any]
+
+    @property
+    def has_none(self) -> bool:
+        """Whether the config names classes, and none of them is in the file."""
+        return bool(self.classes) and not {str(one.get("name")) for one in self.coco["categories"]} & {
+            *self.classes
+        }
 
 
 @dataclass
@@ -80,13 +87,12 @@ class TrainingSetup:
         return list(innermost((self.cfg.get(f"{which}_dataloader") or {}).get("dataset")))
 
     def evaluators(self, which: str) -> list[Any]:
-        """The configs of the evaluators of ``val`` or ``test``."""
-        found = self.cfg.get(f"{which}_evaluator") or []
-        return list(found) if isinstance(found, (list, tuple)) else [found]
+        """The configs of the metrics of ``val`` or ``test``."""
+        return metric_configs(self.cfg.get(f"{which}_evaluator"))
 
     def only_formats(self, which: str) -> bool:
         """Whether results are only written for a server, so that there are no annotations to look at."""
-        return any(one.get("format_only") for one in self.evaluators(which))
+        return any(one.get("format_only") for one in self.evaluators(which) if isinstance(one, Mapping))
 
     def dataset(self, which: str) -> Any:
         """The built data set of ``train`` or ``val``, with its pipeline."""
@@ -131,7 +137,8 @@ class TrainingSetup:
         """The config of a data loader without its data set, in this process, with another batch size."""
         cfg = {name: value for name, value in self.cfg[f"{which}_dataloader"].items() if name != "dataset"}
         cfg = {**copy.deepcopy(cfg), "num_workers": 0, "persistent_workers": False, "timeout": 0}
-        cfg.pop("prefetch_factor", None)
+        for option in ("prefetch_factor", "multiprocessing_context"):  # of worker processes
+            cfg.pop(option, None)
         return cfg if batch_size is None else {**cfg, "batch_size": batch_size}
 
     def _first_batch(self, dataset: Any) -> dict[str, Any]:

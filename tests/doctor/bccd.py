@@ -31,9 +31,14 @@ def setup(*damages: Damage, images: int = IMAGES) -> TrainingSetup:
     return TrainingSetup(cfg, images)
 
 
+def examined_preconditions(*damages: Damage) -> list[Finding]:
+    """What the preconditions find in a damaged config."""
+    return list(examine_preconditions(setup(*damages)))
+
+
 def errors(*damages: Damage) -> list[str]:
-    """What the preconditions say of a damaged config, but for what is right."""
-    found = examine_preconditions(setup(*damages))
+    """The same as text, but for what is right."""
+    found = examined_preconditions(*damages)
     return [f"{one.what}: {one.found}; {one.remedy}" for one in found if one.level != "ok"]
 
 

@@ -90,3 +90,64 @@ def test_channels_that_a_transform_of_the_user_makes() -> None:
     adds = each(lambda dataset: dataset.pipeline.insert(1, {"type": "AddsInfrared"}))
     assert errors(adds, wide) == []
     assert errors(wide)
+
+
+@pytest.mark.parametrize(
+    ("count", "found"),
+    [("3", "num_classes is '3'"), (3.0, "num_classes is 3.0"), (None, "bbox_head has no num_classes")],
+)
+def test_a_head_with_no_number(count: Any, found: str) -> None:
+    (told,) = errors(lambda cfg: cfg.model.bbox_head.update(num_classes=count))
+    assert found in told
+    assert "set model.bbox_head.num_classes=3" in told
+
+
+def test_a_head_without_a_number() -> None:
+    (told,) = errors(lambda cfg: cfg.model.bbox_head.pop("num_classes"))
+    assert "model.bbox_head has no num_classes; the data set has 3" in told
+
+
+@pytest.mark.parametrize("name", ["detector", "module"])
+def test_heads_of_a_detector_in_a_detector(name: str) -> None:
+    model = {"type": "SoftTeacher", name: {"roi_head": {"bbox_head": {"num_classes": 4}}}}
+    assert dict(heads_of(model)) == {f"model.{name}.roi_head.bbox_head": 4}
+
+
+def test_the_head_is_not_made_for_classes_that_are_not_there() -> None:
+    told = errors(each(lambda dataset: dataset.update(metainfo=None)))
+    (head,) = [one for one in told if one.startswith("head: classes")]
+    assert head.endswith("correct metainfo.classes first, see above")
+
+
+def test_classes_of_tracks_are_others() -> None:
+    def damage(cfg: Config) -> None:
+        cfg.val_dataloader.dataset = {"type": "MOTChallengeDataset", "pipeline": []}
+
+    assert not [one for one in errors(damage) if "classes" in one]
+
+
+def test_things_and_stuff() -> None:
+    """Heads of panoptic detectors are for the things alone."""
+    panoptic = each(lambda dataset: dataset.update(type="CocoPanopticDataset", metainfo=None))
+    assert not [one for one in errors(panoptic) if "head: classes: model" in one]
+
+
+def test_words_instead_of_classes() -> None:
+    """The heads of GLIP and Grounding DINO are for the tokens of a text."""
+
+    def damage(cfg: Config) -> None:
+        cfg.model.bbox_head.num_classes = 256
+        cfg.model.language_model = {"type": "BertModel"}
+
+    (told,) = errors(damage)
+    assert told.startswith("head: classes: not examined")
+
+
+def test_images_that_are_padded_by_a_border() -> None:
+    """CenterNet's are."""
+
+    def damage(cfg: Config) -> None:
+        keys = ("img_id", "img_path", "ori_shape", "img_shape", "border")
+        cfg.val_dataloader.dataset.pipeline[-1] = {"type": "PackDetInputs", "meta_keys": keys}
+
+    assert errors(damage) == []

@@ -30,19 +30,6 @@ def test_nothing_to_say_of_the_shipped_recipe() -> None:
     assert list(require(bccd.setup().cfg, ("test",))) == []
 
 
-def test_one_class_as_a_string(tmp_path: Path) -> None:
-    found = errors(each(lambda dataset: dataset.update(metainfo={"classes": "RBC"})))
-    assert [one for one in found if one.startswith("train")] == [
-        "train: classes: metainfo.classes is the string 'RBC', whose letters become the classes; "
-        "write a tuple, with its comma: classes=('RBC',)"
-    ]
-    (found, *_) = errors(each(lambda dataset: dataset.update(metainfo=[{"classes": ("RBC",)}])))
-    assert "train: classes: metainfo is a list; write a dict" in found
-    names = tmp_path / "classes.txt"
-    names.write_text("Platelets\nRBC\nWBC\n")
-    assert errors(each(lambda dataset: dataset.update(metainfo={"classes": str(names)}))) == []
-
-
 @pytest.mark.parametrize("key", ["area", "bbox", "category_id"])
 def test_annotations_without_what_is_read(tmp_path: Path, key: str) -> None:
     def remove(content: dict[str, Any]) -> None:
@@ -70,33 +57,12 @@ def test_parts_with_other_classes() -> None:
     assert any("the parts of the data set differ" in one for one in errors(damage))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_workers": 0, "persistent_workers": True}, "torch refuses val_dataloader: persistent_workers"),
-        (
-            {"num_workers": 0, "persistent_workers": False, "prefetch_factor": 4},
-            "torch refuses val_dataloader",
-        ),
-        ({"batch_size": 0}, "torch refuses val_dataloader: batch_size"),
-        ({"num_worker": 2}, "no option num_worker; did you mean num_workers"),
-    ],
-)
-def test_a_loader_that_torch_refuses(options: dict[str, Any], message: str) -> None:
-    (found,) = errors(lambda cfg: cfg.val_dataloader.update(options))
-    assert message in found
-
-
-def test_a_loader_without_its_parts() -> None:
-    assert "no sampler" in errors(lambda cfg: cfg.train_dataloader.pop("sampler"))[0]
-    assert "no dataset" in errors(lambda cfg: cfg.train_dataloader.pop("dataset"))[0]
-
-
 def test_results_for_a_server_need_no_annotations(tmp_path: Path) -> None:
     def damage(cfg: Config) -> None:
         (tmp_path / "image_info.json").write_text(json.dumps({"images": [], "categories": []}))
         cfg.test_dataloader.dataset.ann_file = str(tmp_path / "image_info.json")
         cfg.test_evaluator = {**cfg.val_evaluator, "ann_file": None, "format_only": True}
+        cfg.test_evaluator["outfile_prefix"] = str(tmp_path / "results")
 
     setup = bccd.setup(damage)
     assert [one for one in examine_preconditions(setup, ("test",)) if one.level == "error"] == []
@@ -128,3 +94,26 @@ def test_a_visualizer_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) 
     (found,) = errors(logs)
     assert "TensorboardVisBackend needs tensorboard or tensorboardX, which is not installed" in found
     assert "pip install tensorboard" in found
+
+
+@pytest.mark.parametrize(
+    ("lacking", "found"),
+    [
+        (["val_cfg"], "the config has val_dataloader and val_evaluator and no val_cfg; add val_cfg=dict()"),
+        (["val_dataloader"], "the config has val_cfg and val_evaluator and no val_dataloader"),
+        (
+            ["test_cfg", "test_evaluator"],
+            "has test_dataloader and no test_cfg and no test_evaluator",
+        ),
+        (["optim_wrapper"], "the config has train_dataloader and train_cfg and no optim_wrapper"),
+    ],
+)
+def test_what_belongs_together(lacking: list[str], found: str) -> None:
+    """mmengine's Runner refuses a part of it, whatever it is used for."""
+    (told,) = errors(lambda cfg: cfg.update(dict.fromkeys(lacking)))
+    assert found in told
+    assert "to None" in told
+
+
+def test_no_validation_at_all() -> None:
+    assert errors(lambda cfg: cfg.update(val_dataloader=None, val_cfg=None, val_evaluator=None)) == []

@@ -56,6 +56,20 @@ def test_a_training_of_nothing(name: str) -> None:
     assert ("error", f"{name}=0 trains nothing", f"set train_cfg.{name} to 1 or more") in found(**options)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("max_epochs", 5.0, "max_epochs=5.0 is no whole number"),
+        ("max_epochs", "5", "max_epochs='5' is no whole number"),
+        ("val_interval", "1", "val_interval='1' is no number"),
+        ("val_interval", 0, "val_interval=0 is no interval"),
+    ],
+)
+def test_numbers_of_the_loop(name: str, value: Any, message: str) -> None:
+    told = found(**{f"train_cfg__{name}": value})
+    assert told == [("error", message, f"set train_cfg.{name} to 1 or more")]
+
+
 SHIPPED = [*sorted((ROOT / "configs").glob("[!_]*/*.py"))]
 STOCK = [
     "detr/detr_r50_8xb2-150e_coco.py",
