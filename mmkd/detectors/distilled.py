@@ -23,7 +23,6 @@ from mmkd.detectors.checkpointing import watch_checkpointed
 from mmkd.detectors.finite import FiniteCheck, in_float16
 from mmkd.errors import UserError
 from mmkd.heads import adapter_for, check_heads
-from mmkd.heads.calls import Calls
 from mmkd.heads.observe import Observation, observe
 from mmkd.heads.towers import Towers, check_towers, record_towers, with_towers
 from mmkd.losses import DistillLoss, build_losses
@@ -31,18 +30,18 @@ from mmkd.outputs import (
     DENSE,
     Place,
     Reading,
+    Recorded,
     default_place,
     dense_head,
     dense_layout,
     find_place,
     has_dense_head,
-    memory_levels,
     split_places,
     student_layout,
     tested_branch,
 )
 from mmkd.sharding import check_whole
-from mmkd.structures import OF_CONTEXT, DenseOutputs, DistillContext, Levels, Need, RowOutputs
+from mmkd.structures import OF_CONTEXT, DenseOutputs, DistillContext, Need, RowOutputs
 from mmkd.teachers import (
     asked_by,
     build_teachers,
@@ -54,20 +53,6 @@ from mmkd.teachers import (
 _OF_FEATURES: frozenset[Need] = frozenset({"feats", "layers"})
 
 
-class _Seen:
-    """What the student's own methods gave during one loss."""
-
-    def __init__(self) -> None:
-        self.feats: Calls[Sequence[Tensor]] = Calls()
-        self.memory: Calls[Tensor] = Calls()
-
-    def levels(self) -> Levels:
-        """Its features, per level B×C×H×W."""
-        feats = tuple(next(iter(self.feats)))
-        memory = next(iter(self.memory), None)
-        return feats if memory is None else memory_levels(memory, feats)
-
-
 @dataclass(frozen=True)
 class _Step:
     """What is under way while the student computes its own losses."""
@@ -76,7 +61,7 @@ class _Step:
     answers: list[Callable[[], DenseOutputs]]
     needs: frozenset[Need]
     watching: ExitStack
-    student: _Seen = field(default_factory=_Seen)
+    student: Recorded = field(default_factory=Recorded)
     dense: Observation | None = None
     towers: Towers = field(default_factory=dict)
     places: dict[str, Any] = field(default_factory=dict)
@@ -114,7 +99,7 @@ class Distilled(BaseDetector):
     """
 
     teacher: Any = None
-    _seen: _Seen | None = None
+    recorded: Recorded | None = None  # while its loss is under way, what its own methods gave
 
     def __init__(
         self,
@@ -224,8 +209,8 @@ class Distilled(BaseDetector):
     def extract_feat(self, batch_inputs: Tensor) -> Any:
         """The student's own; recorded during a loss."""
         feats = super().extract_feat(batch_inputs)
-        if self._seen is not None:
-            self._seen.feats.add(feats)
+        if self.recorded is not None:
+            self.recorded.feats.add(feats)
         return feats
 
     @torch.compiler.disable(recursive=False)  # it compiles the student's part as the student alone
@@ -240,7 +225,7 @@ class Distilled(BaseDetector):
         try:
             losses = super().loss(batch_inputs, batch_data_samples)
         finally:
-            self._seen = None
+            self.recorded = None
             step.close()
         return self._add_terms(losses, step, batch_inputs, batch_data_samples)
 
@@ -271,11 +256,11 @@ class Distilled(BaseDetector):
                 seen = watching.enter_context(observe(head, labels=labels, quality=quality))
                 towers = watching.enter_context(record_towers(head)) if "towers" in needs else {}
                 step = replace(step, dense=seen, towers=towers)
+            self.recorded = step.student
             for place in {self._places[name][0] for name in active if name in self._places}:
                 step.places[type(place).__name__] = watching.enter_context(place.watch(self))
             if not self._layers_checked:
                 watching.enter_context(watch_checkpointed(self))
-            self._seen = step.student
             return replace(step, watching=watching.pop_all())
 
     @torch.compiler.disable

@@ -14,6 +14,6 @@ class DistilledTransformer(Distilled):
     def forward_encoder(self, *args: Any, **kwargs: Any) -> Any:
         """The student's own; recorded during a loss."""
         outputs = super().forward_encoder(*args, **kwargs)
-        if self._seen is not None and has_own_memory(self):
-            self._seen.memory.add(outputs["memory"])
+        if self.recorded is not None and has_own_memory(self):
+            self.recorded.memory.add(outputs)
         return outputs

@@ -23,7 +23,7 @@ class BoxL1Loss(RowLoss):
 
     Source: Carion et al., 2020 (https://arxiv.org/abs/2005.12872). As a distillation loss weighted by the
     teacher's score: KD-DETR, Wang et al., CVPR 2024 (https://arxiv.org/abs/2211.08071), section 4; its
-    implementation (wennyuhey/KD-DETR) takes the mean of the four terms in place of the sum.
+    implementation (Myleswork/KD-DETR) takes the mean of the four terms in place of the sum.
 
     Args:
         loss_weight: λ ≥ 0.

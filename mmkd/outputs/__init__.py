@@ -1,14 +1,14 @@
 """What detectors say: features of any of them, and predictions at places beside the dense maps."""
 
-from mmkd.outputs import queries, sparse  # noqa: F401  (they register places and readers)
+from mmkd.outputs import queries, shared_queries, sparse  # noqa: F401  (they register places and readers)
 from mmkd.outputs.example import example_pixels
 from mmkd.outputs.features import (
+    Recorded,
     dense_head,
     dense_layout,
     encode,
     has_dense_head,
     has_own_memory,
-    memory_levels,
     student_layout,
     tested_branch,
 )
@@ -31,6 +31,7 @@ __all__ = [
     "Masks",
     "Place",
     "Reading",
+    "Recorded",
     "Rois",
     "default_place",
     "dense_head",
@@ -40,7 +41,6 @@ __all__ = [
     "find_place",
     "has_dense_head",
     "has_own_memory",
-    "memory_levels",
     "register_place",
     "split_places",
     "student_layout",

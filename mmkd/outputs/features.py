@@ -5,7 +5,7 @@ Grounding DINO's encoder reads a text too; its features are those of its neck.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmkd.errors import UserError
 from mmkd.heads import adapter_for
+from mmkd.heads.calls import Calls
 from mmkd.outputs.example import example_pixels
 from mmkd.outputs.transformers import Encoded
 from mmkd.structures import HeadSpec, Levels
@@ -62,6 +63,20 @@ def encode(detector: Any, pixels_BCHW: Tensor, image_shapes: Sequence[tuple[int,
     encoder_inputs, _ = detector.pre_transformer(feats, samples)
     memory = detector.forward_encoder(**encoder_inputs)
     return memory_levels(memory["memory"], feats), Encoded(feats, samples, memory)
+
+
+class Recorded:
+    """What a student's own methods gave during one loss."""
+
+    def __init__(self) -> None:
+        self.feats: Calls[Sequence[Tensor]] = Calls()
+        self.memory: Calls[Mapping[str, Any]] = Calls()
+
+    def levels(self) -> Levels:
+        """Its features, per level B×C×H×W."""
+        feats = tuple(next(iter(self.feats)))
+        memory = next(iter(self.memory), None)
+        return feats if memory is None else memory_levels(memory["memory"], feats)
 
 
 def has_own_memory(detector: Any) -> bool:

@@ -33,17 +33,37 @@ class Encoded(NamedTuple):
     memory: Mapping[str, Any]
 
 
-def decode(detector: Any, encoded: Encoded) -> tuple[Tensor, Tensor]:
+def decode(
+    detector: Any, encoded: Encoded, queries: Mapping[str, Any] | None = None
+) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
     """Run a transformer's own forward from the encoder's output on.
 
+    Args:
+        detector: the transformer.
+        encoded: of a batch.
+        queries: what its decoder is given beside the encoder's output, as another's ``pre_decoder`` made it;
+            ``None`` for its own.
+
     Returns:
-        Class logits L×B×Q×K and boxes L×B×Q×4, center and size relative to the image, as its head gives them.
+        Class logits L×B×Q×K; boxes L×B×Q×4, center and size relative to the image, as its head gives them;
+        and what the decoder was given.
     """
-    with replaced(detector, "forward_encoder", lambda **_: encoded.memory):
+    given: list[Mapping[str, Any]] = []
+    own = detector.pre_decoder
+
+    def pre_decoder(memory: Tensor, **options: Any) -> Any:
+        inputs, of_head = own(memory=memory, **options) if queries is None else (dict(queries), {})
+        given.append({name: value for name, value in inputs.items() if name != "memory"})
+        return {**inputs, "memory": memory}, of_head
+
+    with (
+        replaced(detector, "forward_encoder", lambda **_: encoded.memory),
+        replaced(detector, "pre_decoder", pre_decoder),
+    ):
         logits_LBQK, boxes_LBQ4 = detector.bbox_head(
             **detector.forward_transformer(encoded.feats, encoded.data_samples)
         )
-    return logits_LBQK, boxes_LBQ4
+    return logits_LBQK, boxes_LBQ4, given[0]
 
 
 @register_query_reader(DetectionTransformer)
@@ -77,12 +97,12 @@ class TransformerReader(QueryReader):
         counts_LBQ = self.counts(detector, logits_LBQK)
         assert seen.loss_cls_args is not None
         labels_LBQ = _assigned(counts_LBQ, seen.loss_cls_args)
-        return Predictions(logits_LBQK, _corners(boxes_LBQ4, data_samples), labels_LBQ, counts_LBQ)
+        return Predictions(logits_LBQK, corners(boxes_LBQ4, data_samples), labels_LBQ, counts_LBQ)
 
     def teacher(self, detector: Any, inner: Encoded, data_samples: Sequence[Any]) -> Predictions:  # noqa: D102
-        logits_LBQK, boxes_LBQ4 = decode(detector, inner)
+        logits_LBQK, boxes_LBQ4, _ = decode(detector, inner)
         counts_LBQ = self.counts(detector, logits_LBQK)[-1:]
-        boxes_LBQ4 = _corners(boxes_LBQ4[-1:], inner.data_samples)
+        boxes_LBQ4 = corners(boxes_LBQ4[-1:], inner.data_samples)
         return Predictions(logits_LBQK[-1:], boxes_LBQ4, None, counts_LBQ)
 
     def trailing(self, detector: Any) -> int:
@@ -120,7 +140,7 @@ class DDQReader(TransformerReader):
         return torch.stack([torch.ones_like(kept[0]), *kept])
 
 
-def _corners(boxes_LBQ4: Tensor, data_samples: Sequence[Any]) -> Tensor:
+def corners(boxes_LBQ4: Tensor, data_samples: Sequence[Any]) -> Tensor:
     """From center and size relative to each image to corners in pixels of the input."""
     shapes = [sample.img_shape for sample in data_samples]
     sizes_B14 = boxes_LBQ4.new_tensor([[[w, h, w, h]] for h, w in shapes], dtype=torch.float32)

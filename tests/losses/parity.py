@@ -179,6 +179,28 @@ def hinton(student: Any, teacher: Any, context: Any, _: Any) -> Tensor:
     return 4 * (kl_N * context.valid_N).sum() / context.valid_N.sum()
 
 
+def kd_detr_cls(student: Any, teacher: Any, context: Any, _: Any) -> Tensor:
+    """``KDCriterion.loss_kl_div`` of KD-DETR, weighted by the teacher's score."""
+    own, taught = (rows_of(outputs.cls_logits) / 10 for outputs in (student, teacher))
+    kl_NK = F.kl_div(own.log_softmax(1), taught.softmax(1), reduction="none")
+    return (kl_NK.mean(1) * 100 * top_score(teacher) * context.valid_N).sum()
+
+
+def kd_detr_l1(student: Any, teacher: Any, context: Any, _: Any) -> Tensor:
+    """``KDCriterion.loss_boxes`` of KD-DETR, of center and size relative to the image."""
+    height, width = context.data_samples[0].img_shape
+    x1, y1, x2, y2 = (rows_of(student.boxes) - rows_of(teacher.boxes)).unbind(1)
+    distances = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+    weight_N = top_score(teacher) * context.valid_N
+    return 5 * (torch.stack(distances, 1).abs().mean(1) * weight_N).sum() / weight_N.sum()
+
+
+def kd_detr_giou(student: Any, teacher: Any, context: Any, _: Any) -> Tensor:
+    _iou, giou_N = iou_and_giou(rows_of(student.boxes), rows_of(teacher.boxes))
+    weight_N = top_score(teacher) * context.valid_N
+    return 2 * ((1 - giou_N) * weight_N).sum() / weight_N.sum()
+
+
 def pkd(student: Any, teacher: Any, _: Any, __: Any) -> Tensor:
     def normal(level: Tensor) -> Tensor:
         flat = level.permute(1, 0, 2, 3).flatten(1)
@@ -221,6 +243,7 @@ def mgd(channels: bool) -> Formula:
 
 
 CROSSKD = "jbwang1997/CrossKD"
+KD_DETR = "Myleswork/KD-DETR `kd_loss.py`"
 BCKD = "TinyTigerPan/BCKD `ld_head.py`"
 ROWS = (
     Row(
@@ -321,6 +344,28 @@ ROWS = (
         ld_main,
         "bbox_pred",
     ),
+    Row(
+        "KD-DETR, class logits",
+        KD_DETR,
+        {
+            "type": "DistillationLoss",
+            "loss_weight": 1,
+            "activation": "softmax",
+            "temperature": 10,
+            "region": "teacher",
+            "normalizer": "none",
+            "reduction": "mean",
+        },
+        kd_detr_cls,
+    ),
+    Row(
+        "KD-DETR, boxes, L1",
+        KD_DETR,
+        {"type": "BoxL1Loss", "loss_weight": 1.25},
+        kd_detr_l1,
+        "boxes",
+    ),
+    Row("KD-DETR, boxes, GIoU", KD_DETR, {"type": "BoxIoULoss"}, kd_detr_giou, "boxes"),
     Row(
         "PKD",
         "mmrazor `PKDLoss`",
