@@ -16,6 +16,7 @@ from mmkd.registry import MODELS
 from mmkd.student_config import student_config
 
 from .conftest import ROOT, batch, build, save_teacher
+from .outputs.two_stage import batch as batch_with_masks
 
 CONFIGS = sorted((ROOT / "configs").glob("[!_]*/*.py"))
 
@@ -48,7 +49,9 @@ def test_config_takes_a_training_step(path: Path, tmp_path: Path) -> None:
     settings = {**cfg.optim_wrapper, "type": "OptimWrapper"}  # AMP of float16 needs a GPU
     for of_amp in ("loss_scale", "dtype"):
         settings.pop(of_amp, None)
-    log_vars = model.train_step(batch(shape, shape), build_optim_wrapper(model, settings))
+    with_masks = "mask_head" in cfg.model.get("roi_head", {})
+    data = batch_with_masks() if with_masks else batch(shape, shape)
+    log_vars = model.train_step(data, build_optim_wrapper(model, settings))
     assert all(torch.isfinite(torch.as_tensor(value)).all() for value in log_vars.values())
     named = [f"loss_kd_{name}" for name in cfg.model.get("distill", ())]
     assert all(log_vars[name] > 0 for name in named)
