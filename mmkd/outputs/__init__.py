@@ -1,6 +1,11 @@
 """What detectors say: features of any of them, and predictions at places beside the dense maps."""
 
-from mmkd.outputs import queries, shared_queries, sparse  # noqa: F401  (they register places and readers)
+from mmkd.outputs import (  # noqa: F401  (they register places and readers)
+    mask_queries,
+    queries,
+    shared_queries,
+    sparse,
+)
 from mmkd.outputs.example import example_pixels
 from mmkd.outputs.features import (
     Recorded,

@@ -11,9 +11,10 @@ import torch
 from mmdet.structures import DetDataSample
 from torch import Tensor
 
+from mmkd.errors import UserError
 from mmkd.outputs.place import Place, Reading, check_classes, register_place
-from mmkd.outputs.query_readers import QueryReader, query_reader
-from mmkd.structures import DistillContext, HeadSpec, Levels, RowOutputs
+from mmkd.outputs.query_readers import Predictions, QueryReader, query_reader
+from mmkd.structures import DistillContext, HeadSpec, Levels, Need, RowOutputs
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,20 @@ class QueryQuestion:
 
     data_samples: Sequence[Any]
     parts: Sequence[int]
+
+
+@dataclass(frozen=True)
+class QueryReading(Reading):
+    """With all that the student's queries say, by which they are matched."""
+
+    said: Predictions
+
+
+@dataclass(frozen=True)
+class QuerySpec(HeadSpec):
+    """With what queries find an object by, see `QueryReader`."""
+
+    finds: str = "boxes"
 
 
 @register_place("queries")
@@ -54,7 +69,13 @@ class Queries(Place):
 
     def spec(self, detector: Any) -> HeadSpec:
         """As `Place.spec`."""
-        return _reader(detector).spec(detector)
+        reader = _reader(detector)
+        return QuerySpec(**vars(reader.spec(detector)), finds=reader.finds)
+
+    def offers(self, detector: Any) -> frozenset[Need]:
+        """As `Place.offers`; queries for masks have no boxes."""
+        boxes: frozenset[Need] = frozenset({"boxes"})
+        return self.gives if _reader(detector).finds == "boxes" else self.gives - boxes
 
     def watch(self, detector: Any) -> AbstractContextManager[Any]:
         """As `Place.watch`."""
@@ -70,7 +91,8 @@ class Queries(Place):
         assert rows.known_N is not None
         labels_N = None if said.labels_LBQ is None else said.labels_LBQ[list(parts)].flatten()
         context = DistillContext(rows.known_N, len(data_samples), data_samples, labels_N=labels_N)
-        return Reading(rows, context, QueryQuestion([_shapes(sample) for sample in data_samples], parts))
+        question = QueryQuestion([_shapes(sample) for sample in data_samples], parts)
+        return QueryReading(rows, context, question, said)
 
     def answer(
         self, detector: Any, inner: Any, question: QueryQuestion, classes: Sequence[int] | None
@@ -83,8 +105,17 @@ class Queries(Place):
         return rows if classes is None else rows.select_classes(classes)
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
-        """Refuse other classes: they are matched by class, also for losses that read boxes alone."""
+        """Refuse a teacher whose queries cannot be matched: by class, and by box or mask."""
         check_classes(student, teacher, "by which their queries are matched")
+        assert isinstance(student, QuerySpec)
+        assert isinstance(teacher, QuerySpec)
+        if student.finds != teacher.finds:
+            raise UserError(
+                "Teacher and student find objects by different things, so their queries cannot be matched.",
+                expected=f"{student.finds} (the student's)",
+                found=f"{teacher.finds} (the teacher's)",
+                remedy="use a teacher of the student's kind, or losses on features alone (PKDLoss, …)",
+            )
 
     def pair(
         self, detector: Any, reading: Reading, said: RowOutputs
@@ -100,13 +131,13 @@ class Queries(Place):
     @torch.no_grad()
     def match(self, detector: Any, reading: Reading, said: RowOutputs) -> Tensor:
         """For each of the student's rows that of the teacher that it faces, −1 for none, (N,)."""
-        reader, own, counts_N = _reader(detector), reading.outputs.map(Tensor.detach), reading.context.valid_N
-        assert own.image_N is not None
+        assert isinstance(reading, QueryReading)
         assert said.image_N is not None
+        reader, counts_N = _reader(detector), reading.context.valid_N
         images, parts = reading.context.num_images, reading.question.parts
         queries = len(counts_N) // (len(parts) * images)
         most = min(reader.most(detector) or queries, queries)
-        partner_N = torch.full_like(own.image_N, -1)
+        partner_N = torch.full_like(counts_N, -1, dtype=torch.long)
         with torch.autocast(partner_N.device.type, enabled=False):
             for image, sample in enumerate(reading.context.data_samples):
                 theirs = (said.image_N == image).nonzero().squeeze(1)
@@ -114,11 +145,12 @@ class Queries(Place):
                 theirs = theirs[scores.topk(min(most, len(theirs))).indices.sort().values]
                 for layer, part in enumerate(parts):
                     start = (layer * images + image) * queries
-                    ours = start + counts_N[start : start + queries].nonzero().squeeze(1)
+                    ours = counts_N[start : start + queries].nonzero().squeeze(1)
                     if not len(theirs) or not len(ours):
                         continue
-                    found = reader.match(detector, part, own.take(ours), said.take(theirs), sample.metainfo)
-                    partner_N[ours[found > 0]] = theirs[found[found > 0] - 1]
+                    own = reading.said.of_image(part, image, reading.outputs.spec).take(ours)
+                    found = reader.match(detector, part, own, said.take(theirs), sample.metainfo)
+                    partner_N[start + ours[found > 0]] = theirs[found[found > 0] - 1]
         return partner_N
 
 

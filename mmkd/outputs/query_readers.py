@@ -29,6 +29,7 @@ class Predictions:
             background; ``None`` if there was no loss, or it does not tell.
         counts_LBQ: bool, False for queries that the detector leaves out of its loss and its detections.
         extra: further predictions by name, L×B×Q×….
+        masks: per layer, mask logits B×Q×h×w; ``None`` if they predict none.
     """
 
     logits_LBQK: Tensor
@@ -36,6 +37,7 @@ class Predictions:
     labels_LBQ: Tensor | None
     counts_LBQ: Tensor
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    masks: Sequence[Tensor] | None = None
 
     def rows(self, parts: Sequence[int], spec: HeadSpec) -> RowOutputs:
         """Some of the layers as rows, in float32: layers, then images, then queries."""
@@ -54,9 +56,21 @@ class Predictions:
             known_N=self.counts_LBQ[list(parts)].flatten(),
         )
 
+    def of_image(self, part: int, image: int, spec: HeadSpec) -> RowOutputs:
+        """The queries of one layer and image, (Q,), without gradient; ``extra["masks"]`` are their masks."""
+        boxes = None if self.boxes_LBQ4 is None else self.boxes_LBQ4[part, image].detach().float()
+        masks = {} if self.masks is None else {"masks": self.masks[part][image].detach().float()}
+        return RowOutputs(spec, self.logits_LBQK[part, image].detach().float(), boxes, masks)
+
 
 class QueryReader(ABC):
-    """Reads the queries of a family of detectors. It has no state."""
+    """Reads the queries of a family of detectors. It has no state.
+
+    Attributes:
+        finds: by what they find an object, ``"boxes"`` or ``"masks"``; a teacher's must be the student's.
+    """
+
+    finds = "boxes"
 
     def lacks(self, detector: Any) -> str | None:
         """Why this one is not served, as the end of a sentence; ``None`` if it is."""
@@ -101,8 +115,8 @@ class QueryReader(ABC):
         Args:
             detector: the student.
             part: the layer that the queries are of.
-            own: the student's queries, (Q,).
-            taught: the teacher's, at least one.
+            own: the student's queries, (Q,), as `Predictions.of_image` gives them.
+            taught: the teacher's, at least one; its masks are in ``extra`` too.
             meta: the image's metainfo.
 
         Returns:
@@ -137,5 +151,25 @@ def query_reader(detector: Any) -> QueryReader | None:
 
 def as_targets(taught: RowOutputs) -> InstanceData:
     """A teacher's queries as if they were annotations: its best class, its box."""
-    foreground_NK = taught.cls_logits_NK[:, : taught.spec.num_classes]
-    return InstanceData(labels=foreground_NK.argmax(dim=1), bboxes=taught.boxes_N4)
+    return InstanceData(labels=best_class(taught), bboxes=taught.boxes_N4)
+
+
+def best_class(taught: RowOutputs) -> Tensor:
+    """The class with the highest score, background left out, (N,)."""
+    return taught.cls_logits_NK[:, : taught.spec.num_classes].argmax(dim=1)
+
+
+def assigned(counts_LBQ: Tensor, calls: Sequence[tuple[Any, ...]]) -> Tensor | None:
+    """The labels that a head gave its classification loss, L×B×Q; ``None`` if they do not fit.
+
+    Args:
+        counts_LBQ: which queries the loss is of.
+        calls: the arguments of each of its calls; the decoder's layers come first.
+    """
+    layers = []
+    for counts_BQ, (_, labels, *_) in zip(counts_LBQ, calls):
+        labels_N = labels[0] if isinstance(labels, tuple) else labels  # quality focal loss: labels, scores
+        if labels_N.numel() != int(counts_BQ.sum()):
+            return None
+        layers.append(torch.full_like(counts_BQ, -1, dtype=torch.long).masked_scatter(counts_BQ, labels_N))
+    return torch.stack(layers) if len(layers) == len(counts_LBQ) else None

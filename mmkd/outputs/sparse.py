@@ -15,6 +15,7 @@ from torch import Tensor
 from mmkd.heads.calls import Calls
 from mmkd.outputs.methods import recorded
 from mmkd.outputs.query_readers import Predictions, QueryReader, as_targets, register_query_reader
+from mmkd.outputs.roi_heads import plain_maps
 from mmkd.structures import HeadSpec, RowOutputs
 
 
@@ -54,8 +55,7 @@ class SparseReader(QueryReader):
         return _predictions(stages, torch.stack(labels))
 
     def teacher(self, detector: Any, inner: Any, data_samples: Sequence[Any]) -> Predictions:  # noqa: D102
-        # RoIAlign takes any layout for torch's own.
-        feats = tuple(level.float().contiguous() for level in inner)
+        feats = plain_maps(inner)
         proposals = detector.rpn_head.predict(feats, data_samples, rescale=False)
         metas = [sample.metainfo for sample in data_samples]
         with recorded(detector.roi_head, "_bbox_forward") as seen:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmkd.heads.observe import Observation, observe
 from mmkd.outputs.methods import replaced
-from mmkd.outputs.query_readers import Predictions, QueryReader, as_targets, register_query_reader
+from mmkd.outputs.query_readers import Predictions, QueryReader, as_targets, assigned, register_query_reader
 from mmkd.structures import HeadSpec, Levels, RowOutputs
 
 
@@ -96,7 +96,7 @@ class TransformerReader(QueryReader):
         boxes_LBQ4 = boxes_LBQ4[:, :, stop - queries : stop]
         counts_LBQ = self.counts(detector, logits_LBQK)
         assert seen.loss_cls_args is not None
-        labels_LBQ = _assigned(counts_LBQ, seen.loss_cls_args)
+        labels_LBQ = assigned(counts_LBQ, seen.loss_cls_args)
         return Predictions(logits_LBQK, corners(boxes_LBQ4, data_samples), labels_LBQ, counts_LBQ)
 
     def teacher(self, detector: Any, inner: Encoded, data_samples: Sequence[Any]) -> Predictions:  # noqa: D102
@@ -145,14 +145,3 @@ def corners(boxes_LBQ4: Tensor, data_samples: Sequence[Any]) -> Tensor:
     shapes = [sample.img_shape for sample in data_samples]
     sizes_B14 = boxes_LBQ4.new_tensor([[[w, h, w, h]] for h, w in shapes], dtype=torch.float32)
     return bbox_cxcywh_to_xyxy(boxes_LBQ4.float()) * sizes_B14
-
-
-def _assigned(counts_LBQ: Tensor, calls: Sequence[tuple[Any, ...]]) -> Tensor | None:
-    """The labels that a head gave its classification loss; the decoder's layers come first."""
-    layers = []
-    for counts_BQ, (_, labels, *_) in zip(counts_LBQ, calls):
-        labels_N = labels[0] if isinstance(labels, tuple) else labels  # quality focal loss: labels, scores
-        if labels_N.numel() != int(counts_BQ.sum()):
-            return None
-        layers.append(torch.full_like(counts_BQ, -1, dtype=torch.long).masked_scatter(counts_BQ, labels_N))
-    return torch.stack(layers) if len(layers) == len(counts_LBQ) else None

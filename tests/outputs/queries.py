@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from mmdet.testing import demo_mm_inputs
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 
 from ..conftest import build
+from ..detectors.test_kd_detector import _zoo as zoo
 from ..detectors.test_kd_detector import distilled, small, twin
 
 FAMILIES = {
@@ -22,9 +23,12 @@ FAMILIES = {
     "DDQDETR": "ddq/ddq-detr-4scale_r50_8xb2-12e_coco.py",
     "SparseRCNN": "sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py",
     "QueryInst": "queryinst/queryinst_r50_fpn_1x_coco.py",
+    "MaskFormer": "maskformer/maskformer_r50_ms-16xb1-75e_coco.py",
+    "Mask2Former": "mask2former/mask2former_r50_8xb2-lsj-50e_coco.py",
 }
 OF_STAGES = ("SparseRCNN", "QueryInst")
-SOFTMAX = ("DETR",)
+OF_MASKS = ("MaskFormer", "Mask2Former")
+SOFTMAX = ("DETR", "MaskFormer", "Mask2Former")
 QUERIES, LAYERS = 10, 2
 
 
@@ -33,6 +37,8 @@ def tiny(family: str, queries: int = QUERIES, layers: int = LAYERS, classes: int
 
     Boxes alone decide who faces whom, so that a query's best partner is one that says the same.
     """
+    if family in OF_MASKS:
+        return _with_masks(FAMILIES[family], queries, layers, classes)
     cfg = small(FAMILIES[family])
     if family in OF_STAGES:
         return _with_stages(cfg, queries, layers, classes)
@@ -59,6 +65,22 @@ def _with_stages(cfg: ConfigDict, queries: int, stages: int, classes: int) -> Co
     del cfg.train_cfg.rcnn[stages:]
     for stage in cfg.train_cfg.rcnn:
         stage.assigner.match_costs[0].weight = 0.0
+    return cfg
+
+
+def _with_masks(name: str, queries: int, layers: int, classes: int) -> ConfigDict:
+    cfg = Config.fromfile(f"{zoo()}/{name}").model
+    cfg.backbone.update(depth=18, base_channels=8, init_cfg=None)
+    cfg.data_preprocessor.batch_augments = None
+    head = cfg.panoptic_head
+    head.update(in_channels=[8, 16, 32, 64], num_queries=queries)
+    for part in (head, cfg.panoptic_fusion_head):
+        part.update(num_things_classes=classes, num_stuff_classes=0)
+    head.loss_cls.class_weight = [1.0] * classes + [0.1]
+    head.transformer_decoder.num_layers, head.pixel_decoder.encoder.num_layers = layers, 1
+    _shrink(head)
+    cfg.train_cfg.assigner.match_costs[0].weight = 0.0
+    cfg.train_cfg.num_points = 256
     return cfg
 
 
@@ -89,10 +111,15 @@ def opinionated(path: Path, cfg: ConfigDict, **meta: Any) -> str:
     return str(path)
 
 
+def last_part(family: str) -> int:
+    """The number of the last layer; Mask2Former predicts before its first one too."""
+    return LAYERS - (family != "Mask2Former")
+
+
 def unsettle(model: Any) -> None:
     """Change the last layers of its classes and boxes, which begin with zeros."""
     for name, parameter in parts(model)["bbox_head"].named_parameters():
-        if "cls" in name or "reg" in name:
+        if "cls" in name or "reg" in name or "mask_embed" in name:
             parameter.data.add_(torch.randn_like(parameter) * 0.05)
 
 
@@ -108,6 +135,8 @@ def twins(cfg: ConfigDict, folder: Path, **losses: Any) -> Any:
 
 def parts(model: Any) -> dict[str, Any]:
     """The modules that its queries pass, the one that makes them predictions among them."""
+    if hasattr(model, "panoptic_head"):
+        return {"backbone": model.backbone.layer4, "bbox_head": model.panoptic_head}
     if hasattr(model, "roi_head"):
         return {"backbone": model.backbone.layer4, "neck": model.neck, "bbox_head": model.roi_head.bbox_head}
     names = ("encoder", "decoder", "bbox_head")

@@ -19,9 +19,11 @@ from ..detectors.test_kd_single_stage import train
 from .queries import (
     FAMILIES,
     LAYERS,
+    OF_MASKS,
     QUERIES,
     SOFTMAX,
     batch,
+    last_part,
     losses_of,
     opinionated,
     parts,
@@ -39,6 +41,11 @@ def on_logits(family: str, **options: Any) -> dict[str, Any]:
     }
 
 
+def boxes(family: str, **options: Any) -> dict[str, Any]:
+    """A loss on boxes, of those that have some."""
+    return {} if family in OF_MASKS else {"boxes": {"type": "BoxIoULoss", "place": "queries", **options}}
+
+
 def seen_in_training(model: Any, data: Any = None) -> tuple[Reading, RowOutputs]:
     """What student and teacher say at their queries in one step."""
     place = PLACES["queries"]
@@ -53,20 +60,21 @@ def seen_in_training(model: Any, data: Any = None) -> tuple[Reading, RowOutputs]
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(tmp_path: Path, family: str) -> None:
-    last = {"place": f"queries.{LAYERS - 1}"}
+    last = {"place": f"queries.{last_part(family)}"}
     model = twins(
         tiny(family),
         tmp_path,
         every=on_logits(family, region="all"),
         last=on_logits(family, region="all", **last),
         objects=on_logits(family, **last),
-        boxes={"type": "BoxIoULoss", **last},
+        **boxes(family, **last),
     )
     found = losses_of(model)
-    assert all(found[name] < 1e-4 for name in ("last", "objects", "boxes"))
+    compared = found.keys() - {"every"}
+    assert all(found[name] < 1e-4 for name in compared)
     unsettle(model)
     moved = losses_of(model)
-    assert all(moved[name] > 10 * found[name] for name in ("last", "objects", "boxes"))
+    assert all(moved[name] > 10 * found[name] for name in compared)
     sum(moved.values()).backward()
     for part in parts(model).values():
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
@@ -77,7 +85,9 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(tmp_path: Path, fami
 def test_queries_face_those_that_say_the_same(tmp_path: Path, family: str) -> None:
     model = twins(tiny(family), tmp_path, cls=on_logits(family))
     reading, said = seen_in_training(model)
-    assert len(reading.outputs.cls_logits_NK) == LAYERS * 2 * QUERIES, "neither denoising nor dense queries"
+    layers = PLACES["queries"].parts(model)
+    assert layers == last_part(family) + 1
+    assert len(reading.outputs.cls_logits_NK) == layers * 2 * QUERIES, "neither denoising nor dense queries"
     assert reading.outputs.spec == PLACES["queries"].spec(model)
     partner_N = Queries().match(model, reading, said)
     own = reading.context.valid_N[-2 * QUERIES :]
@@ -164,7 +174,7 @@ def test_images_without_objects(tmp_path: Path, family: str) -> None:
         tmp_path,
         objects=on_logits(family),
         every=on_logits(family, region="teacher"),
-        box={"type": "BoxIoULoss", "place": "queries"},
+        **boxes(family),
     )
     data = batch()
     for sample in data["data_samples"]:
