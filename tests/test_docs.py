@@ -25,6 +25,7 @@ import pytest
 import yaml
 from mmengine.config import Config
 
+from mmkd import outputs
 from mmkd.compat import load_config
 from mmkd.registry import MODELS, TEACHERS
 
@@ -424,22 +425,32 @@ def test_the_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     ).stat().st_size
 
 
-def test_the_teacher_of_contributing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its class and its tests as they are written there."""
+@pytest.mark.parametrize(
+    ("code", "test", "registry", "name"),
+    [
+        ("teachers/constant.py", "teachers/test_constant.py", TEACHERS.module_dict, "ConstantTeacher"),
+        ("outputs/tags.py", "outputs/test_tags.py", outputs.PLACES, "tags"),
+    ],
+)
+def test_what_contributing_adds(
+    code: str, test: str, registry: dict[str, Any], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A class and its tests as they are written there."""
     files = {block.title: block.text for block in blocks(ROOT / "CONTRIBUTING.md")}
-    (tmp_path / "constant.py").write_text(files["mmkd/teachers/constant.py"])
+    module = Path(code).stem
+    (tmp_path / f"{module}.py").write_text(files[f"mmkd/{code}"])
     monkeypatch.syspath_prepend(str(tmp_path))
-    importlib.import_module("constant")
+    importlib.import_module(module)
     try:
-        tests: dict[str, Any] = {"__package__": "tests.teachers"}
-        exec(compile(files["tests/teachers/test_constant.py"], "test_constant.py", "exec"), tests)
+        tests: dict[str, Any] = {"__package__": f"tests.{Path(test).parent}", "__name__": "contributing"}
+        exec(compile(files[f"tests/{test}"], test, "exec"), tests)
         found = [tests[name] for name in tests if name.startswith("test_")]
         assert len(found) == 2
-        for test in found:
-            test()
+        for one in found:
+            one()
     finally:
-        TEACHERS.module_dict.pop("ConstantTeacher")
-        del sys.modules["constant"]
+        registry.pop(name)
+        del sys.modules[module]
 
 
 # --- the built site
