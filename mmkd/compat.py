@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
+
+from mmkd.errors import nearest
 
 INSTALL_HINT = "run `make install` in a clone of mmkd, or see 'Install' in its README"
 
@@ -57,6 +60,36 @@ def load_config(name: str | Path) -> Any:
         del cfg._cfg_dict[key]  # imported by a config of text
     _name_types(cfg._cfg_dict, cfg)
     return cfg
+
+
+def similar_config(error: Exception) -> str | None:
+    """The config that may have been meant, where none was found.
+
+    Args:
+        error: what reading it raised.
+
+    Returns:
+        A name as `load_config` takes it: of a recipe of the same package, or of a file in the same folder.
+        ``None`` if none is similar, or if something else went wrong.
+    """
+    if not isinstance(error, FileNotFoundError):
+        return None
+    told = re.search(r'"(.+)" does not exist', str(error))
+    path = Path(told[1] if told else str(error.filename))
+    root = next((folder for folder in path.parents if folder.parts[-2:] == (".mim", "configs")), None)
+    found = {
+        file.relative_to(root or path.parent).as_posix(): file
+        for file in (root.rglob("*.py") if root else path.parent.glob("*.py"))
+    }
+    name = path.relative_to(root or path.parent).as_posix()
+    near = f"{name}.py" if f"{name}.py" in found else nearest(name, found)
+    if near is None:
+        return None
+    if root is None:
+        file, here = found[near], Path.cwd()
+        return str(file.relative_to(here) if file.is_relative_to(here) else file)
+    package = root.parents[1].name
+    return f"{'mmkd' if package == 'recipes' else package}::{near}"
 
 
 def _name_types(value: Any, cfg: Any) -> None:

@@ -59,3 +59,22 @@ def test_classes_in_a_config_of_text_get_their_names(tmp_path: Path) -> None:
     assert "ATSS" not in cfg
     cfg.dump(tmp_path / "again.py")
     assert compat.load_config(tmp_path / "again.py").to_dict() == cfg.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("mmkd::bccd/kd", "mmkd::bccd/kd.py"),
+        ("mmkd::bccd/kd_featurs.py", "mmkd::bccd/kd_features.py"),
+        ("mmkd::card/student_160.py", "mmkd::cards/student_160.py"),
+        ("mmdet::atss/atss_r50_fpn_1x_coc.py", "mmdet::atss/atss_r50_fpn_1x_coco.py"),
+        ("configs/bccd/kd", "configs/bccd/kd.py"),
+        ("configs/bccd/studnt.py", "configs/bccd/student.py"),
+        ("mmkd::xyz.zzz", None),
+        ("nowhere/at_all.py", None),
+    ],
+)
+def test_the_config_that_was_meant(name: str, meant: str | None) -> None:
+    with pytest.raises(Exception) as raised:  # noqa: PT011
+        compat.load_config(name)
+    assert compat.similar_config(raised.value) == meant

@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 from mmkd.build_errors import explained
 from mmkd.cli.console import nobody_reads, print_anything
 from mmkd.cli.failures import of_the_place
-from mmkd.compat import load_config
+from mmkd.compat import load_config, similar_config
 from mmkd.datasets import annotation_file, below, innermost, places_of, where_from
 from mmkd.doctor.spelling import KNOWN
 from mmkd.durable import use_durable_files
@@ -60,11 +60,12 @@ def read_config(args: argparse.Namespace, prepare: Callable[[Config], object] | 
     except UserError:
         raise
     except Exception as error:
+        near = similar_config(error)
         raise UserError(
             "The config cannot be read.",
             expected="a config file of mmengine",
             found=f"{args.config} ({type(error).__name__}: {str(error) or _line_of_config(error)})",
-            remedy="correct the path, the file, or --cfg-options",
+            remedy=f"did you mean {near}?" if near else "correct the path, the file, or --cfg-options",
         ) from error
     cfg.launcher = args.launcher
     if args.work_dir is not None:

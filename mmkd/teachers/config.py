@@ -14,7 +14,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.model import PretrainedInit
 from mmengine.registry import WEIGHT_INITIALIZERS
 
-from mmkd.compat import load_config
+from mmkd.compat import load_config, similar_config
 from mmkd.errors import UserError, check_options
 from mmkd.registry import MODELS, TEACHERS, class_of, is_kind
 from mmkd.teachers.protocol import Teacher
@@ -164,11 +164,14 @@ def _read_model(config: Any) -> ConfigDict:
         try:
             config = load_config(config)
         except Exception as error:
+            near = similar_config(error)
             raise UserError(
                 "The teacher's config cannot be read.",
                 expected="a config file, or a name like 'mmdet::atss/atss_r101_fpn_1x_coco.py'",
                 found=f"{config} ({type(error).__name__}: {error})",
-                remedy="correct the path; relative paths start at the working directory",
+                remedy=f"did you mean {near}?"
+                if near
+                else "correct the path; relative paths start at the working directory",
             ) from error
     if not isinstance(config, Mapping | Config):
         raise UserError(
