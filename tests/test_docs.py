@@ -159,7 +159,8 @@ def test_python_blocks(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
     if "teacher" in cfg:
         model = {"type": "KDSingleStageDetector", "teacher": cfg.teacher}
     teacher = model.get("teacher")
-    if model.get("type") == "KDSingleStageDetector" and "…" not in block.text and "backbone" in model:
+    kinds = ("KDSingleStageDetector", "KDDetector")
+    if model.get("type") in kinds and "…" not in block.text and "backbone" in model:
         teacher.checkpoint = None
         model.pop("inherit", None)  # what a teacher without weights has not
         shrunk(teacher)
@@ -167,7 +168,7 @@ def test_python_blocks(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
         assert set(built.distill) == set(model.distill)
     else:
         for loss in (model.get("distill") or {}).values():
-            MODELS.build({key: value for key, value in loss.items() if key != "teacher"})
+            MODELS.build({key: value for key, value in loss.items() if key not in ("teacher", "place")})
 
 
 @pytest.mark.parametrize("block", of_all("yaml"))

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 import torch
 import torch.nn.functional as F
+from mmdet.models import roi_heads
 from mmdet.models.roi_heads import SparseRoIHead
 from mmdet.models.roi_heads.multi_instance_roi_head import MultiInstanceRoIHead
 from mmdet.structures.bbox import bbox_overlaps
@@ -18,7 +19,7 @@ from mmkd.errors import UserError
 from mmkd.losses.row_base import Normalizer, Region
 from mmkd.outputs import PLACES
 
-from ..conftest import build, only_soak
+from ..conftest import ROOT, build, only_soak
 from .two_stage import (
     CASCADE,
     CASCADE_MASK,
@@ -368,6 +369,35 @@ def test_what_does_not_fit_is_said_before_the_first_step(
 ) -> None:
     with pytest.raises(UserError, match=message):
         pair(tmp_path, small(student), small(teacher), {"loss": loss})
+
+
+def test_all_places_at_once(tmp_path: Path) -> None:
+    """The config of docs/heads.md, for a teacher that knows more classes."""
+    losses = {
+        "cls": CLS,
+        "box": BOX,
+        "mask": MASKS,
+        "rpn": {"type": "DistillationLoss", "place": "rpn", "region": "teacher"},
+    }
+    losses["neck"] = {"type": "PKDLoss"}
+    classes = {"dataset_meta": {"classes": ("d", "c", "b", "a")}}
+    model = pair(tmp_path, small(MASK), small(MASK, 4), losses, **classes)
+    model.check_class_names({"classes": ("a", "b", "c")})
+    model._classes_checked = True
+    found = losses_of(model, batch())
+    assert all(found[f"loss_kd_{name}"] > 0 for name in losses)
+
+
+def test_the_page_names_all_roi_heads() -> None:
+    page = (ROOT / "docs/heads.md").read_text()
+    kinds = [name for name in roi_heads.__all__ if name.endswith("RoIHead") and name != "BaseRoIHead"]
+    assert len(kinds) > 10
+    for name in kinds:
+        (row,) = [line for line in page.splitlines() if line.startswith("|") and f"`{name}`" in line]
+        kind = getattr(roi_heads, name)
+        why = PLACES["rois"].lacks(SimpleNamespace(roi_head=kind.__new__(kind)))
+        assert why is not None, "without modules it has no box head, at least"
+        assert (why != f"its {name} has no box head") == ("–: " in row.split("|")[2])
 
 
 def test_other_classes_are_refused(tmp_path: Path) -> None:
