@@ -49,6 +49,7 @@ TERMS: dict[str, Any] = {
     "dist_all": {"type": "DISTLoss", "region": "all"},
     "dkd": {"type": "DKDLoss"},
     "box": {"type": "BoxIoULoss"},
+    "box_l1": {"type": "BoxL1Loss"},
     "box_foreground": {"type": "BoxIoULoss", "region": "foreground"},
     "box_both": {"type": "BoxIoULoss", "region": "teacher_foreground", "min_score": 0.05},
     "quality": {"type": "QualityLoss"},

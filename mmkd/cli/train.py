@@ -33,7 +33,7 @@ from mmkd.doctor.preconditions import require
 from mmkd.errors import UserError, type_of
 from mmkd.hooks import ProgressHook
 from mmkd.hooks.options import check_hooks
-from mmkd.registry import HOOKS, VISBACKENDS, class_of, imported_modules, is_kind, name_in
+from mmkd.registry import HOOKS, VISBACKENDS, class_of, imported_modules, is_kind, name_in, name_of
 from mmkd.sweeps.agent import in_hosted_sweep, run_id
 from mmkd.teachers import distills, teacher_entries
 from mmkd.teachers.config import DISTILLER_OF_ANY
@@ -147,7 +147,7 @@ def add_teacher(cfg: Config, teacher: str | None, checkpoint: str | None) -> Non
         data = innermost((cfg.get("train_dataloader") or {}).get("dataset"))
         recipe = {"teacher": entry, **recommended(cfg.model, entry, next(map(classes_of, data), ()) or None)}
         # By the student's own class: what it overrides stays.
-        cfg.model.update(copy.deepcopy(recipe), student=cfg.model.type)
+        cfg.model.update(copy.deepcopy(recipe), student=name_of(cfg.model.type))
         cfg.model.type = name_in(cfg, DISTILLER_OF_ANY)
         student = cfg.filename and Path(cfg.filename).stem
         cfg.work_dir = f"{cfg.get('work_dir') or f'work_dirs/{student}'}-kd-{Path(teacher).stem}"

@@ -156,23 +156,26 @@ def fold_batch_norm(model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> bo
     """
     if not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
         return False
-    ran: set[str] = set()
+    ran: dict[str, nn.Module] = {}
     handles = [
-        child.register_forward_hook(lambda *_, name=name: ran.add(name))
+        child.register_forward_hook(lambda layer, *_, name=name: ran.update({name: layer}))
         for name, child in model.named_children()
     ]
     before = run()
     for handle in handles:
         handle.remove()
-    children = {name: copy.deepcopy(child) for name, child in model.named_children()}
+    # The others are set aside: a copy would not do, as DDQ's share what they remember with the detector.
+    idle = {name: child for name, child in model.named_children() if name not in ran}
+    children = {name: copy.deepcopy(child) for name, child in ran.items()}
+    for name in idle:
+        setattr(model, name, nn.Identity())
     try:
         fuse_conv_bn(model)
         folded = alike(run(), before, _TOLERANCE)
     except RuntimeError:  # layers that are no pair, as in the neck of NAS-FCOS
         folded = False
-    for name, child in children.items():
-        if not folded or name not in ran:
-            setattr(model, name, child)
+    for name, child in {**idle, **({} if folded else children)}.items():
+        setattr(model, name, child)
     return folded
 
 

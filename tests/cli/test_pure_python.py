@@ -136,7 +136,7 @@ def test_teacher_by_option(configs: Path) -> None:
     weights = "data/bccd/teacher_atss_r18_narrow.pth"
     teacher = ["--teacher", str(configs / "teacher.py"), "--teacher-checkpoint", weights]
     cfg = train.config_of(train.parse_args([str(configs / "student.py"), *teacher]))
-    assert cfg.model.type == "mmdet.KDSingleStageDetector"
+    assert cfg.model.type == "mmdet.KDDetector"
     own = train.config_of(train.parse_args([str(configs / "kd.py"), *teacher]))
     assert set(own.model.distill) == {"cls", "neck"}
 

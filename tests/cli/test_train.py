@@ -41,8 +41,10 @@ def test_mmdets_options() -> None:
     assert scaled.auto_scale_lr.enable is True
 
 
+WITHOUT_DATA = ["--cfg-options", "train_dataloader=None", "val_dataloader=None"]
+
+
 def test_any_stock_config_becomes_a_distilled_one() -> None:
-    without_data = ["--cfg-options", "train_dataloader=None", "val_dataloader=None"]
     cfg = cfg_of(STUDENT, *TEACHER)
     assert (cfg.model.type, cfg.model.student) == ("KDDetector", "ATSS")
     assert cfg.model.teacher.config == "configs/bccd/teacher.py"
@@ -51,7 +53,7 @@ def test_any_stock_config_becomes_a_distilled_one() -> None:
     overridden = cfg_of(STUDENT, *TEACHER, "--cfg-options", "temperature=2.5")
     assert overridden.model.distill.cls == {"type": "DistillationLoss", "temperature": 2.5}
 
-    zoo = cfg_of("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", *TEACHER, *without_data)
+    zoo = cfg_of("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", *TEACHER, *WITHOUT_DATA)
     assert zoo.custom_imports.imports == ["mmkd"]
     assert (zoo.model.type, zoo.model.student) == ("KDDetector", "RetinaNet")
 
@@ -59,11 +61,14 @@ def test_any_stock_config_becomes_a_distilled_one() -> None:
     assert changed.model.distill.cls.temperature == 2.5
 
 
-def test_teacher_needs_both_and_a_student_that_it_fits() -> None:
+def test_teacher_needs_both_and_a_detector() -> None:
     with pytest.raises(UserError, match="both its config and its checkpoint"):
         cfg_of(STUDENT, "--teacher", "configs/bccd/teacher.py")
-    with pytest.raises(UserError, match="differ in strides"):
-        cfg_of("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py", *TEACHER)
+    with pytest.raises(UserError, match=r"cannot be distilled by --teacher(.|\n)*model.type=ResNet"):
+        cfg_of(STUDENT, *TEACHER, "--cfg-options", "model.type=ResNet")
+    two_stage = cfg_of("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py", *TEACHER, *WITHOUT_DATA).model
+    assert (two_stage.type, two_stage.student) == ("KDDetector", "FasterRCNN")
+    assert list(two_stage.distill) == ["neck"], "a teacher without regions gives features"
 
 
 @pytest.mark.parametrize(

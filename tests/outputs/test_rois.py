@@ -274,6 +274,7 @@ def test_the_student_trains_as_it_would_alone(name: str, weight: float, tmp_path
 def test_the_teacher_answers_once_for_all_losses(tmp_path: Path) -> None:
     losses = {"cls": CLS, "box": BOX, "dkd": {"type": "DKDLoss"}, "mask": MASKS}
     model = pair(tmp_path, small(MASK), small(MASK), losses)
+    losses_of(model, batch())  # the first image is asked about twice
     calls: list[str] = []
     for name, module in model.teacher.model.named_modules():
         if name in ("backbone", "roi_head.bbox_head", "roi_head.mask_head", "roi_head.bbox_roi_extractor"):
