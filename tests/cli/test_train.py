@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine.config import Config
 
-from mmkd.cli.train import config_of, main, parse_args
+from mmkd.cli.train import add_teacher, config_of, main, parse_args
 from mmkd.errors import UserError
 
 from ..conftest import ROOT
@@ -65,7 +66,7 @@ def test_teacher_needs_both_and_a_detector() -> None:
     with pytest.raises(UserError, match="both its config and its checkpoint"):
         cfg_of(STUDENT, "--teacher", "configs/bccd/teacher.py")
     with pytest.raises(UserError, match=r"cannot be distilled by --teacher(.|\n)*model.type=ResNet"):
-        cfg_of(STUDENT, *TEACHER, "--cfg-options", "model.type=ResNet")
+        add_teacher(Config({"model": {"type": "ResNet"}}), "teacher.py", "teacher.pth")
     two_stage = cfg_of("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py", *TEACHER, *WITHOUT_DATA).model
     assert (two_stage.type, two_stage.student) == ("KDDetector", "FasterRCNN")
     assert list(two_stage.distill) == ["neck"], "a teacher without regions gives features"
