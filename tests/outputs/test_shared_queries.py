@@ -14,6 +14,7 @@ from ..detectors.test_kd_detector import distilled
 from .queries import (
     FAMILIES,
     LAYERS,
+    OF_MASKS,
     OF_STAGES,
     QUERIES,
     SOFTMAX,
@@ -25,7 +26,7 @@ from .queries import (
     unsettle,
 )
 
-SHARING = [family for family in FAMILIES if family not in (*OF_STAGES, "DDQDETR")]
+SHARING = [family for family in FAMILIES if family not in (*OF_STAGES, *OF_MASKS, "DDQDETR")]
 
 
 def kd_detr(family: str, place: str = "shared_queries") -> dict[str, dict[str, Any]]:
