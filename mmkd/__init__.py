@@ -49,6 +49,7 @@ elif not _only_tells_of_itself():
     adapt_mmengine()
 
     from mmkd.amp import BFloat16OptimWrapper
+    from mmkd.data import MixedBatchSampler, UnlabelledImages
     from mmkd.datasets import fraction_of_dataset
     from mmkd.detectors import KDDetector, KDSingleStageDetector
     from mmkd.errors import UserError
@@ -67,9 +68,11 @@ __all__ = [
     "KDDetector",
     "KDSingleStageDetector",
     "MetricsFileHook",
+    "MixedBatchSampler",
     "ProgressHook",
     "StopHook",
     "Teacher",
+    "UnlabelledImages",
     "UserError",
     "WandbBackend",
     "WandbSweepHook",

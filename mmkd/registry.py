@@ -16,7 +16,16 @@ from typing import Any
 import mmcv.ops
 import mmdet.registry
 import mmengine.registry
-from mmdet.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIM_WRAPPERS, TRANSFORMS, VISBACKENDS
+from mmdet.registry import (
+    DATA_SAMPLERS,
+    DATASETS,
+    HOOKS,
+    METRICS,
+    MODELS,
+    OPTIM_WRAPPERS,
+    TRANSFORMS,
+    VISBACKENDS,
+)
 from mmengine.registry import Registry
 
 REGISTRIES = [
@@ -27,6 +36,7 @@ SCOPE = [Registry(node.name, parent=node, scope="mmkd") for node in (*REGISTRIES
 
 __all__ = [
     "DATASETS",
+    "DATA_SAMPLERS",
     "HOOKS",
     "METRICS",
     "MODELS",

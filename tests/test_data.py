@@ -16,19 +16,22 @@ from .conftest import ROOT
 BCCD = ROOT / "data/bccd/annotations"
 
 
+def split(annotations: Path, *into: str) -> None:
+    command = [sys.executable, ROOT / "data/split.py", annotations, "--every", "4", "--into", *into]
+    subprocess.run(command, check=True)
+
+
+def test_the_quarter_of_the_cards_is_what_its_command_makes(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "data/cards/annotations/train.json", tmp_path)
+    split(tmp_path / "train.json", "rest.json", "quarter.json")
+    committed = ROOT / "data/cards/annotations/quarter.json"
+    assert (tmp_path / "quarter.json").read_text() == committed.read_text()
+
+
 def test_the_split_to_choose_by_is_what_its_command_makes(tmp_path: Path) -> None:
     shutil.copy(BCCD / "train.json", tmp_path)
     names = ["tune_train.json", "tune_val.json"]
-    command = [
-        sys.executable,
-        ROOT / "data/split.py",
-        tmp_path / "train.json",
-        "--every",
-        "4",
-        "--into",
-        *names,
-    ]
-    subprocess.run(command, check=True)
+    split(tmp_path / "train.json", *names)
     whole = {image["id"] for image in json.loads((BCCD / "train.json").read_text())["images"]}
     parts = []
     for name in names:

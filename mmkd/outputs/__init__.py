@@ -29,6 +29,7 @@ from mmkd.outputs.place import (
     split_places,
 )
 from mmkd.outputs.rois import Rois
+from mmkd.outputs.with_features import of_images, with_features
 
 __all__ = [
     "DENSE",
@@ -46,8 +47,10 @@ __all__ = [
     "find_place",
     "has_dense_head",
     "has_own_memory",
+    "of_images",
     "register_place",
     "split_places",
     "student_layout",
     "tested_branch",
+    "with_features",
 ]

@@ -1,0 +1,148 @@
+"""`MixedBatchSampler`: so many labelled images in each batch, and so many without labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from mmengine.dataset import InfiniteSampler
+from numpy.typing import NDArray
+from torch.utils.data import BatchSampler
+
+from mmkd.errors import UserError
+from mmkd.registry import DATA_SAMPLERS
+
+
+@DATA_SAMPLERS.register_module()
+class MixedBatchSampler(BatchSampler):
+    """Batches of several data sets in a fixed ratio; an epoch is one pass over the first.
+
+    mmdet's `MultiSourceSampler` draws for ever, so that a loop by epochs never ends its first one. Here an
+    epoch shows each image of the first data set once, as `DefaultSampler` would; the last batch is filled up
+    with others of it. The other data sets go on in the next epoch where they stopped, and begin anew, in
+    another order, when they are through. Each process has as many of each in every batch. What is drawn
+    depends on the sampler's seed and epoch alone, so a resumed training goes on with the same images.
+
+    It is the loader's ``batch_sampler``; its ``sampler`` says whether to shuffle. With an `InfiniteSampler`,
+    for `IterBasedTrainLoop`, epoch follows on epoch without end.
+
+    Args:
+        sampler: `DefaultSampler` or `InfiniteSampler` of a `ConcatDataset`, the labelled data first.
+        batch_size: images of one process.
+        source_ratio: for each of the data sets its share in a batch, as in `MultiSourceSampler`: rounded
+            down, and the rest is of the first. With 0 it has none.
+
+    Raises:
+        UserError: the data set is no `ConcatDataset` of as many, one of them is empty, or a batch is too
+            small for the ratio.
+
+    Example:
+        Two labelled images and six others in each batch::
+
+            train_dataloader = dict(
+                batch_size=8,
+                sampler=dict(type='DefaultSampler', shuffle=True),
+                batch_sampler=dict(type='MixedBatchSampler', source_ratio=[1, 3]),
+                dataset=dict(type='ConcatDataset', datasets=[labelled, unlabelled]))
+    """
+
+    def __init__(self, sampler: Any, batch_size: int, source_ratio: Sequence[float]) -> None:
+        self.sampler: Any = sampler
+        self.batch_size, self.source_ratio = batch_size, list(source_ratio)
+        self.drop_last = False  # which others ask of batch samplers
+        parts: list[Any] = getattr(sampler.dataset, "datasets", [])
+        if not hasattr(sampler.dataset, "cumulative_sizes") or len(parts) != len(self.source_ratio):
+            raise UserError(
+                "MixedBatchSampler needs a data set for each number of its source_ratio.",
+                expected=f"a ConcatDataset of {len(self.source_ratio)} data sets, the labelled one first",
+                found=f"{type(sampler.dataset).__name__} of {len(parts)}",
+                remedy="train_dataloader.dataset=dict(type='ConcatDataset', datasets=[labelled, unlabelled])",
+            )
+        self.counts = counts_of(self.source_ratio, batch_size)
+        self.sizes = [len(part) for part in parts]
+        self.starts = [0, *sampler.dataset.cumulative_sizes[:-1]]
+        empty = [i for i, (count, size) in enumerate(zip(self.counts, self.sizes)) if count and not size]
+        if empty:
+            raise UserError(
+                "MixedBatchSampler has nothing to draw from.",
+                expected="at least one image in each data set, or a source_ratio of 0",
+                found=f"no image in data set number {empty[0]}",
+                remedy="check its files and filter_cfg",
+            )
+
+    def __len__(self) -> int:
+        """Batches of this process in an epoch."""
+        return math.ceil(self.sizes[0] / (self.counts[0] * self.sampler.world_size))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch = getattr(self.sampler, "epoch", 0)
+        yield from self._epoch(epoch)
+        while isinstance(self.sampler, InfiniteSampler):
+            epoch += 1
+            yield from self._epoch(epoch)
+
+    def _epoch(self, epoch: int) -> Iterator[list[int]]:
+        processes, rank = self.sampler.world_size, self.sampler.rank
+        for step in range(len(self)):
+            batch: list[int] = []
+            for source, (count, size, start) in enumerate(zip(self.counts, self.sizes, self.starts)):
+                if source == 0:
+                    before, order = 0, epoch
+                else:
+                    before = epoch * len(self) * count * processes
+                for number in range(count):
+                    place = before + (step * count + number) * processes + rank
+                    if source:
+                        order = place // size
+                    batch.append(start + int(self._order(source, order)[place % size]))
+            yield batch
+
+    def _order(self, source: int, number: int) -> NDArray[np.int64]:
+        if not self.sampler.shuffle:
+            return np.arange(self.sizes[source])
+        return _shuffled(self.sizes[source], self.sampler.seed, source, number)
+
+
+@lru_cache(maxsize=16)
+def _shuffled(size: int, *key: int) -> NDArray[np.int64]:
+    return np.random.default_rng(key).permutation(size)
+
+
+def counts_of(source_ratio: Sequence[float], batch_size: int) -> list[int]:
+    """How many images of each data set are in a batch.
+
+    Args:
+        source_ratio: their shares, ≥ 0; the first is above 0.
+        batch_size: images of one process.
+
+    Raises:
+        UserError: a share is no such number, or a data set has a share and no place in the batch.
+
+    Example:
+        >>> counts_of([1, 3], 8)
+        [2, 6]
+    """
+    right = all(
+        isinstance(share, (int, float)) and not isinstance(share, bool) and 0 <= share < math.inf
+        for share in source_ratio
+    )
+    if not source_ratio or not right or source_ratio[0] == 0:
+        raise UserError(
+            "source_ratio does not say how to mix.",
+            expected="a number ≥ 0 for each data set, that of the first above 0",
+            found=repr(source_ratio),
+            remedy="for example source_ratio=[1, 3]",
+        )
+    counts = [int(batch_size * share / sum(source_ratio)) for share in source_ratio]
+    counts[0] = batch_size - sum(counts[1:])
+    if any(share and not count for share, count in zip(source_ratio, counts)):
+        raise UserError(
+            "A batch is too small for its source_ratio.",
+            expected="at least one image of each data set in the batch of a process",
+            found=f"batch_size={batch_size}, source_ratio={list(source_ratio)}, which gives {counts}",
+            remedy="raise train_dataloader.batch_size, or change source_ratio",
+        )
+    return counts

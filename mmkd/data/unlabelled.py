@@ -1,0 +1,194 @@
+"""`UnlabelledImages`: a data set of image files alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.datasets.base_det_dataset import BaseDetDataset
+from mmdet.datasets.transforms import Albu, RandomCrop
+from PIL import Image
+
+from mmkd.data.image_lists import ImageList, listed_images
+from mmkd.errors import UserError
+from mmkd.registry import DATASETS
+
+# So many images in a row without a sample are no accident.
+_DROPPED = 50
+
+
+@DATASETS.register_module()
+class UnlabelledImages(BaseDetDataset):
+    """Images without annotations: a student learns from its teacher on them; its own losses leave them out.
+
+    It takes the pipeline of a labelled data set. Annotations are then empty, and each sample says
+    ``labelled=False`` in its metadata, whatever the pipeline keeps there. No image is opened before it is
+    trained on; width and height are read where a sampler asks for them.
+
+    Args:
+        images: a folder, read with all that is below it; a ``.txt`` file with a name on each line; a
+            ``.json`` file in COCO's form, of which the images count and the annotations do not; image files;
+            or a list of these. Relative to ``data_root``.
+        leave_out: images that are not taken, in the same form, like those that are labelled.
+        data_prefix: ``img`` is the folder in which the names within text and COCO files are, relative to
+            ``data_root``; as in `CocoDataset`.
+        filter_cfg: ``min_size`` leaves out images with a shorter side; it opens all at the start unless they
+            are listed in a COCO file. ``filter_empty_gt`` is not read.
+        **options: those of `BaseDetDataset`: ``pipeline``, ``data_root``, ``indices``, ``metainfo``, …
+
+    Raises:
+        UserError: a list cannot be read or is empty, all images are left out, or a transform drops whatever
+            has no object.
+
+    Example:
+        >>> data = UnlabelledImages(images="images/train", data_root="data/cards")
+        >>> data.get_data_info(0)["instances"]
+        []
+    """
+
+    def __init__(
+        self,
+        images: ImageList,
+        leave_out: ImageList | None = None,
+        data_prefix: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        if options.get("ann_file"):
+            raise UserError(
+                "UnlabelledImages reads no annotations.",
+                expected="images='…', a folder or a list",
+                found=f"ann_file={options['ann_file']!r}",
+                remedy="give it as `images`; of a COCO file the images are taken",
+            )
+        self.images, self.leave_out = images, leave_out
+        self._dropped_in_a_row = 0
+        super().__init__(data_prefix=dict(data_prefix or {"img": ""}), **options)
+        for transform in self.pipeline.transforms:
+            _check_keeps_empty(transform)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """The images of the lists, with no instances."""
+        root, folder = self.data_root or "", self.data_prefix.get("img", "")
+        found = listed_images(self.images, root, folder, "images")
+        if self.leave_out is not None:
+            out = {
+                os.path.realpath(path) for path in listed_images(self.leave_out, root, folder, "leave_out")
+            }
+            kept = {path: about for path, about in found.items() if os.path.realpath(path) not in out}
+            if len(kept) == len(found) or not kept:
+                raise UserError(
+                    "`leave_out` leaves out " + ("all images." if not kept else "none of the images."),
+                    expected="some of the images, by their paths",
+                    found=f"{len(found)} images, {len(out)} to leave out, {len(found) - len(kept)} in common",
+                    remedy="correct one of the two lists, or data_prefix=dict(img=…), where the names in "
+                    "text and COCO files begin",
+                )
+            found = kept
+        return [
+            # By its path, so that other images in the list change nothing for the teacher's cache.
+            {"img_path": path, "img_id": os.path.relpath(path, root or "."), "instances": [], **about}
+            for path, about in found.items()
+        ]
+
+    def filter_data(self) -> list[dict[str, Any]]:
+        """Without images that are too small."""
+        least = (self.filter_cfg or {}).get("min_size", 0)
+        if self.test_mode or not least:
+            return self.data_list
+        return [info for info in self.data_list if min(_size_of(info)) >= least]
+
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """As `BaseDataset.get_data_info`; ``width`` and ``height`` are read when they are asked for."""
+        return _Info(super().get_data_info(idx))
+
+    def prepare_data(self, idx: int) -> Any:
+        """A sample of the pipeline, which says that it has no labels.
+
+        Raises:
+            UserError: the pipeline gives no packed sample, or drops image after image.
+        """
+        data: Any = self.get_data_info(idx)
+        dropping = ""
+        for transform in self.pipeline.transforms:
+            data = transform(data)
+            if data is None:
+                dropping = type(transform).__name__
+                break
+        if data is None:
+            self._dropped_in_a_row += 1
+            if self._dropped_in_a_row >= _DROPPED:
+                raise _drops(dropping, f"the last {_DROPPED} images were dropped by {dropping}", "")
+            return None
+        self._dropped_in_a_row = 0
+        sample = data.get("data_samples") if isinstance(data, Mapping) else None
+        if sample is None:
+            raise UserError(
+                "UnlabelledImages cannot mark its samples: its pipeline does not pack them.",
+                expected="a pipeline that ends with PackDetInputs",
+                found=" → ".join(type(one).__name__ for one in self.pipeline.transforms) or "no transform",
+                remedy="put the transforms of the wrapper around it (MultiImageMixDataset) into its own "
+                "pipeline, by CachedMosaic and CachedMixUp",
+            )
+        sample.set_metainfo({"labelled": False})
+        for instances in (sample.gt_instances, sample.ignored_instances):
+            if "bboxes" not in instances:  # of a pipeline that loads no annotations
+                instances.bboxes = torch.zeros(0, 4)
+                instances.labels = torch.zeros(0, dtype=torch.long)
+        return data
+
+
+class _Info(dict[str, Any]):
+    """About an image, whose size is read when it is first asked for."""
+
+    def __missing__(self, key: str) -> Any:
+        if key not in ("width", "height"):
+            raise KeyError(key)
+        self["width"], self["height"] = _size_of(self)
+        return self[key]
+
+
+def is_labelled(sample: Any) -> bool:
+    """Whether a data sample has annotations, be there objects in it or not."""
+    return bool(sample.metainfo.get("labelled", True))
+
+
+def _size_of(info: Mapping[str, Any]) -> tuple[int, int]:
+    """Width and height, as mmcv reads the image."""
+    if "width" in info and "height" in info:
+        return info["width"], info["height"]
+    path = Path(info["img_path"])
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            return image.size[::-1] if turned else image.size
+    except OSError as error:
+        raise UserError(
+            "An image cannot be read.",
+            expected="an image file",
+            found=f"{path} ({error})",
+            remedy="bring it back, or take it out of the list",
+        ) from error
+
+
+def _check_keeps_empty(transform: Any) -> None:
+    for kind, option, kept in (
+        (RandomCrop, "allow_negative_crop", True),
+        (Albu, "skip_img_without_anno", False),
+    ):
+        if isinstance(transform, kind) and getattr(transform, option) is not kept:
+            raise _drops(kind.__name__, f"{option}={not kept}", f"set {option}={kept}, or ")
+    inner = getattr(transform, "transforms", ())
+    for one in inner if isinstance(inner, (list, tuple)) else getattr(inner, "transforms", ()):
+        _check_keeps_empty(one)
+
+
+def _drops(name: str, found: str, remedy: str) -> UserError:
+    return UserError(
+        f"{name} drops images without objects, and UnlabelledImages has no others.",
+        expected="a pipeline that keeps images without objects",
+        found=found,
+        remedy=f"{remedy}take {name} out of the pipeline of the unlabelled images",
+    )
