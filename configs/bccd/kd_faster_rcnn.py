@@ -6,7 +6,7 @@ model = dict(
     student='FasterRCNN',
     teacher=dict(
         config='mmkd::bccd/faster_rcnn_teacher.py',
-        checkpoint='work_dirs/faster_rcnn_teacher/epoch_40.pth'),
+        checkpoint='work_dirs/faster_rcnn_teacher/epoch_20.pth'),
     inherit=['neck', 'rpn_head', 'roi_head'],
     distill=dict(
         cls=dict(type='DistillationLoss', activation='softmax', region='all'),

@@ -1,4 +1,4 @@
-# A narrow RTMDet, from scratch, 40 epochs: the teacher of kd_rtmdet.py.
+# A narrow RTMDet, from scratch, 20 epochs: the teacher of kd_rtmdet.py.
 _base_ = [
     '../_base_/models/rtmdet_narrow.py',
     '../_base_/datasets/bccd_detection.py',
@@ -7,15 +7,16 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmkd'])
 
-train_cfg = dict(max_epochs=40, val_interval=5)
+train_dataloader = dict(batch_size=4)
+train_cfg = dict(max_epochs=20, val_interval=5)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(
         type='CosineAnnealingLR',
         by_epoch=True,
         begin=0,
-        end=40,
-        T_max=40,
+        end=20,
+        T_max=20,
         convert_to_iter_based=True)
 ]
 default_hooks = dict(
