@@ -119,13 +119,12 @@ def add_wandb(cfg: Config) -> None:
 
 
 def add_teacher(cfg: Config, teacher: str | None, checkpoint: str | None) -> None:
-    """Turn a stock single-stage config into a distilled one, in place, by what fits the pair.
+    """Turn a stock config into a distilled one, in place, by what fits the pair.
 
     It gets a work dir of its own. A config that is distilled already gets this teacher instead of its own.
 
     Raises:
-        UserError: one of the two is missing, or the detector is no plain
-            single-stage one.
+        UserError: one of the two is missing, or the config's model is no detector.
     """
     if not (teacher and checkpoint):
         raise UserError(

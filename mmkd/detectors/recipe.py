@@ -28,7 +28,7 @@ def recommended(
 ) -> dict[str, Any]:
     """What distils this pair: logits, boxes, quality, masks, features, inherited weights, as far as they fit.
 
-    Each loss is tried by building the model with it alone.
+    They are tried by building the model, with all of them, and if that fails with each alone.
 
     Args:
         student: the model config of any detector.
@@ -48,39 +48,66 @@ def recommended(
         own.eval()
         theirs, _ = build_detector(*teacher_model_and_checkpoint(teacher), head=None)
     teacher = {**teacher, **_levels(own, theirs)}
-    losses: dict[str, Any] = {}
+    dense = has_dense_head(own)
+
+    def why_not(losses: Mapping[str, Any]) -> UserError | None:
+        # With a dense head they choose the levels of its outputs too, which needs losses on features alone.
+        entry = teacher if not dense or losses.keys() == {"neck"} else {**teacher, "levels": None}
+        try:
+            _build(student, entry, losses).check_class_names({"classes": classes})
+        except UserError as error:
+            return error
+        return None
+
+    candidates = list(_candidates(own, theirs))
+    losses = {name: choices[0] for name, choices in candidates}
     first: UserError | None = None
-    for name, choices in _candidates(own, theirs):
-        for loss in choices:
-            try:
-                _build(student, teacher, {name: loss}).check_class_names({"classes": classes})
-            except UserError as error:
+    if why_not(losses):  # all at once; it takes a while to build a model
+        losses = {}
+        for name, choices in candidates:
+            for loss in choices:
+                error = why_not({name: loss})
+                if error is None:
+                    losses[name] = loss
+                    break
                 first = first or error
-                continue
-            losses[name] = loss
-            break
     if not losses:
         assert first is not None
         raise first
-    parts = [part for part in ("neck", "rpn_head", "bbox_head", "roi_head") if _shares(own, theirs, part)]
-    of_maps = set(losses) if has_dense_head(own) else set(losses) & {"neck"}
+    parts = [part for part in _parts(own) if _shares(own, theirs, part)]
+    of_maps = set(losses) if dense else set(losses) & {"neck"}
     found: dict[str, Any] = {"teacher": teacher} if "levels" in teacher and of_maps == {"neck"} else {}
     return {**found, **({"inherit": parts} if parts else {}), "distill": losses}
 
 
 def _candidates(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """By name, the forms of a loss in their order; the first that fits is taken."""
-    if not has_dense_head(own):
+    if has_dense_head(own):
+        yield from _of_dense_head(own, theirs)
+    elif _both_at("queries", own, theirs):
+        yield from _of_queries(own, theirs)
+    else:
         if _both_at("rois", own, theirs):
             yield "cls", [{**_logits(PLACES["rois"].spec(own)), "region": "all", "loss_weight": 1.0}]
             yield "box", [{"type": "BoxIoULoss", "loss_weight": 1.0}]
         if _both_at("masks", own, theirs):
-            yield (
-                "mask",
-                [{"type": "DistillationLoss", "place": "masks", "region": "all", "loss_weight": 1.0}],
-            )
-        yield "neck", [dict(FEATURES)]
-        return
+            yield "mask", [_masks("masks")]
+    yield "neck", [dict(FEATURES)]
+
+
+def _of_queries(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The teacher's queries where the student's decoder can read them, else matched ones."""
+    losses = {"cls": {**_logits(PLACES["queries"].spec(own)), "region": "teacher"}}
+    if "boxes" in PLACES["queries"].offers(own):
+        losses.update(box={"type": "BoxL1Loss"}, iou={"type": "BoxIoULoss"})
+    shared = _both_at("shared_queries", own, theirs)
+    for name, loss in losses.items():
+        yield name, [*([{**loss, "place": "shared_queries"}] if shared else []), loss]
+    if _both_at("query_masks", own, theirs):
+        yield "mask", [_masks("query_masks")]
+
+
+def _of_dense_head(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     head, taught = own.bbox_head, getattr(theirs, "bbox_head", None)
     form = _logits(dense_layout(own))
     yield "cls", [form, {**form, "region": "teacher"}, {**form, "activation": "softmax", "region": "all"}]
@@ -92,7 +119,11 @@ def _candidates(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any
     quality = _quality(own)
     if quality and quality == _quality(theirs):
         yield "quality", [{"type": "QualityLoss"}, {"type": "QualityLoss", "region": "teacher"}]
-    yield "neck", [dict(FEATURES)]
+
+
+def _masks(place: str) -> dict[str, Any]:
+    """The loss on masks, whose rows are pixels."""
+    return {"type": "DistillationLoss", "place": place, "region": "all", "loss_weight": 1.0}
 
 
 def _logits(spec: HeadSpec) -> dict[str, Any]:
@@ -118,9 +149,7 @@ def _quality(model: Any) -> list[str]:
 
 def _build(student: Mapping[str, Any], teacher: Mapping[str, Any], losses: Mapping[str, Any]) -> Any:
     cfg = plain_detector(copy.deepcopy(student))
-    only_features = all(loss["type"] == FEATURES["type"] for loss in losses.values())
-    entry = {name: value for name, value in teacher.items() if name != "levels" or only_features}
-    cfg.update(student=cfg.type, teacher=entry, distill=copy.deepcopy(dict(losses)))
+    cfg.update(student=cfg.type, teacher=dict(teacher), distill=copy.deepcopy(dict(losses)))
     cfg.type = "mmdet.KDDetector"
     with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
         return MODELS.build(cfg)
@@ -134,10 +163,17 @@ def _levels(own: Any, theirs: Any) -> dict[str, Any]:
     return {"levels": levels} if levels and student.strides != teacher.strides else {}
 
 
+def _parts(own: Any) -> list[str]:
+    """What a detector has beside its backbone; transformers have parameters of their own as well."""
+    modules = [name for name, _ in own.named_children() if name != "backbone"]
+    return [*modules, *(name for name, _ in own.named_parameters(recurse=False))]
+
+
 def _shares(own: Any, theirs: Any, part: str) -> bool:
     """Whether a part of both has parameters of the same names and shapes."""
-    one, other = getattr(own, part, None), getattr(theirs, part, None)
-    if one is None or other is None:
-        return False
-    taught = dict(other.named_parameters())
-    return any(name in taught and taught[name].shape == p.shape for name, p in one.named_parameters())
+    taught = dict(theirs.named_parameters())
+    return any(
+        name in taught and taught[name].shape == parameter.shape
+        for name, parameter in own.named_parameters()
+        if f"{name}.".startswith(f"{part}.")
+    )

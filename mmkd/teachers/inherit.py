@@ -17,16 +17,17 @@ def check_inherit(parts: Any, student: nn.Module) -> tuple[str, ...]:
     """The parts of ``inherit``, if the student has them.
 
     Args:
-        parts: names of modules, like ``neck`` or ``bbox_head.cls_convs``.
+        parts: names of modules, like ``neck`` or ``bbox_head.cls_convs``, or of parameters, like
+            ``level_embed``.
         student: the student.
 
     Raises:
-        UserError: it is no list of names, or one names no module with weights.
+        UserError: it is no list of names, or one names neither.
     """
     if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):
         raise UserError(f"inherit must be a list of names like ['neck', 'bbox_head'], found {parts!r}")
-    modules = {name for name, _ in student.named_modules()}
-    strange = [part for part in parts if part not in modules]
+    known = {name for named in (student.named_modules(), student.named_parameters()) for name, _ in named}
+    strange = [part for part in parts if part not in known]
     if strange:
         raise UserError(
             f"`inherit` names no part of the student: {', '.join(strange)}.",
@@ -46,7 +47,7 @@ def inherit_weights(student: nn.Module, parts: Sequence[str], checkpoint: str) -
 
     Args:
         student: changed in place.
-        parts: names of its modules.
+        parts: names of its modules and parameters.
         checkpoint: the teacher's.
 
     Returns:
@@ -60,7 +61,7 @@ def inherit_weights(student: nn.Module, parts: Sequence[str], checkpoint: str) -
     own = {
         name: tensor
         for name, tensor in student.state_dict().items()
-        if any(name.startswith(f"{part}.") for part in parts)
+        if any(f"{name}.".startswith(f"{part}.") for part in parts)
     }
     copied = [name for name, tensor in own.items() if name in taught and taught[name].shape == tensor.shape]
     kept = [name for name in own if name not in copied]

@@ -9,14 +9,18 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import MessageHub
 
+from mmkd.compat import load_config
 from mmkd.detectors.recipe import recommended
 from mmkd.errors import UserError
 
 from ..conftest import batch, build, losses_of, save_teacher, tiny_atss, tiny_teacher
-from ..heads.cases import CASES, Case, stock
+from ..heads.cases import CASES, STOCK_CONFIGS, Case, stock
+from ..outputs import queries
 from ..outputs.two_stage import CASCADE_MASK, FASTER, MASK, small
 from ..outputs.two_stage import batch as two_stage_batch
 from ..outputs.two_stage import losses_of as step
+from ..zoo import batch as batch_of_one_size
+from ..zoo import small as without_weights
 
 
 def recipe(folder: Path, student: Any, teacher: Any, classes: Any = None, **meta: Any) -> dict[str, Any]:
@@ -103,6 +107,104 @@ def test_two_stages_learn_on_their_regions(tmp_path: Path) -> None:
     assert set(of_two_stages(tmp_path, grid, FASTER)["distill"]) == {"cls", "neck"}
 
 
+def of_queries(folder: Path, student: Any, teacher: Any) -> dict[str, Any]:
+    """The recipe, after a step of training with it."""
+    entry = {
+        "config": {"model": teacher},
+        "checkpoint": queries.opinionated(folder / "teacher.pth", teacher),
+    }
+    found = recommended(student, entry, None)
+    cfg = copy.deepcopy(student)
+    cfg.update({"teacher": entry, **copy.deepcopy(found), "type": "KDDetector", "student": student.type})
+    model = build(cfg).train()
+    taught, inherited = model.teacher.model.state_dict(), tuple(found.get("inherit", ()))
+    for name, value in model.state_dict().items():
+        if inherited and name.startswith(inherited) and name in taught and taught[name].shape == value.shape:
+            assert torch.equal(value, taught[name]), name
+    losses = queries.losses_of(model)
+    assert losses.keys() == found["distill"].keys()
+    assert all(value > 0 for value in losses.values())
+    return found
+
+
+NECK = {"type": "PKDLoss", "loss_weight": 0.3}
+
+
+@pytest.mark.parametrize("family", ["DETR", "DABDETR", "DINO"])
+def test_the_students_decoder_answers_the_teachers_queries(tmp_path: Path, family: str) -> None:
+    found = of_queries(tmp_path, queries.tiny(family), queries.tiny(family, queries=12, layers=3))
+    softmax = {"activation": "softmax"} if family == "DETR" else {}
+    shared = {"place": "shared_queries"}
+    assert found["distill"] == {
+        "cls": {"type": "DistillationLoss", **softmax, "region": "teacher", **shared},
+        "box": {"type": "BoxL1Loss", **shared},
+        "iou": {"type": "BoxIoULoss", **shared},
+        "neck": NECK,
+    }
+    assert {"neck", "encoder", "decoder", "bbox_head"} <= set(found["inherit"])
+    assert ("level_embed" in found["inherit"]) == (family == "DINO")
+    assert "query_embedding" not in found["inherit"] or family == "DINO", "the teacher has more queries"
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [("ConditionalDETR", "DABDETR"), ("DINO", "DDQDETR"), ("SparseRCNN", "QueryInst")],
+)
+def test_queries_that_cannot_be_shared_are_matched(tmp_path: Path, student: str, teacher: str) -> None:
+    found = of_queries(tmp_path, queries.tiny(student), queries.tiny(teacher))
+    assert found["distill"] == {
+        "cls": {"type": "DistillationLoss", "region": "teacher"},
+        "box": {"type": "BoxL1Loss"},
+        "iou": {"type": "BoxIoULoss"},
+        "neck": NECK,
+    }
+
+
+def test_queries_for_masks_are_matched_by_them(tmp_path: Path) -> None:
+    cls = {"type": "DistillationLoss", "activation": "softmax", "region": "teacher"}
+    mask = {"type": "DistillationLoss", "place": "query_masks", "region": "all", "loss_weight": 1.0}
+    found = of_queries(tmp_path, queries.tiny("MaskFormer"), queries.tiny("Mask2Former"))
+    assert found["distill"] == {"cls": cls, "mask": mask, "neck": NECK}
+    found = of_queries(tmp_path, queries.tiny("Mask2Former"), queries.tiny("DeformableDETR"))
+    assert found["distill"] == {"neck": NECK}, "those of the teacher find boxes"
+    assert found["teacher"]["levels"] == [None, 0, 1, 2]
+
+
+def test_levels_are_chosen_for_features_beside_queries(tmp_path: Path) -> None:
+    """As those of a DINO of five scales for one of four."""
+    student, teacher = queries.tiny("DINO"), queries.tiny("DINO")
+    teacher.num_feature_levels = teacher.neck.num_outs = 5
+    teacher.backbone.out_indices = (0, 1, 2, 3)
+    teacher.neck.in_channels = [8, *teacher.neck.in_channels]
+    teacher.encoder.layer_cfg.self_attn_cfg.num_levels = 5
+    teacher.decoder.layer_cfg.cross_attn_cfg.num_levels = 5
+    found = of_queries(tmp_path, student, teacher)
+    assert list(found["distill"]) == ["cls", "box", "iou", "neck"]
+    assert found["teacher"]["levels"] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "losses"),
+    [
+        ("rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py", ["cls", "box", "neck"]),
+        ("condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py", ["cls", "box", "quality", "neck"]),
+        ("solo/solo_r50_fpn_1x_coco.py", ["neck"]),
+    ],
+)
+def test_one_stage_instance_segmentation(name: str, losses: list[str]) -> None:
+    model = without_weights(load_config(STOCK_CONFIGS / name).model)
+    if model.backbone.type == "ResNet":
+        model.backbone.update(depth=18, base_channels=16)
+        model.neck.in_channels = [16, 32, 64, 128]
+    entry = {"config": {"model": model}, "checkpoint": None}
+    found = recommended(model, entry, None)
+    assert list(found["distill"]) == losses
+    cfg = {**model, "type": "KDDetector", "student": model.type, "teacher": entry}
+    detector = build(ConfigDict({**cfg, "distill": found["distill"]})).train()
+    step = losses_of(detector, batch_of_one_size(model, 128))
+    assert all(step[f"loss_kd_{loss}"] > 0 for loss in losses)
+
+
 def test_a_one_stage_teacher_of_two_stages_gives_the_levels_that_both_have(tmp_path: Path) -> None:
     teacher = tiny_atss(neck__out_channels=16, bbox_head__in_channels=16)
     path = save_teacher(tmp_path / "teacher.pth", teacher)
@@ -119,10 +221,6 @@ def test_a_two_stage_teacher_gives_the_levels_that_both_have(tmp_path: Path) -> 
 
 
 def load_two_stage() -> Any:
-    from mmkd.compat import load_config
-
-    from ..heads.cases import STOCK_CONFIGS
-
     cfg = load_config(STOCK_CONFIGS / "faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py").model
     cfg.backbone.update(depth=18, base_channels=8, init_cfg=None)
     cfg.neck.update(in_channels=[8, 16, 32, 64], out_channels=64)
