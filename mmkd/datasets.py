@@ -99,7 +99,8 @@ def class_names(metainfo: Any) -> tuple[str, ...] | None:
     """The class names in the metainfo of a data set or checkpoint.
 
     Args:
-        metainfo: a dict; a list of them, as mmdet's ``ConcatDataset`` has for parts that differ; or ``None``.
+        metainfo: a dict; a list of them, as mmdet's ``ConcatDataset`` has for parts that differ, of which
+            those without labels may name none; or ``None``.
 
     Raises:
         UserError: the parts have different classes.
@@ -109,7 +110,7 @@ def class_names(metainfo: Any) -> tuple[str, ...] | None:
         ('cat', 'dog')
     """
     if isinstance(metainfo, Sequence) and not isinstance(metainfo, str):
-        found = [class_names(part) for part in metainfo]
+        found = [names for names in map(class_names, metainfo) if names is not None]
         other = next((names for names in found if names != found[0]), found[0] if found else None)
         if found and other != found[0]:
             raise UserError(

@@ -71,6 +71,8 @@ def test_class_names_of_every_form() -> None:
     assert class_names(None) is class_names({}) is class_names([]) is None
     parts = [{"classes": ("a", "b"), "year": 2007}, {"classes": ["a", "b"], "year": 2012}]
     assert class_names(parts) == ("a", "b")
+    assert class_names([*parts, {}]) == class_names([{}, *parts]) == ("a", "b")
+    assert class_names([{}, {}]) is None
     assert common_metainfo(parts, ("a", "b")) == {"classes": ("a", "b")}
     assert common_metainfo(None, None) == {}
     with pytest.raises(UserError, match=r"parts of a data set[\s\S]*a, b[\s\S]*b, a"):

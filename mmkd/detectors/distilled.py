@@ -12,6 +12,7 @@ from mmdet.models.detectors import BaseDetector
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
+from mmkd.data import is_labelled
 from mmkd.detectors.assigned import (
     assigned_labels,
     check_labels,
@@ -21,6 +22,7 @@ from mmkd.detectors.assigned import (
 )
 from mmkd.detectors.checkpointing import watch_checkpointed
 from mmkd.detectors.finite import FiniteCheck, in_float16
+from mmkd.detectors.mixed import any_unlabelled, check_pseudo_score, times_zero, with_boxes, without_objects
 from mmkd.errors import UserError
 from mmkd.heads import adapter_for, check_heads
 from mmkd.heads.observe import Observation, observe
@@ -34,11 +36,14 @@ from mmkd.outputs import (
     default_place,
     dense_head,
     dense_layout,
+    encode,
     find_place,
     has_dense_head,
+    of_images,
     split_places,
     student_layout,
     tested_branch,
+    with_features,
 )
 from mmkd.sharding import check_whole
 from mmkd.structures import OF_CONTEXT, DenseOutputs, DistillContext, Need, RowOutputs
@@ -79,6 +84,10 @@ class Distilled(BaseDetector):
     added as ``loss_kd_<name>``. The teacher is in none of the parameters, state or checkpoints. ``predict``
     is that of the student alone.
 
+    Images without labels (`mmkd.data.UnlabelledImages`) may be among a batch: the student's own losses are
+    of the others, the distillation losses of all. Where these ask which objects there are, they are given
+    those that the teacher finds; of several teachers the first that such a loss learns from.
+
     Args:
         teacher: ``dict(config=…, checkpoint=…)``, see `mmkd.teachers.teacher_model_and_checkpoint`; a list
             of such teachers, whose answers are averaged; ``dict(ema=dict(momentum=…))``, the average of the
@@ -91,6 +100,8 @@ class Distilled(BaseDetector):
             one's. A checkpoint that is loaded or resumed from replaces them.
         task_loss_weight: factor ≥ 0 of the student's own losses. Hinton's
             ``α·T²·KL + (1 − α)·CE`` is ``loss_weight=α, task_loss_weight=1 − α``.
+        pseudo_score: in [0, 1]: on images without labels the teacher's boxes with this score stand for the
+            annotated objects, for losses that ask for these (``region='foreground'``, FGD, …).
         **student: the arguments of the student's own class.
 
     Raises:
@@ -108,9 +119,11 @@ class Distilled(BaseDetector):
         distill: Mapping[str, Any] | None = None,
         task_loss_weight: float = 1.0,
         inherit: Sequence[str] = (),
+        pseudo_score: float = 0.5,
         **student: Any,
     ) -> None:
         super().__init__(**student)
+        self.pseudo_score = check_pseudo_score(pseudo_score)
         if not isinstance(task_loss_weight, (int, float)) or not 0 <= task_loss_weight < float("inf"):
             raise UserError(f"task_loss_weight must be a number ≥ 0, found {task_loss_weight!r}")
         self.task_loss_weight = task_loss_weight
@@ -221,6 +234,8 @@ class Distilled(BaseDetector):
             batch_inputs: B×C×H×W, normalised and padded.
             batch_data_samples: mmdet's data samples.
         """
+        if any_unlabelled(batch_inputs, batch_data_samples):
+            return self._mixed_loss(batch_inputs, batch_data_samples)
         step = self._begin(batch_inputs, batch_data_samples)
         try:
             losses = super().loss(batch_inputs, batch_data_samples)
@@ -228,6 +243,68 @@ class Distilled(BaseDetector):
             self.recorded = None
             step.close()
         return self._add_terms(losses, step, batch_inputs, batch_data_samples)
+
+    @torch.compiler.disable(recursive=False)
+    def _mixed_loss(self, batch_inputs: Tensor, batch_data_samples: list[Any]) -> dict[str, Any]:
+        """As `loss`, of a batch with images without labels in some process.
+
+        Backbone and neck run once. Where a distillation loss reads more than features, the heads run on the
+        whole batch, watched as ever, and their losses are thrown away; then on the labelled images. A
+        process without any takes an image without objects, times 0: mmdet's losses wait for each other.
+        """
+        labelled = [index for index, sample in enumerate(batch_data_samples) if is_labelled(sample)]
+        index = labelled or [0]
+        own_inputs = batch_inputs[index]
+        own_samples = [batch_data_samples[i] for i in labelled]
+        own_samples = own_samples or [without_objects(batch_data_samples[0], batch_inputs)]
+        active = [name for name, term in self.terms.items() if term.loss_weight > 0]
+        if not active:  # nobody looks at the others
+            batch_inputs, batch_data_samples = own_inputs, own_samples
+        step = self._begin(batch_inputs, batch_data_samples)
+        try:
+            batch_data_samples = self._targets(step, batch_inputs, batch_data_samples)
+            if not active:
+                losses = super().loss(own_inputs, own_samples)
+            elif self._reads_heads(active):
+                super().loss(batch_inputs, batch_data_samples)
+            else:
+                encode(self, batch_inputs, [sample.img_shape for sample in batch_data_samples])
+                step = replace(step, dense=None)
+        finally:
+            self.recorded = None
+            step.close()
+        if active:
+            feats = next(iter(step.student.feats))
+            with with_features(self, of_images(feats, index, len(batch_inputs))):
+                losses = super().loss(own_inputs, own_samples)
+        if not labelled:
+            losses = times_zero(losses)
+        return self._add_terms(losses, step, batch_inputs, batch_data_samples)
+
+    def _reads_heads(self, names: Sequence[str]) -> bool:
+        """Whether a loss reads what the student's heads say."""
+        return any(name in self._places or self.terms[name].asks - _OF_FEATURES for name in names)
+
+    def _depends_on_objects(self, name: str) -> bool:
+        """Whether a loss reads where objects are, or rows that were chosen by them."""
+        sampled = name in self._places and self._places[name][0].sampled
+        return sampled or self.terms[name].depends_on_objects
+
+    @torch.compiler.disable
+    def _targets(self, step: _Step, batch_inputs: Tensor, batch_data_samples: list[Any]) -> list[Any]:
+        """The samples, with the teacher's boxes where there are no labels if a loss asks for objects."""
+        index = [i for i, sample in enumerate(batch_data_samples) if not is_labelled(sample)]
+        targets = list(batch_data_samples)
+        asked = (teacher for teacher, names in step.asked if any(map(self._depends_on_objects, names)))
+        teacher = next(asked, None)
+        if teacher is None or not index:
+            for i in index:
+                targets[i] = without_objects(targets[i], batch_inputs)
+            return targets
+        found = teacher.detect(batch_inputs[index], [targets[i] for i in index])
+        for i, boxes in zip(index, found, strict=True):
+            targets[i] = with_boxes(targets[i], boxes[boxes.scores >= self.pseudo_score])
+        return targets
 
     @torch.compiler.disable
     def _begin(self, batch_inputs: Tensor, batch_data_samples: list[Any]) -> _Step:

@@ -37,6 +37,7 @@ class DistillLoss(nn.Module):
     needs: frozenset[Need]
     of_student: frozenset[Need] = frozenset()  # of these, what it reads of the student's outputs alone
     tower_layers = 0  # of both heads, that it needs; with "towers"
+    of_objects = False  # whether it reads the annotated objects of the images
 
     def __init__(self, loss_weight: float = 1.0, valid: Valid = "image") -> None:
         super().__init__()
@@ -63,6 +64,12 @@ class DistillLoss(nn.Module):
             "loss": frozenset({"label_weights"}),
         }
         return self.needs | of_valid.get(self.valid, frozenset())
+
+    @property
+    def depends_on_objects(self) -> bool:
+        """Whether it reads which objects an image has, from annotations or by what they are assigned to."""
+        by_assignment: frozenset[Need] = frozenset({"labels", "label_weights", "quality_targets"})
+        return self.of_objects or bool(self.asks & by_assignment)
 
     @abstractmethod
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:

@@ -69,6 +69,7 @@ class CrossKDLoss(DistillLoss):
                 found=f"a loss that needs {', '.join(sorted(wrong))}",
                 remedy="put that loss beside it, in `distill`",
             )
+        self.of_objects = any(term.of_objects for term in self.terms.values())
         self.parts = inner - OF_CONTEXT
         self.needs = inner | {"towers", "layers"}
 

@@ -79,6 +79,8 @@ class FGDLoss(FeatureLoss):
         UserError: an option is out of its range.
     """
 
+    of_objects = True
+
     def __init__(
         self,
         loss_weight: float = 1.0,

@@ -117,6 +117,7 @@ class LocalizationDistillationLoss(DistillLoss):
             self.of_student = of_main - needs - {"labels"}
             needs |= of_main
         self.needs = needs
+        self.of_objects = "vlr" in self.weights
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
         """Refuse the VLR for a head with several priors per position, whose anchors are others."""

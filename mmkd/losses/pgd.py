@@ -58,6 +58,7 @@ class PGDLoss(FeatureLoss):
     """
 
     needs: frozenset[Need] = frozenset({"feats", "cls_logits", "boxes"})
+    of_objects = True
 
     def __init__(
         self,

@@ -61,6 +61,7 @@ class Masks(Place):
     """
 
     gives = frozenset({"cls_logits", "labels", "label_weights", "padding"})
+    sampled = True
 
     def lacks(self, detector: Any) -> str | None:
         """As `Place.lacks`."""

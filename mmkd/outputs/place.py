@@ -39,9 +39,11 @@ class Place(ABC):
 
     Attributes:
         gives: what a loss may read of the outputs here, and of the context.
+        sampled: the annotated objects decide which rows there are.
     """
 
     gives: frozenset[Need] = frozenset({"cls_logits", "boxes", "labels"})
+    sampled = False
 
     @abstractmethod
     def lacks(self, detector: Any) -> str | None:

@@ -77,6 +77,7 @@ class Rois(Place):
     """
 
     gives = frozenset({"cls_logits", "boxes", "labels", "label_weights", "padding"})
+    sampled = True
 
     def lacks(self, detector: Any) -> str | None:
         """As `Place.lacks`."""

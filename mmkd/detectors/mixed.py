@@ -1,0 +1,87 @@
+"""Batches in which some images have no labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from mmkd.data import is_labelled
+from mmkd.errors import UserError
+
+
+@torch.compiler.disable
+def any_unlabelled(inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> bool:
+    """Whether the batch of any process has an image without labels; all of them are told the same."""
+    here = not all(map(is_labelled, data_samples))
+    if get_world_size() == 1:
+        return here
+    anywhere = torch.tensor(int(here), device=inputs_BCHW.device)
+    all_reduce(anywhere, op="max")
+    return bool(anywhere)
+
+
+def with_boxes(sample: Any, found: InstanceData) -> Any:
+    """A copy of a sample whose annotated objects are these.
+
+    Args:
+        sample: mmdet's data sample, with ``gt_instances``.
+        found: ``bboxes`` (G, 4) and ``labels`` (G,). Where the sample has masks, theirs are the whole boxes.
+    """
+    own, boxes_G4 = sample.gt_instances, found.bboxes
+    objects = InstanceData(bboxes=boxes_G4, labels=found.labels)
+    if "bboxes" in own and not isinstance(own.bboxes, Tensor):  # one of mmdet's box types
+        objects.bboxes = type(own.bboxes)(boxes_G4)
+    if "masks" in own:
+        objects.masks = _whole_boxes(boxes_G4, own.masks)
+    copy = sample.new()
+    copy.gt_instances = objects
+    return copy
+
+
+def without_objects(sample: Any, inputs_BCHW: Tensor) -> Any:
+    """A copy of a sample on whose image there is nothing, on the device of the batch."""
+    boxes_G4 = torch.zeros(0, 4, device=inputs_BCHW.device)
+    return with_boxes(sample, InstanceData(bboxes=boxes_G4, labels=boxes_G4.new_zeros(0, dtype=torch.long)))
+
+
+def times_zero(losses: Mapping[str, Any]) -> dict[str, Any]:
+    """Losses that count for nothing, and keep their gradient of zero, for which other processes wait."""
+    return {
+        key: value
+        if "loss" not in key
+        else value * 0
+        if isinstance(value, Tensor)
+        else [v * 0 for v in value]
+        for key, value in losses.items()
+    }
+
+
+def check_pseudo_score(score: Any) -> float:
+    """``pseudo_score``, if it is a score.
+
+    Raises:
+        UserError: it is no number in [0, 1].
+    """
+    if not isinstance(score, (int, float)) or isinstance(score, bool) or not 0 <= score <= 1:
+        raise UserError(f"pseudo_score must be a score, a number from 0 to 1, found {score!r}")
+    return score
+
+
+def _whole_boxes(boxes_G4: Tensor, masks: Any) -> Any:
+    """Masks of the kind and size of others."""
+    height, width = masks.height, masks.width
+    corners = boxes_G4.detach().cpu().numpy()
+    if isinstance(masks, PolygonMasks):
+        polygons = [[np.array([x, y, X, y, X, Y, x, Y])] for x, y, X, Y in corners]
+        return PolygonMasks(polygons, height, width)
+    bits = np.zeros((len(corners), height, width), dtype=np.uint8)
+    for one, (x, y, X, Y) in zip(bits, corners.round().astype(int).clip(min=0)):
+        one[y:Y, x:X] = 1
+    return BitmapMasks(bits, height, width)
