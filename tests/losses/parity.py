@@ -424,8 +424,10 @@ def compare(row: Row) -> tuple[float, float]:
 
 
 def bound(error: float) -> str:
-    """An error by the power of ten that it is below."""
-    return "a constant" if math.isnan(error) else f"< 1e{math.ceil(math.log10(max(error, 1e-16)))}"
+    """The bound that an error keeps on any machine: that of arithmetic in float64, or in float32."""
+    if math.isnan(error):
+        return "a constant"
+    return next((f"≤ {limit}" for limit in ("1e-12", "1e-6") if error <= float(limit)), str(error))
 
 
 def table() -> str:
