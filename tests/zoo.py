@@ -1,7 +1,10 @@
-"""MMDetection's zoo as students: one config of each folder learns from itself for a step.
+"""MMDetection's zoo as students: one config of each folder learns from another of its kind for a step.
 
-    python -m tests.zoo                     every folder, and the table in docs/heads.md
-    python -m tests.zoo faster_rcnn detr    these folders, printed alone
+    python -m tests.zoo rows.jsonl                     the folders that rows.jsonl lacks
+    python -m tests.zoo rows.jsonl faster_rcnn detr    these folders alone, tried again
+    … -v                                               with the tracebacks of what fails
+
+The table in docs/heads.md is written when rows.jsonl has all folders.
 
 Weights are random, images small, transformers two layers deep; widths are those of the config.
 """
@@ -12,13 +15,14 @@ import contextlib
 import copy
 import gc
 import io
+import json
 import logging
 import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +31,27 @@ import torch
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import MessageHub
 from mmengine.structures import InstanceData
 
 import mmkd  # noqa: F401  (registers)
 from mmkd.errors import UserError
+from mmkd.outputs import DENSE, PLACES
 from mmkd.registry import MODELS
 
 CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
 PAGE = Path(__file__).parents[1] / "docs" / "heads.md"
 BEGIN, END = "<!-- zoo -->", "<!-- end of zoo -->"
 
-# What has no detector of its own to train.
-NOT_DETECTORS = {
+# Folders without a detector to train.
+NO_DETECTORS = {
     "_base_": "parts of configs",
-    "common": "parts of configs",
-    "dsdl": "data sets",
     "bytetrack": "tracking",
+    "common": "parts of configs",
     "deepsort": "tracking",
-    "masktrack_rcnn": "tracking",
+    "dsdl": "data sets",
     "mask2former_vis": "tracking",
+    "masktrack_rcnn": "tracking",
     "ocsort": "tracking",
     "qdtrack": "tracking",
     "reid": "tracking",
@@ -63,32 +69,52 @@ CHOSEN = {
     "guided_anchoring": "ga-retinanet_r50-caffe_fpn_1x_coco.py",
     "hrnet": "faster-rcnn_hrnetv2p-w18-1x_coco.py",
     "libra_rcnn": "libra-faster-rcnn_r50_fpn_1x_coco.py",
-    "misc": "d2_faster-rcnn_r50-caffe_fpn_ms-90k_coco.py",
+    "regnet": "mask-rcnn_regnetx-400MF_fpn_ms-poly-3x_coco.py",
+    "resnest": "faster-rcnn_s50_fpn_syncbn-backbone+head_ms-range-1x_coco.py",
     "rtmdet": "rtmdet-ins_tiny_8xb32-300e_coco.py",
+    "timm_example": "retinanet_timm-tv-resnet50_fpn_1x_coco.py",
 }
+YES, NONE = "yes", "–"
 FEATURES = [{"type": "PKDLoss"}]
+# The first that fits: sigmoid or softmax, with assigned classes or without.
 OUTPUTS = [
     {"type": "DistillationLoss"},
     {"type": "DistillationLoss", "activation": "softmax"},
     {"type": "DistillationLoss", "region": "teacher"},
+    {"type": "DistillationLoss", "region": "all"},
     {"type": "DistillationLoss", "activation": "softmax", "region": "all"},
 ]
+SIDES = (128, 256, 512)
+# What a refusal is, of which mmkd knows nothing: a package or a device that is missing where this ran.
+MACHINE = "not tried here: "
+NO_STUDENT = "cannot be a student"
 
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one folder."""
+    """What came of one folder.
+
+    Attributes:
+        features: `YES`, or why not.
+        outputs: the place that a loss on class logits read, or why there was none.
+    """
 
     folder: str
     config: str
+    family: str
     features: str
     outputs: str
 
+    @property
+    def counts(self) -> bool:
+        """Whether it says anything of mmkd: a detector that ran here and may learn at all."""
+        return self.features != NONE and MACHINE not in self.features and NO_STUDENT not in self.features
+
 
 def folders() -> list[str]:
-    """Those with detectors."""
+    """All of MMDetection's."""
     found = [path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != "__pycache__"]
-    return sorted(set(found) - set(NOT_DETECTORS), key=str.lower)
+    return sorted(found, key=str.lower)
 
 
 def config_of(folder: str) -> Path:
@@ -110,9 +136,16 @@ def small(model: Any) -> Any:
             model.pop(key, None)
         if str(model.get("type")).endswith("SyncBN"):
             model["type"] = "BN"
+        if str(model.get("type")).endswith("BoxInstDataPreprocessor"):  # it needs scikit-image
+            model["type"] = "DetDataPreprocessor"
+            model.pop("mask_stride", None)
+            for key in [key for key in model if key.startswith(("pairwise", "bottom"))]:
+                model.pop(key)
         for key in ("encoder", "decoder"):
             if isinstance(model.get(key), dict) and "num_layers" in model[key]:
                 model[key]["num_layers"] = 2
+                if "num_cp" in model[key]:
+                    model[key]["num_cp"] = 0
         if isinstance(model.get("num_queries"), int):
             model["num_queries"] = min(model["num_queries"], 50)
         for value in model.values():
@@ -145,13 +178,18 @@ def batch(model: Any, side: int) -> Any:
         2, shapes, num_items=[3, 2], num_classes=classes_of(model), with_mask=True, with_semantic=True
     )
     for sample in data["data_samples"]:
-        sample.proposals = InstanceData(bboxes=sample.gt_instances.bboxes.repeat(20, 1))
+        objects = sample.gt_instances
+        sample.proposals = InstanceData(bboxes=objects.bboxes.repeat(20, 1))
         sample.proposals.scores = torch.ones(len(sample.proposals.bboxes))
+        objects.pairwise_masks = torch.ones(len(objects), 8, side // 4, side // 4)
     return data
 
 
-def step(model: ConfigDict, loss: dict[str, Any], side: int) -> None:
+def step(model: ConfigDict, loss: dict[str, Any], side: int) -> str:
     """One step of a student that learns from another of its kind by one loss.
+
+    Returns:
+        Where the loss read the student.
 
     Raises:
         AssertionError: the loss is not finite, or its gradient reaches no weight.
@@ -167,75 +205,120 @@ def step(model: ConfigDict, loss: dict[str, Any], side: int) -> None:
     value.backward()
     reached = [p for p in detector.parameters() if p.grad is not None and p.grad.abs().sum() > 0]
     assert reached, "no weight has a gradient"
+    place, _ = detector._places.get("kd", (None, None))
+    return next((name for name, one in PLACES.items() if one is place), "dense")
 
 
-def attempt(model: ConfigDict, losses: list[dict[str, Any]]) -> str:
-    """``yes``, or why the first of the losses is refused, if all are."""
+def attempt(model: ConfigDict, losses: Sequence[dict[str, Any]], verbose: bool) -> tuple[bool, str]:
+    """Whether one of the losses served, and where; else why the first of them did not."""
     first = ""
     for loss in losses:
         error: Exception | None = None
-        for side in (128, 256, 512):
+        for side in SIDES:
             try:
                 with contextlib.redirect_stdout(io.StringIO()):
-                    step(model, loss, side)
-                return "yes"
+                    return True, step(model, loss, side)
             except UserError as refused:
                 error = refused
                 break
             except Exception as failed:  # small images are not for every detector
                 error = failed
-        if isinstance(error, UserError):
-            first = first or error.what
-        elif error is not None and not isinstance(error, UserError):
-            first = (
-                first or f"fails: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            )
-            if "-v" in sys.argv:
-                traceback.print_exception(error)
-    return first
+        assert error is not None
+        if verbose:
+            traceback.print_exception(error)
+        first = first or _reason(error)
+        if MACHINE in first or NO_STUDENT in first:
+            break
+    return False, first
 
 
-def row_of(folder: str) -> Row:
+def _reason(error: Exception) -> str:
+    """What an error says, in a line."""
+    what = error.what if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    text = " ".join(what.split())
+    for sign, why in _MISSING.items():
+        if sign in str(error):
+            return f"{MACHINE}{why}"
+    return text if isinstance(error, UserError) else f"fails: {text[:200]}"
+
+
+_MISSING = {
+    "implementation for device": "its layers run on CUDA alone",
+    "mmpretrain": "it needs mmpretrain",
+    "timm": "it needs timm",
+    "transformers": "it needs transformers, for BERT",
+    "detectron2": "it needs Detectron2",
+}
+
+
+def row_of(folder: str, verbose: bool = False) -> Row:
     """Try one folder."""
+    if folder in NO_DETECTORS:
+        return Row(folder, NONE, NO_DETECTORS[folder], NONE, NONE)
     path = config_of(folder)
     try:
         model = small(Config.fromfile(path).model)
     except Exception as error:
-        why = f"fails: {str(error).splitlines()[0]}"
-        return Row(folder, path.stem, why, why)
+        return Row(folder, path.stem, NONE, _reason(error), NONE)
     gc.collect()  # models are in cycles, and some are large
-    return Row(folder, path.stem, attempt(model, FEATURES), attempt(model, OUTPUTS))
+    served, why = attempt(model, FEATURES, verbose)
+    if not served and (MACHINE in why or NO_STUDENT in why):
+        return Row(folder, path.stem, model.type, why, NONE)
+    return Row(folder, path.stem, model.type, YES if served else why, attempt(model, OUTPUTS, verbose)[1])
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """As Markdown, with the totals."""
-    lines = ["| folder | config | features | outputs |", "|---|---|---|---|"]
-    lines += [f"| `{row.folder}` | `{row.config}` | {row.features} | {row.outputs} |" for row in rows]
-    for name in ("features", "outputs"):
-        count = sum(getattr(row, name) == "yes" for row in rows)
-        lines.append("")
-        lines.append(
-            f"{name.capitalize()}: {count} of {len(rows)} folders ({100 * count / len(rows):.0f} %)."
-        )
+    lines = ["| folder | config | detector | features | outputs |", "|---|---|---|---|---|"]
+    for row in rows:
+        config = NONE if row.config == NONE else f"`{row.config}`"
+        family = f"`{row.family}`" if row.config != NONE and row.family != NONE else row.family
+        features = "✓" if row.features == YES else row.features
+        outputs = f"`{row.outputs}`" if row.outputs in (*DENSE, *PLACES) else row.outputs
+        lines.append(f"| `{row.folder}` | {config} | {family} | {features} | {outputs} |")
+    counted = [row for row in rows if row.counts]
+    features = sum(row.features == YES for row in counted)
+    outputs = sum(row.outputs in (*DENSE, *PLACES) for row in counted)
+    lines += [
+        "",
+        f"Of {len(rows)} folders {len(counted)} have a detector that ran and may be a student. Features: "
+        f"{features} ({100 * features / len(counted):.0f} %). Outputs: {outputs} "
+        f"({100 * outputs / len(counted):.0f} %).",
+    ]
     return "\n".join(lines)
 
 
-def main(asked: list[str]) -> None:
-    """Try the folders, print the rows, and write the table if all were tried."""
+def read_rows(path: Path) -> dict[str, Row]:
+    """What was tried so far, by folder; the last row of each counts."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = [Row(**json.loads(line)) for line in lines]
+    return {row.folder: row for row in rows}
+
+
+def write_table(rows: Sequence[Row]) -> None:
+    """Put the table into the docs."""
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    PAGE.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{after}", encoding="utf-8")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Try folders one by one, keep each row, and write the table when none is left."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     register_all_modules()
-    rows = []
-    for folder in asked or folders():
-        rows.append(row_of(folder))
-        print(rows[-1], flush=True)
-    print(table(rows))
-    if not asked:
-        text = PAGE.read_text(encoding="utf-8")
-        before, rest = text.split(BEGIN)
-        after = rest.split(END)[1]
-        PAGE.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{after}", encoding="utf-8")
+    MessageHub.get_current_instance().update_info("iter", 0)  # BoxInst reads it
+    path, *asked = [Path(arguments[0]), *(arg for arg in arguments[1:] if not arg.startswith("-"))]
+    done = {} if asked else read_rows(path)
+    for folder in [folder for folder in asked or folders() if folder not in done]:
+        row = row_of(folder, "-v" in arguments)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+        print(row, flush=True)
+    rows = read_rows(path)
+    if all(folder in rows for folder in folders()):
+        write_table([rows[folder] for folder in folders()])
 
 
 if __name__ == "__main__":
-    main([arg for arg in sys.argv[1:] if not arg.startswith("-")])
+    main(sys.argv[1:])

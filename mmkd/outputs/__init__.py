@@ -1,7 +1,9 @@
 """What detectors say: features of any of them, and predictions at places beside the dense maps."""
 
 from mmkd.outputs import (  # noqa: F401  (they register places and readers)
+    grid,
     mask_queries,
+    prior_masks,
     queries,
     shared_queries,
     sparse,

@@ -127,7 +127,7 @@ class QueryMasks(Queries):
             taught_Rhw = F.interpolate(taught_Rhw[:, None], size, mode="bilinear", align_corners=False)[:, 0]
         assert reading.outputs.image_N is not None
         image_R = reading.outputs.image_N[chosen_R]
-        valid_N = _on_image(own_Rhw, reading.question.data_samples)[image_R].flatten()
+        valid_N = on_image(own_Rhw, reading.question.data_samples)[image_R].flatten()
         spec, image_N = self.of_rows(reading.outputs.spec), image_R.repeat_interleave(own_Rhw[0:1].numel())
         rows = [
             RowOutputs(spec, masks.flatten()[:, None], image_N=image_N) for masks in (own_Rhw, taught_Rhw)
@@ -136,7 +136,7 @@ class QueryMasks(Queries):
         return rows[0], rows[1], context
 
 
-def _on_image(masks_Rhw: Tensor, data_samples: Sequence[Any]) -> Tensor:
+def on_image(masks_Rhw: Tensor, data_samples: Sequence[Any]) -> Tensor:
     """Which pixels of a mask are on the image, not in its padding, B×h×w bool."""
     height, width = masks_Rhw.shape[1:]
     rows_h = torch.arange(height, device=masks_Rhw.device)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmkd.errors import UserError
-from mmkd.outputs.mask_queries import _on_image
+from mmkd.outputs.mask_queries import on_image
 from mmkd.structures import DistillContext, RowOutputs
 
 from ..conftest import build
@@ -61,8 +61,8 @@ def test_pixels_in_the_padding() -> None:
     class Sample:
         img_shape, batch_input_shape = (6, 5), (8, 8)
 
-    on_image = _on_image(torch.zeros(1, 4, 4), [Sample()])
-    assert on_image[0].tolist() == [[True, True, True, False]] * 3 + [[False] * 4]
+    found = on_image(torch.zeros(1, 4, 4), [Sample()])
+    assert found[0].tolist() == [[True, True, True, False]] * 3 + [[False] * 4]
 
 
 def test_masks_of_another_size() -> None:
