@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import gc
 import io
 import json
 import logging
+import multiprocessing
 import re
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ CHOSEN = {
     "timm_example": "retinanet_timm-tv-resnet50_fpn_1x_coco.py",
 }
 YES, NONE = "yes", "–"
-FEATURES = [{"type": "PKDLoss"}]
-# The first that fits: sigmoid or softmax, with assigned classes or without.
+FEATURES = {"type": "PKDLoss"}
+# The first that fits counts: sigmoid or softmax, with assigned classes or without.
 OUTPUTS = [
     {"type": "DistillationLoss"},
     {"type": "DistillationLoss", "activation": "softmax"},
@@ -174,50 +175,59 @@ def batch(model: Any, side: int) -> Any:
     """Two images with objects, and whatever else some detector of the zoo asks of a sample."""
     torch.manual_seed(0)
     shapes = [[3, side, side]] * 2  # of one size, as YOLACT wants them
-    data = demo_mm_inputs(
-        2, shapes, num_items=[3, 2], num_classes=classes_of(model), with_mask=True, with_semantic=True
+    classes = classes_of(model)
+    data = demo_mm_inputs(  # it gives labels from 1 on
+        2, shapes, num_items=[3, 2], num_classes=max(classes, 2), with_mask=True, with_semantic=True
     )
     for sample in data["data_samples"]:
         objects = sample.gt_instances
+        objects.labels.clamp_(max=classes - 1)
         sample.proposals = InstanceData(bboxes=objects.bboxes.repeat(20, 1))
         sample.proposals.scores = torch.ones(len(sample.proposals.bboxes))
         objects.pairwise_masks = torch.ones(len(objects), 8, side // 4, side // 4)
     return data
 
 
-def step(model: ConfigDict, loss: dict[str, Any], side: int) -> str:
-    """One step of a student that learns from another of its kind by one loss.
+def step(model: ConfigDict, losses: Sequence[dict[str, Any]], side: int) -> list[str]:
+    """One step of a student that learns from another of its kind.
 
     Returns:
-        Where the loss read the student.
+        Where each loss read the student.
 
     Raises:
-        AssertionError: the loss is not finite, or its gradient reaches no weight.
+        AssertionError: a loss is not finite, or its gradient reaches no weight.
     """
     cfg = copy.deepcopy(model)
-    cfg.update(type="KDDetector", student=model.type, distill={"kd": dict(loss)})
+    distill = {f"loss{index}": dict(loss) for index, loss in enumerate(losses)}
+    cfg.update(type="KDDetector", student=model.type, distill=distill)
     cfg.teacher = {"config": {"model": copy.deepcopy(model)}, "checkpoint": None, "precision": "fp32"}
     torch.manual_seed(1)
     detector = MODELS.build(cfg).train()
     data = detector.data_preprocessor(batch(model, side), True)
-    value = detector.loss(data["inputs"], data["data_samples"])["loss_kd_kd"]
-    assert torch.isfinite(value), f"the loss is {float(value)}"
-    value.backward()
-    reached = [p for p in detector.parameters() if p.grad is not None and p.grad.abs().sum() > 0]
-    assert reached, "no weight has a gradient"
-    place, _ = detector._places.get("kd", (None, None))
-    return next((name for name, one in PLACES.items() if one is place), "dense")
+    found = detector.loss(data["inputs"], data["data_samples"])
+    weights = [p for p in detector.parameters() if p.requires_grad]
+    places = []
+    for name in distill:
+        value = found[f"loss_kd_{name}"]
+        assert torch.isfinite(value), f"the loss is {float(value)}"
+        grads = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
+        assert any(grad is not None and grad.any() for grad in grads), "no weight has a gradient"
+        place, _ = detector._places.get(name, (None, None))
+        places.append(next((name for name, one in PLACES.items() if one is place), "dense"))
+    return places
 
 
-def attempt(model: ConfigDict, losses: Sequence[dict[str, Any]], verbose: bool) -> tuple[bool, str]:
-    """Whether one of the losses served, and where; else why the first of them did not."""
+def attempt(
+    model: ConfigDict, choices: Sequence[Sequence[dict[str, Any]]], verbose: bool
+) -> tuple[bool, str]:
+    """Whether some choice of losses served, and where the last of it read; else why the first did not."""
     first = ""
-    for loss in losses:
+    for losses in choices:
         error: Exception | None = None
         for side in SIDES:
             try:
                 with contextlib.redirect_stdout(io.StringIO()):
-                    return True, step(model, loss, side)
+                    return True, step(model, losses, side)[-1]
             except UserError as refused:
                 error = refused
                 break
@@ -260,11 +270,15 @@ def row_of(folder: str, verbose: bool = False) -> Row:
         model = small(Config.fromfile(path).model)
     except Exception as error:
         return Row(folder, path.stem, NONE, _reason(error), NONE)
-    gc.collect()  # models are in cycles, and some are large
-    served, why = attempt(model, FEATURES, verbose)
-    if not served and (MACHINE in why or NO_STUDENT in why):
+    softmax = "roi_head" in model
+    outputs = sorted(OUTPUTS, key=lambda loss: ("activation" in loss) != softmax)
+    served, why = attempt(model, [[FEATURES, loss] for loss in outputs], verbose)
+    if served:
+        return Row(folder, path.stem, model.type, YES, why)
+    if MACHINE in why or NO_STUDENT in why:
         return Row(folder, path.stem, model.type, why, NONE)
-    return Row(folder, path.stem, model.type, YES if served else why, attempt(model, OUTPUTS, verbose)[1])
+    served, of_features = attempt(model, [[FEATURES]], verbose)
+    return Row(folder, path.stem, model.type, YES if served else of_features, why)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -310,11 +324,13 @@ def main(arguments: Sequence[str]) -> None:
     MessageHub.get_current_instance().update_info("iter", 0)  # BoxInst reads it
     path, *asked = [Path(arguments[0]), *(arg for arg in arguments[1:] if not arg.startswith("-"))]
     done = {} if asked else read_rows(path)
-    for folder in [folder for folder in asked or folders() if folder not in done]:
-        row = row_of(folder, "-v" in arguments)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
-        print(row, flush=True)
+    todo = [folder for folder in asked or folders() if folder not in done]
+    # A process for each: what some layers hold on to goes with it.
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        for row in pool.imap(partial(row_of, verbose="-v" in arguments), todo):
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+            print(row, flush=True)
     rows = read_rows(path)
     if all(folder in rows for folder in folders()):
         write_table([rows[folder] for folder in folders()])

@@ -92,6 +92,10 @@ def _candidates(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any
             yield "box", [{"type": "BoxIoULoss", "loss_weight": 1.0}]
         if _both_at("masks", own, theirs):
             yield "mask", [_masks("masks")]
+        if _both_at("grid", own, theirs):
+            yield "cls", [_logits(PLACES["grid"].spec(own))]
+    if _both_at("prior_masks", own, theirs):
+        yield "mask", [_masks("prior_masks")]
     yield "neck", [dict(FEATURES)]
 
 

@@ -128,7 +128,10 @@ class OfPositives(MaskReader):
         width = priors[0][self.parameters].shape[1]
         # They are the last of the outputs; those of a base prior are together.
         params_BNP = torch.cat(
-            [level.permute(0, 2, 3, 1).reshape(len(level), -1, width) for level in detector.bbox_head(x)[-1]],
+            [
+                level.float().permute(0, 2, 3, 1).reshape(len(level), -1, width)
+                for level in _dense(detector, inner)[-1]
+            ],
             dim=1,
         )
         infos = []
@@ -143,6 +146,12 @@ class OfPositives(MaskReader):
         if self.kind == "YOLACT":
             return stable_logit(given.permute(2, 0, 1))
         return given.reshape(-1, *given.shape[-2:])[: len(info.pos_inds)]  # CondInst gives 0×1×h×w of none
+
+
+def _dense(detector: Any, inner: Any) -> Any:
+    """What a teacher's dense head gives, in whose precision it is run where losses read its maps too."""
+    dtype = next(detector.bbox_head.parameters()).dtype
+    return detector.bbox_head(tuple(level.to(dtype) for level in plain_maps(inner)))
 
 
 class OfRTMDet(MaskReader):
@@ -172,11 +181,11 @@ class OfRTMDet(MaskReader):
         self, detector: Any, inner: Any, priors: Sequence[tuple[Tensor, Tensor]]
     ) -> list[Tensor]:
         head = detector.bbox_head
-        _, _, kernels, mask_feat = head(plain_maps(inner))
-        kernels_BNP = torch.cat([level.flatten(2).transpose(1, 2) for level in kernels], dim=1)
+        _, _, kernels, mask_feat = _dense(detector, inner)
+        kernels_BNP = torch.cat([level.float().flatten(2).transpose(1, 2) for level in kernels], dim=1)
         return [
             head._mask_predict_by_feat_single(feat, kernels_NP[of_R], priors_R4)
-            for feat, kernels_NP, (of_R, priors_R4) in zip(mask_feat, kernels_BNP, priors)
+            for feat, kernels_NP, (of_R, priors_R4) in zip(mask_feat.float(), kernels_BNP, priors)
         ]
 
 

@@ -40,6 +40,7 @@ class PriorMasks(Place):
     """
 
     gives = frozenset[Need]({"cls_logits"})
+    sampled = True
 
     def lacks(self, detector: Any) -> str | None:
         """As `Place.lacks`."""

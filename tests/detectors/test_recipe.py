@@ -186,9 +186,9 @@ def test_levels_are_chosen_for_features_beside_queries(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "losses"),
     [
-        ("rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py", ["cls", "box", "neck"]),
-        ("condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py", ["cls", "box", "quality", "neck"]),
-        ("solo/solo_r50_fpn_1x_coco.py", ["neck"]),
+        ("rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py", ["cls", "box", "mask", "neck"]),
+        ("condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py", ["cls", "box", "quality", "mask", "neck"]),
+        ("solo/solo_r50_fpn_1x_coco.py", ["cls", "mask", "neck"]),
     ],
 )
 def test_one_stage_instance_segmentation(name: str, losses: list[str]) -> None:
