@@ -11,6 +11,7 @@ import pytest
 from mmengine.config import Config
 
 from .conftest import ROOT
+from .outputs.queries import tiny
 from .outputs.two_stage import FASTER, small
 
 SMALL = ["--student", "configs/bccd/student.py", "--teacher", "configs/bccd/teacher.py", "--size", "64"]
@@ -41,9 +42,12 @@ def test_step_cost(
     assert "| mmkd, cached |" in capsys.readouterr().out
 
 
-def test_step_cost_of_two_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("model", [lambda: small(FASTER), lambda: tiny("ConditionalDETR")])
+def test_step_cost_of_two_stages_and_queries(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("student", "teacher"):
-        Config({"model": small(FASTER)}).dump(tmp_path / f"{name}.py")
+        Config({"model": model()}).dump(tmp_path / f"{name}.py")
     pair = ["--student", str(tmp_path / "student.py"), "--teacher", str(tmp_path / "teacher.py")]
     few = ["--size", "64", "--rounds", "2", "--device", "cpu"]
     found = run("step_cost", monkeypatch, tmp_path / "out.json", *pair, *few)

@@ -334,8 +334,9 @@ class Distilled(BaseDetector):
                 towers = watching.enter_context(record_towers(head)) if "towers" in needs else {}
                 step = replace(step, dense=seen, towers=towers)
             self.recorded = step.student
-            for place in {self._places[name][0] for name in active if name in self._places}:
-                step.places[type(place).__name__] = watching.enter_context(place.watch(self))
+            for place in [self._places[name][0] for name in active if name in self._places]:
+                if place.source not in step.places:
+                    step.places[place.source] = watching.enter_context(place.watch(self))
             if not self._layers_checked:
                 watching.enter_context(watch_checkpointed(self))
             return replace(step, watching=watching.pop_all())
@@ -354,17 +355,18 @@ class Distilled(BaseDetector):
             readings: dict[tuple[str, int | None], Reading] = {}
         for (teacher, names), answer in zip(step.asked, step.answers):
             taught = answer()
+            answers: dict[tuple[str, int | None], RowOutputs] = {}
             pairs: dict[tuple[str, int | None], tuple[RowOutputs, RowOutputs, DistillContext]] = {}
             for name in (name for name in names if name in self._places):
                 place, part = self._places[name]
-                key = (type(place).__name__, part)
-                if key not in readings:
-                    readings[key] = place.read(
-                        self, step.places[key[0]], student.feats, batch_data_samples, part
-                    )
+                source, key = (place.source, part), (type(place).__name__, part)
+                if source not in readings:
+                    seen = step.places[place.source]
+                    readings[source] = place.read(self, seen, student.feats, batch_data_samples, part)
+                if source not in answers:
+                    answers[source] = teacher.at(place, taught, readings[source].question)
                 if key not in pairs:
-                    said = teacher.at(place, taught, readings[key].question)
-                    pairs[key] = place.pair(self, readings[key], said)
+                    pairs[key] = place.pair(self, readings[source], answers[source])
                 own, said, of_batch = pairs[key]
                 values[name] = self.terms[name](own, said, of_batch.counting(self.terms[name].valid))
             maps = [name for name in names if name not in self._places]

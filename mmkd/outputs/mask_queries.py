@@ -91,6 +91,7 @@ class QueryMasks(Queries):
     """
 
     gives = frozenset[Need]({"cls_logits"})
+    source = Queries.__name__
 
     def lacks(self, detector: Any) -> str | None:
         """As `Place.lacks`."""

@@ -45,6 +45,11 @@ class Place(ABC):
     gives: frozenset[Need] = frozenset({"cls_logits", "boxes", "labels"})
     sampled = False
 
+    @property
+    def source(self) -> str:
+        """Places with one source have one reading and one answer, and differ in how they pair them."""
+        return type(self).__name__
+
     @abstractmethod
     def lacks(self, detector: Any) -> str | None:
         """Why a detector does not predict here, as the end of a sentence; ``None`` if it does."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,9 +32,15 @@ class QueryQuestion:
 
 @dataclass(frozen=True)
 class QueryReading(Reading):
-    """With all that the student's queries say, by which they are matched."""
+    """With all that the student's queries say, by which they are matched.
+
+    Attributes:
+        said: what they say.
+        matches: what a teacher said, and for each row its partner there; one for each teacher so far.
+    """
 
     said: Predictions
+    matches: list[tuple[RowOutputs, Tensor]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,9 @@ class Queries(Place):
         """For each of the student's rows that of the teacher that it faces, −1 for none, (N,)."""
         assert isinstance(reading, QueryReading)
         assert said.image_N is not None
+        for known, partner_N in reading.matches:
+            if known is said:
+                return partner_N
         reader, counts_N = _reader(detector), reading.context.valid_N
         images, parts = reading.context.num_images, reading.question.parts
         queries = len(counts_N) // (len(parts) * images)
@@ -151,6 +160,7 @@ class Queries(Place):
                     own = reading.said.of_image(part, image, reading.outputs.spec).take(ours)
                     found = reader.match(detector, part, own, said.take(theirs), sample.metainfo)
                     partner_N[start + ours[found > 0]] = theirs[found[found > 0] - 1]
+        reading.matches.append((said, partner_N))
         return partner_N
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from mmdet.models.dense_heads import DETRHead
@@ -19,18 +20,21 @@ from mmkd.outputs.query_readers import Predictions, QueryReader, as_targets, ass
 from mmkd.structures import HeadSpec, Levels, RowOutputs
 
 
-class Encoded(NamedTuple):
+@dataclass(frozen=True)
+class Encoded:
     """What a detection transformer's decoder goes on with.
 
     Attributes:
         feats: what its neck gives.
         data_samples: of the batch.
         memory: what its ``forward_encoder`` gives.
+        decoded: what `decode` made of it by the detector's own queries, once it was asked.
     """
 
     feats: Levels
     data_samples: Sequence[Any]
     memory: Mapping[str, Any]
+    decoded: list[tuple[Tensor, Tensor, Mapping[str, Any]]] = field(default_factory=list)
 
 
 def decode(
@@ -48,6 +52,8 @@ def decode(
         Class logits L×B×Q×K; boxes L×B×Q×4, center and size relative to the image, as its head gives them;
         and what the decoder was given.
     """
+    if queries is None and encoded.decoded:
+        return encoded.decoded[0]
     given: list[Mapping[str, Any]] = []
     own = detector.pre_decoder
 
@@ -63,7 +69,10 @@ def decode(
         logits_LBQK, boxes_LBQ4 = detector.bbox_head(
             **detector.forward_transformer(encoded.feats, encoded.data_samples)
         )
-    return logits_LBQK, boxes_LBQ4, given[0]
+    found = (logits_LBQK, boxes_LBQ4, given[0])
+    if queries is None:
+        encoded.decoded.append(found)
+    return found
 
 
 @register_query_reader(DetectionTransformer)

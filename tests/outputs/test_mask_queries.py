@@ -57,6 +57,29 @@ def test_a_row_is_a_pixel_of_a_query_with_an_object(tmp_path: Path, family: str)
     assert share == 80 * 96 / (96 * 128)
 
 
+def test_classes_and_masks_are_asked_and_matched_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = {"masks": {**PIXELS, "place": "query_masks"}}
+    calls: list[str] = []
+
+    def steps(**losses: Any) -> list[str]:
+        model = twins(tiny("Mask2Former"), tmp_path, **losses)
+        losses_of(model)  # in the first step the teacher makes sure of its accelerations
+        model.teacher.model.panoptic_head.register_forward_hook(lambda *_: calls.append("teacher"))
+        assigner = model.panoptic_head.assigner
+        assign = assigner.assign
+        monkeypatch.setattr(assigner, "assign", lambda *a, **k: calls.append("match") or assign(*a, **k))
+        calls.clear()
+        losses_of(model)
+        return sorted(calls)
+
+    alone = steps(**masks)
+    assert alone.count("teacher") == 1
+    assert alone.count("match") > 0
+    assert steps(cls=on_logits("Mask2Former"), **masks) == alone
+
+
 def test_pixels_in_the_padding() -> None:
     class Sample:
         img_shape, batch_input_shape = (6, 5), (8, 8)
