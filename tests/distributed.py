@@ -11,6 +11,7 @@ from mmengine.config import ConfigDict
 from mmengine.dist import all_reduce, get_rank, get_world_size, is_distributed
 from mmengine.model import MMDistributedDataParallel, convert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce as all_reduce_with_gradient
 
@@ -84,6 +85,8 @@ TRAINED: dict[str, Any] = {
     **{name: TERMS[name] for name in ("teacher_region", "foreground_region", "box", "quality", "crossed")},
     "never": {"type": "FitNetsLoss", "align": "conv", "loss_weight": 0},
 }
+# Which images have no labels; the first two are of the first process.
+MIXED = {"in_each": (1, 3), "all_in_one": (2, 3), "in_one": (0,), "everywhere": (0, 1, 2, 3)}
 Results = tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]
 
 
@@ -152,8 +155,22 @@ class GlooSyncBatchNorm(nn.BatchNorm2d):
         return x_BCHW * scale_C[:, None, None] + (self.bias - mean_C * scale_C)[:, None, None]
 
 
+def found_by_teacher(_: Tensor, data_samples: Sequence[Any]) -> list[InstanceData]:
+    """Objects that depend on the image alone; the last is not sure enough."""
+    boxes_G4 = torch.tensor([[8.0, 8, 40, 40], [20, 20, 60, 60], [4, 30, 30, 62]])
+    scores_G = torch.tensor([0.9, 0.6, 0.2])
+    return [
+        InstanceData(bboxes=boxes_G4 + 4 * sample.img_id, labels=torch.arange(3), scores=scores_G)
+        for sample in data_samples
+    ]
+
+
 def trained(
-    checkpoint: str, batches: Sequence[Sequence[int]], accumulate: int = 1, sync: bool = False
+    checkpoint: str,
+    batches: Sequence[Sequence[int]],
+    accumulate: int = 1,
+    sync: bool = False,
+    unlabelled: Sequence[int] = (),
 ) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
     """Train a student by mmengine's own steps, in DistributedDataParallel if there are several processes.
 
@@ -164,12 +181,14 @@ def trained(
         batches: for each step the images, all of one size.
         accumulate: ``accumulative_counts``.
         sync: normalise by the statistics of the batch, of all processes; else by those kept.
+        unlabelled: the images whose labels are left out.
 
     Returns:
         The losses of each step, the mean over the processes, and the gradients at each update by name.
     """
     student = tiny_atss(backbone__norm_eval=not sync)
     model = build(distilled(student, tiny_teacher(), checkpoint, distill=TRAINED)).train()
+    model.teacher.detect = found_by_teacher
     wrapped = model
     if is_distributed():
         for module in model.modules():
@@ -187,7 +206,10 @@ def trained(
     for step, indices in enumerate(batches):
         for name, term in model.terms.items():
             term.loss_weight = 0 if step * 3 // len(batches) == 1 else weights[name]
-        losses = wrapped.train_step(some_images(indices, [(96, 96)] * 4), optim_wrapper)
+        data = some_images(indices, [(96, 96)] * 4)
+        for sample in data["data_samples"]:
+            sample.set_metainfo({"labelled": sample.img_id not in unlabelled})
+        losses = wrapped.train_step(data, optim_wrapper)
         for value in losses.values():
             all_reduce(value, op="mean")
         logs.append({name: value.detach().clone() for name, value in losses.items()})
@@ -233,6 +255,13 @@ def worker(checkpoint: str, out: str) -> None:
         "terms": (losses, gradients),
         "steps": trained(checkpoint, [[first, first + 1]] * 3),
         "accumulated": trained(checkpoint, [[first], [first + 1]] * 3, accumulate=2),
+        **{
+            name: trained(checkpoint, [[first, first + 1]] * 3, unlabelled=unlabelled)
+            for name, unlabelled in MIXED.items()
+        },
+        "mixed_accumulated": trained(
+            checkpoint, [[first], [first + 1]] * 3, accumulate=2, unlabelled=MIXED["in_each"]
+        ),
         "synced": trained(checkpoint, [[first, first + 1]], sync=True),
         "not_finite": _errors_of_a_loss_that_is_not_finite(),
         "refusal": _error_of_sync_batch_norm(first),
