@@ -154,6 +154,15 @@ def test_without_a_labelled_image_the_task_has_no_part(checkpoint: str, distill:
     assert found["bbox_head.atss_reg.weight"].abs().sum() == 0
 
 
+def test_half_precision(checkpoint: str) -> None:
+    wanted = losses_of(student(checkpoint, distill=CLS), mixed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = losses_of(student(checkpoint, distill=CLS), mixed(1))
+    for key in ("loss_cls", "loss_kd_cls"):
+        own, exact = (float(torch.as_tensor(losses[key]).sum()) for losses in (found, wanted))
+        assert own == pytest.approx(exact, rel=0.02), key
+
+
 # --- the teacher's boxes for annotated objects
 
 
