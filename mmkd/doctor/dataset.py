@@ -10,6 +10,7 @@ from mmkd.doctor.findings import Finding, collect
 from mmkd.doctor.images import examine_images, examine_overlap
 from mmkd.doctor.preconditions import examine_preconditions
 from mmkd.doctor.setup import TrainingSetup
+from mmkd.doctor.unlabelled import examine_leaks, examine_readable
 
 
 def examine_dataset(setup: TrainingSetup) -> Iterator[Finding]:
@@ -20,6 +21,14 @@ def examine_dataset(setup: TrainingSetup) -> Iterator[Finding]:
         yield from collect(f"{source.which}: boxes", partial(examine_boxes, source.which, source.coco))
         images = partial(examine_images, source.which, source.folder, source.coco["images"], setup.images)
         yield from collect(f"{source.which}: image files", images)
+    if setup.unlabelled:
+        files = partial(examine_readable, setup.unlabelled, setup.images)
+        yield from collect("train: unlabelled", files)
+        known = [
+            [one.folder / str(image.get("file_name")) for one in found for image in one.coco["images"]]
+            for found in (train, val)
+        ]
+        yield from collect("unlabelled and val", partial(examine_leaks, setup.unlabelled, *known))
     if train and val:
         pairs = [
             [(one.folder, image) for one in found for image in one.coco["images"]] for found in (train, val)

@@ -19,8 +19,9 @@ from mmkd.doctor.evaluators import examine_evaluators
 from mmkd.doctor.findings import Finding, collect, shortened
 from mmkd.doctor.images import examine_files
 from mmkd.doctor.loaders import examine_loader
-from mmkd.doctor.setup import Source, TrainingSetup
+from mmkd.doctor.setup import Source, TrainingSetup, has_no_labels
 from mmkd.doctor.spelling import examine_spelling
+from mmkd.doctor.unlabelled import examine_mixing, examine_unlabelled
 from mmkd.doctor.wrappers import examine_wrappers
 from mmkd.errors import UserError
 from mmkd.registry import VISBACKENDS, class_of
@@ -72,6 +73,12 @@ def examine_preconditions(setup: TrainingSetup, which: Sequence[str] = ("train",
         for part in parts:
             yield from collect(f"{name}: classes", partial(examine_names, name, part))
             yield from collect(f"{name}: pipeline", partial(examine_samples, setup, name, part))
+        if name == "train":
+            yield from collect("train: mix", partial(examine_mixing, setup))
+            for part in parts:
+                if has_no_labels(part):
+                    yield from collect("train: unlabelled", partial(examine_unlabelled, setup, part))
+            parts = [part for part in parts if not has_no_labels(part)]
         sources = setup.sources.setdefault(name, [])
         if not sources and not setup.only_formats(name):
             for part in parts:

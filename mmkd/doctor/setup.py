@@ -11,16 +11,23 @@ from typing import Any, TypeVar, cast
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
+from mmkd.data import UnlabelledImages
 from mmkd.datasets import annotation_file, innermost, metric_configs
 from mmkd.doctor.findings import NotExamined
 from mmkd.doctor.memory import StepMemory
-from mmkd.registry import DATASETS, MODELS
+from mmkd.registry import DATASETS, MODELS, is_kind
 from mmkd.teachers import is_detector, plain_detector, teacher_entries
 
 # A training step is measured on at most this many images, and its memory scaled to the batch.
 MOST_IMAGES_OF_A_STEP = 4
 
 T = TypeVar("T")
+
+
+def has_no_labels(dataset: Any) -> bool:
+    """Whether a data set's config, below its wrappers, has images without labels alone."""
+    parts = list(innermost(dataset))
+    return bool(parts) and all(is_kind(part, UnlabelledImages, registry=DATASETS) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class TrainingSetup:
         device: where the models run.
         step_memory: what the training step kept, once it is made.
         sources: by ``train``, ``val`` or ``test``, the annotations that were read.
+        unlabelled: the paths of the images of training without labels, each once.
     """
 
     cfg: Config
@@ -70,6 +78,7 @@ class TrainingSetup:
     device: str = "cpu"
     step_memory: StepMemory | None = None
     sources: dict[str, list[Source]] = field(default_factory=dict)
+    unlabelled: dict[str, None] = field(default_factory=dict)
     _made: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -79,8 +88,10 @@ class TrainingSetup:
 
     @property
     def is_unlabelled(self) -> bool:
-        """Whether training reads no labels: the task's losses have no weight."""
-        return bool((self.cfg.get("model") or {}).get("task_loss_weight", 1) == 0)
+        """Whether training reads no labels: the task's losses have no weight, or the data none."""
+        loader = self.cfg.get("train_dataloader") or {}
+        weightless = (self.cfg.get("model") or {}).get("task_loss_weight", 1) == 0
+        return bool(weightless or has_no_labels(loader.get("dataset")))
 
     def parts(self, which: str) -> list[Any]:
         """The configs of the data sets below the wrappers of ``train``, ``val`` or ``test``."""

@@ -172,6 +172,9 @@ def _fit(setup: TrainingSetup, loaded: list[LoadedTeacher]) -> Iterator[Finding]
                 f"{_name(entry)} names no classes; they are taken to be in the order of the data set",
                 "see 'class order' above, which looks at what it says",
             )
+        elif not own:
+            found = f"the data names none: the student's are the teacher's {len(names)}: {shortened(names)}"
+            yield Finding("ok", "class names", found)
         elif names == own:
             yield Finding("ok", "class names", f"{len(own)}, in the same order: {shortened(own)}")
         else:

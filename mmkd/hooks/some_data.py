@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from mmkd.data import UnlabelledImages
 from mmkd.errors import UserError
 from mmkd.registry import HOOKS
 
@@ -15,6 +19,7 @@ class SomeDataHook(Hook):
     """Stop a training whose data set is empty, or has no object where the task's losses need one.
 
     A filter may have left out all images, and files other than COCO's are read by their data set alone.
+    Images without labels need no object, and a student that has a teacher.
 
     Raises:
         UserError: before the first step.
@@ -36,13 +41,34 @@ class SomeDataHook(Hook):
                 remedy=remedy,
             )
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if not hasattr(dataset, "get_data_info") or getattr(model, "task_loss_weight", 1) == 0:
+        parts = list(_innermost(dataset))
+        unlabelled = [isinstance(part, UnlabelledImages) for part in parts]
+        if any(unlabelled) and not hasattr(model, "pseudo_score"):
+            raise UserError(
+                "Images without labels teach this model that there is nothing on them.",
+                expected="a student with a teacher (KDDetector, KDSingleStageDetector) for UnlabelledImages",
+                found=type(model).__name__,
+                remedy="give it a teacher (--teacher CONFIG --teacher-checkpoint FILE), or take them out of "
+                "train_dataloader.dataset",
+            )
+        labelled = [part for part, without in zip(parts, unlabelled) if not without]
+        told = all(hasattr(part, "get_data_info") for part in labelled)
+        if not (labelled and told) or getattr(model, "task_loss_weight", 1) == 0:
             return
-        infos = (dataset.get_data_info(index) for index in range(len(dataset)))
+        infos = (part.get_data_info(index) for part in labelled for index in range(len(part)))
         if not any(info.get("instances", True) for info in infos):
             raise UserError(
                 "The training data set has no object.",
                 expected="at least one box of the configured classes",
-                found=f"{name} of {len(dataset)} images without a box",
+                found=f"{name} of {sum(map(len, labelled))} images without a box",
                 remedy=f"{remedy}; model.task_loss_weight=0 distils without labels",
             )
+
+
+def _innermost(dataset: Any) -> Iterator[Any]:
+    """The built data sets below wrappers."""
+    inner = getattr(dataset, "dataset", None)
+    for part in [inner] if inner is not None else getattr(dataset, "datasets", ()):
+        yield from _innermost(part)
+    if inner is None and not hasattr(dataset, "datasets"):
+        yield dataset

@@ -37,3 +37,30 @@ def test_images_without_an_object() -> None:
     with pytest.raises(UserError, match=r"no object[\s\S]*292 images without a box[\s\S]*task_loss_weight=0"):
         SomeDataHook().before_train(runner(**without))
     SomeDataHook().before_train(runner(task_loss_weight=0, **without))
+
+
+def unlabelled(*labelled: Any) -> Any:
+    own = {"type": "UnlabelledImages", "images": "data/bccd/images/val"}
+    joined = {"type": "ConcatDataset", "datasets": [*labelled, own]}
+    return {"dataset": {"type": "RepeatDataset", "times": 2, "dataset": joined}}
+
+
+def joined_runner(cfg: Any, **model: Any) -> Any:
+    built = DATASETS.build(cfg["dataset"])
+    return SimpleNamespace(
+        train_dataloader=SimpleNamespace(dataset=built), model=SimpleNamespace(task_loss_weight=1, **model)
+    )
+
+
+def test_images_without_labels_are_for_a_student_with_a_teacher() -> None:
+    with pytest.raises(UserError, match="teach this model that there is nothing"):
+        SomeDataHook().before_train(joined_runner(unlabelled()))
+    SomeDataHook().before_train(joined_runner(unlabelled(), pseudo_score=0.5))
+
+
+def test_the_labelled_part_needs_an_object() -> None:
+    cfg = bccd.setup().cfg.train_dataloader.dataset
+    SomeDataHook().before_train(joined_runner(unlabelled(cfg), pseudo_score=0.5))
+    cfg.update(metainfo={"classes": ("cat",)}, filter_cfg=None)
+    with pytest.raises(UserError, match=r"no object[\s\S]*of 292 images without a box"):
+        SomeDataHook().before_train(joined_runner(unlabelled(cfg), pseudo_score=0.5))

@@ -1,0 +1,209 @@
+"""Images without labels: how they are mixed, whether they can be read, which are in validation as well."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import mmcv
+from mmdet.datasets.samplers import MultiSourceSampler
+from PIL import Image
+
+from mmkd.data import MixedBatchSampler
+from mmkd.data.mixed_batches import counts_of
+from mmkd.datasets import below, innermost
+from mmkd.doctor.findings import Finding, shortened
+from mmkd.doctor.setup import TrainingSetup, has_no_labels
+from mmkd.registry import DATA_SAMPLERS, DATASETS, class_of, is_kind
+from mmkd.teachers import distills
+
+# How many headers are read, evenly spaced, and how many images of these are decoded.
+_HEADERS = 2000
+_DECODED = 20
+
+
+def examine_mixing(setup: TrainingSetup) -> Iterator[Finding]:
+    """Whether there is a teacher for images without labels, and how they come into the batches."""
+    loader, what = setup.cfg.get("train_dataloader") or {}, "train: mix"
+    dataset = loader.get("dataset") or {}
+    if not any(has_no_labels(part) for part in innermost(dataset)):
+        return
+    if not distills(setup.cfg.get("model") or {}):
+        yield Finding(
+            "error",
+            what,
+            "UnlabelledImages are among the data, and no teacher: they would be trained on as background",
+            "give a teacher (--teacher CONFIG --teacher-checkpoint FILE), or take them out",
+        )
+        return
+    if has_no_labels(dataset):
+        yield Finding("ok", what, "no image has labels: the student learns from its teacher alone")
+        return
+    kinds = [has_no_labels(part) for part in below(dataset)]
+    sampler, batches = loader.get("sampler") or {}, loader.get("batch_sampler") or {}
+    size = loader.get("batch_size", 1)
+    if is_kind(batches, MixedBatchSampler, registry=DATA_SAMPLERS):
+        yield from _mixed_batches(what, kinds, batches, size)
+    elif is_kind(sampler, MultiSourceSampler, registry=DATA_SAMPLERS):
+        yield from _multi_source(
+            what, kinds, sampler, loader.get("batch_size", 1), setup.cfg.get("train_cfg")
+        )
+    else:
+        yield Finding(
+            "warning",
+            what,
+            "batches are drawn without regard to labels: some have none",
+            "train_dataloader.batch_sampler=dict(type='MixedBatchSampler', source_ratio=[1, 3]) on a "
+            "ConcatDataset, the labelled data first",
+        )
+
+
+def _mixed_batches(
+    what: str, kinds: list[bool], batches: Mapping[str, Any], batch_size: int
+) -> Iterator[Finding]:
+    counts = counts_of(batches.get("source_ratio") or [], batch_size)
+    if kinds and kinds[0]:
+        yield Finding(
+            "error",
+            what,
+            "the first data set has no labels, and an epoch is one pass over it",
+            "put the labelled one first, and its share in source_ratio",
+        )
+        return
+    without = sum(count for count, unlabelled in zip(counts, kinds) if unlabelled)
+    yield Finding(
+        "ok",
+        what,
+        f"in each batch {sum(counts) - without} images with labels and {without} without; an epoch is one "
+        "pass over the first data set",
+    )
+
+
+def _multi_source(
+    what: str, kinds: list[bool], sampler: Mapping[str, Any], batch_size: int, train_cfg: Any
+) -> Iterator[Finding]:
+    remedy = "use batch_sampler=dict(type='MixedBatchSampler', source_ratio=[…]) with a DefaultSampler"
+    loop = (train_cfg or {}).get("type")
+    by_epoch = (train_cfg or {}).get("by_epoch", True) if loop is None else "Epoch" in str(loop)
+    if by_epoch:
+        yield Finding(
+            "error", what, "MultiSourceSampler draws for ever: a loop by epochs never ends its first", remedy
+        )
+    if sampler.get("batch_size") != batch_size:
+        found = f"MultiSourceSampler.batch_size is {sampler.get('batch_size')}, the loader's {batch_size}"
+        yield Finding("error", what, found, f"make them equal, or {remedy}")
+    counts = counts_of(sampler.get("source_ratio") or [], batch_size)
+    if 0 in counts:  # mmdet's sampler then looks for the end of nothing
+        yield Finding("error", what, f"MultiSourceSampler hangs with {counts} images in a batch", remedy)
+    elif not by_epoch:
+        without = sum(count for count, unlabelled in zip(counts, kinds) if unlabelled)
+        text = f"in each batch {sum(counts) - without} images with labels and {without} without"
+        yield Finding("ok", what, text)
+
+
+def examine_unlabelled(setup: TrainingSetup, part: Mapping[str, Any]) -> Iterator[Finding]:
+    """How many images there are; their paths are left in ``setup.unlabelled``."""
+    options = {name: value for name, value in part.items() if name not in ("type", "_scope_", "indices")}
+    dataset = class_of(part, DATASETS)(**{**options, "pipeline": [], "serialize_data": False})
+    paths = [info["img_path"] for info in dataset.data_list]
+    setup.unlabelled.update(dict.fromkeys(paths))
+    yield Finding("ok", "train: unlabelled", f"{len(paths)} images without labels")
+
+
+def examine_readable(paths: Iterable[str], decoded: int) -> Iterator[Finding]:
+    """Whether the images can be read.
+
+    Args:
+        paths: of the files; up to two thousand headers are read.
+        decoded: how many of these are decoded at most.
+    """
+    what, paths = "train: unlabelled", list(paths)
+    chosen = paths[:: max(1, len(paths) // _HEADERS)]
+    step = max(1, len(chosen) // min(decoded, _DECODED))
+    broken = [path for index, path in enumerate(chosen) if not _readable(path, index % step == 0)]
+    if broken:
+        yield Finding(
+            "error",
+            what,
+            f"{len(broken)} of {len(chosen)} cannot be read: {shortened(broken, 3)}",
+            "copy them again, or name them in leave_out",
+        )
+    else:
+        yield Finding("ok", what, f"{len(chosen)} headers read, {len(chosen[::step])} images opened")
+
+
+def _readable(path: str, decode: bool) -> bool:
+    try:
+        if decode:
+            return mmcv.imread(path) is not None
+        with Image.open(path) as image:
+            return min(image.size) > 0
+    except Exception:
+        return False
+
+
+def examine_leaks(
+    unlabelled: Iterable[str], labelled: Iterable[Path], val: Iterable[Path]
+) -> Iterator[Finding]:
+    """Whether images of validation are among those without labels, by their content.
+
+    Args:
+        unlabelled: paths of the images without labels.
+        labelled: those of training with labels.
+        val: those of validation.
+    """
+    what, val, unlabelled = "unlabelled and val", list(val), list(unlabelled)
+    found = _same_content(unlabelled, val)
+    if found:
+        yield Finding(
+            "warning",
+            what,
+            f"{len(found)} images of val are trained on without their labels: "
+            f"{shortened((path.name for path in found), 3)}" + " (all of them)" * (len(found) == len(val)),
+            "name them in leave_out: what is measured on images of the training says nothing",
+        )
+    elif val:
+        yield Finding("ok", what, "no image in both, by content")
+    twice = _same_content(unlabelled, labelled)
+    if twice:
+        yield Finding(
+            "ok",
+            "unlabelled and labelled",
+            f"{len(twice)} images are in both, by content; leave_out takes them out of the former",
+        )
+
+
+def _same_content(paths: Iterable[str], others: Iterable[Path]) -> list[Path]:
+    """Which of the others have the content of one of these files; only files of one length are read."""
+    by_length = defaultdict(list)
+    for path in paths:
+        by_length[_length(path)].append(path)
+    digests: dict[int, set[bytes | None]] = {}
+    same = []
+    for other in others:
+        length = _length(other)
+        if length < 0 or length not in by_length:
+            continue
+        if length not in digests:
+            digests[length] = {_digest(path) for path in by_length[length]} - {None}
+        if _digest(other) in digests[length]:
+            same.append(other)
+    return same
+
+
+def _length(path: str | Path) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
+
+def _digest(path: str | Path) -> bytes | None:
+    try:
+        return hashlib.sha1(Path(path).read_bytes(), usedforsecurity=False).digest()
+    except OSError:
+        return None
