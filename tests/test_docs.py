@@ -7,7 +7,9 @@ story: those pages are followed from an empty folder, with a smaller base and fe
 from __future__ import annotations
 
 import ast
+import doctest
 import importlib
+import inspect
 import json
 import pydoc
 import re
@@ -18,18 +20,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
+from types import ModuleType
 from typing import Any
 from xml.sax.saxutils import escape
 
 import pytest
+import torch
 import yaml
+from mmdet.models.dense_heads import ATSSHead
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 
-from mmkd import outputs
+from mmkd import functional, heads, outputs
 from mmkd.compat import load_config
+from mmkd.functional import features
+from mmkd.heads.adapter import ADAPTERS
 from mmkd.registry import MODELS, TEACHERS
 
-from .conftest import ROOT, only_soak, repeats
+from .conftest import ROOT, build, only_soak, repeats, tiny_atss
+from .heads import test_contract
+from .heads.cases import CASES, Case
 
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 # Parsed as all are, and run in `make soak` alone.
@@ -429,19 +439,21 @@ def test_the_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("code", "test", "registry", "name"),
     [
+        ("losses/neck_mse.py", "losses/test_neck_mse.py", MODELS.module_dict, "NeckMSELoss"),
         ("teachers/constant.py", "teachers/test_constant.py", TEACHERS.module_dict, "ConstantTeacher"),
         ("outputs/tags.py", "outputs/test_tags.py", outputs.PLACES, "tags"),
     ],
 )
 def test_what_contributing_adds(
-    code: str, test: str, registry: dict[str, Any], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: str, test: str, registry: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A class and its tests as they are written there."""
     files = {block.title: block.text for block in blocks(ROOT / "CONTRIBUTING.md")}
-    module = Path(code).stem
-    (tmp_path / f"{module}.py").write_text(files[f"mmkd/{code}"])
-    monkeypatch.syspath_prepend(str(tmp_path))
-    importlib.import_module(module)
+    if code == "losses/neck_mse.py":
+        add_function("neck_mse", monkeypatch)
+    module = ModuleType(f"mmkd.{code.removesuffix('.py').replace('/', '.')}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(files[f"mmkd/{code}"], code, "exec"), vars(module))
     try:
         tests: dict[str, Any] = {"__package__": f"tests.{Path(test).parent}", "__name__": "contributing"}
         exec(compile(files[f"tests/{test}"], test, "exec"), tests)
@@ -451,7 +463,50 @@ def test_what_contributing_adds(
             one()
     finally:
         registry.pop(name)
-        del sys.modules[module]
+
+
+def add_function(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function as it is written in CONTRIBUTING, where it says, and its example."""
+    texts = [block.text for block in blocks(ROOT / "CONTRIBUTING.md") if f"def {name}(" in block.text]
+    monkeypatch.setattr(features, name, None, raising=False)
+    exec(compile(texts[0], name, "exec"), vars(features))
+    monkeypatch.setattr(functional, name, getattr(features, name), raising=False)
+    (example,) = doctest.DocTestFinder().find(getattr(features, name), name, module=features)
+    assert doctest.DocTestRunner().run(example).failed == 0
+    assert example.examples
+
+
+def test_the_heads_of_contributing() -> None:
+    """The one that is served as it is passes the contract; the other is read by the adapter."""
+    texts = [block.text for block in blocks(ROOT / "CONTRIBUTING.md")]
+    (case,) = eval(next(text for text in texts if text.startswith("(Case(")), {"Case": Case})
+    assert case.head not in {known.head for known in CASES}, "take another head as the example"
+    MessageHub.get_current_instance().update_info("epoch", 0)
+    ran = 0
+    for name, test in vars(test_contract).items():
+        if name.startswith("test_") and inspect.getfullargspec(test).args == ["case"]:
+            test(case)
+            ran += 1
+    assert ran > 4
+
+    class MyHead(ATSSHead):
+        pass
+
+    adapter = next(text for text in texts if "@register_adapter(MyHead)" in text)
+    known = dict(ADAPTERS)
+    try:
+        exec(adapter, {"MyHead": MyHead, **vars(heads)})
+        model = build(tiny_atss(bbox_head__type=MyHead)).eval()
+        feats = model.extract_feat(torch.zeros(1, 3, 64, 64))
+        raw = model.bbox_head(feats)
+        outputs = heads.adapter_for(model.bbox_head).outputs(
+            model.bbox_head, feats, raw, frozenset({"extra"})
+        )
+        assert list(outputs.extra) == ["iou"]
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(outputs.extra["iou"], raw[2]))
+    finally:
+        ADAPTERS.clear()
+        ADAPTERS.update(known)
 
 
 # --- the built site
