@@ -31,8 +31,12 @@ Need = Literal[
     "towers",
     "layers",
     "places",
+    "detections",
+    "own_losses",
 ]
-OF_CONTEXT: frozenset[Need] = frozenset({"padding", "labels", "label_weights", "quality_targets", "layers"})
+OF_CONTEXT: frozenset[Need] = frozenset(
+    {"padding", "labels", "label_weights", "quality_targets", "layers", "own_losses"}
+)
 Valid = Literal["image", "pad", "loss"]
 
 
@@ -89,6 +93,8 @@ class DenseOutputs:
         towers: by name (``"cls_convs"``, ``"reg_convs"``), for each layer of that tower its output by level.
         known_N: bool, False for priors that the teacher's cache does not hold; ``None`` if it holds all.
         inner: what the teacher's later heads read, for questions at places that are not dense.
+        detections: of each image what the teacher finds in it: ``bboxes`` (M, 4) in pixels of the input,
+            ``labels`` (M,), ``scores`` (M,) in [0, 1], and where it tells them ``class_scores`` (M, K).
     """
 
     spec: HeadSpec
@@ -100,6 +106,7 @@ class DenseOutputs:
     towers: Mapping[str, Sequence[Levels]] = field(default_factory=dict)
     known_N: Tensor | None = None
     inner: Any = None
+    detections: Sequence[Any] | None = None
 
     @property
     def strides(self) -> tuple[tuple[int, int], ...]:
@@ -131,6 +138,7 @@ class DenseOutputs:
             },
             known_N=self.known_N,
             inner=self.inner,
+            detections=self.detections,
         )
 
     def select_levels(self, index: Sequence[int]) -> DenseOutputs:
@@ -332,6 +340,9 @@ class DistillContext:
         quality_sum: the sum of the centerness targets of the assigned priors; only when a loss asks for it.
         crossed: from a number of layers and the student's features after these of its towers to what
             the rest of the teacher's head makes of them, see `FrozenTeacher.crossed`; needs ``"layers"``.
+        own_losses: from other targets of each image, and from what of it is to be ignored, both as
+            `InstanceData` with ``bboxes`` and ``labels``, to the sum of the student's own losses on them;
+            only when a loss asks for it.
     """
 
     valid_N: Tensor
@@ -344,6 +355,7 @@ class DistillContext:
     padded_N: Tensor | None = None
     scored_N: Tensor | None = None
     quality_sum: Tensor | None = None
+    own_losses: Callable[[Sequence[Any], Sequence[Any]], Tensor] | None = None
 
     def counting(self, valid: Valid) -> DistillContext:
         """The same with other priors in ``valid_N``.

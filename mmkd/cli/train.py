@@ -85,6 +85,8 @@ def config_of(args: argparse.Namespace) -> Config:
     teachers = teacher_entries(cfg.model.get("teacher"))
     if any(entry.get("cache") is not None for entry in teachers):
         add_hooks(cfg, "TeacherCacheHook")
+    if any("predictions" in entry for entry in teachers):
+        add_hooks(cfg, "TeacherViewsHook")
     if any("ema" in entry for entry in teachers):
         add_hooks(cfg, "EMATeacherHook")
     if args.wandb or in_hosted_sweep():

@@ -1,7 +1,19 @@
-"""Images without labels, and batches that mix them with labelled ones."""
+"""Images without labels, batches that mix them with others, predictions in files, and views of images."""
 
 from mmkd.data.image_lists import ImageList, listed_images
 from mmkd.data.mixed_batches import MixedBatchSampler
+from mmkd.data.predictions import Predictions, read_predictions
 from mmkd.data.unlabelled import UnlabelledImages, is_labelled
+from mmkd.data.views import TracedPipeline, follow
 
-__all__ = ["ImageList", "MixedBatchSampler", "UnlabelledImages", "is_labelled", "listed_images"]
+__all__ = [
+    "ImageList",
+    "MixedBatchSampler",
+    "Predictions",
+    "TracedPipeline",
+    "UnlabelledImages",
+    "follow",
+    "is_labelled",
+    "listed_images",
+    "read_predictions",
+]

@@ -110,16 +110,11 @@ class UnlabelledImages(BaseDetDataset):
         Raises:
             UserError: the pipeline gives no packed sample, or drops image after image.
         """
-        data: Any = self.get_data_info(idx)
-        dropping = ""
-        for transform in self.pipeline.transforms:
-            data = transform(data)
-            if data is None:
-                dropping = type(transform).__name__
-                break
+        data = self.pipeline(self.get_data_info(idx))
         if data is None:
             self._dropped_in_a_row += 1
             if self._dropped_in_a_row >= _DROPPED:
+                dropping = self._which_drops(idx)
                 raise _drops(dropping, f"the last {_DROPPED} images were dropped by {dropping}", "")
             return None
         self._dropped_in_a_row = 0
@@ -138,6 +133,15 @@ class UnlabelledImages(BaseDetDataset):
                 instances.bboxes = torch.zeros(0, 4)
                 instances.labels = torch.zeros(0, dtype=torch.long)
         return data
+
+    def _which_drops(self, idx: int) -> str:
+        """The name of the transform that drops an image; of the last one if it does not do so again."""
+        data: Any = self.get_data_info(idx)
+        for transform in self.pipeline.transforms:
+            data = transform(data)
+            if data is None:
+                break
+        return type(transform).__name__
 
 
 class _Info(dict[str, Any]):

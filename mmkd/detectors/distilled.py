@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -23,6 +24,7 @@ from mmkd.detectors.assigned import (
 from mmkd.detectors.checkpointing import watch_checkpointed
 from mmkd.detectors.finite import FiniteCheck, in_float16
 from mmkd.detectors.mixed import any_unlabelled, check_pseudo_score, times_zero, with_boxes, without_objects
+from mmkd.detectors.other_targets import check_other_targets, ready_for_boxes, retargeted
 from mmkd.errors import UserError
 from mmkd.heads import adapter_for, check_heads
 from mmkd.heads.observe import Observation, observe
@@ -55,7 +57,8 @@ from mmkd.teachers import (
     split_teachers,
 )
 
-_OF_FEATURES: frozenset[Need] = frozenset({"feats", "layers"})
+# A loss that reads nothing else asks nothing of the student's heads.
+_OF_FEATURES: frozenset[Need] = frozenset({"feats", "layers", "detections", "own_losses"})
 
 
 @dataclass(frozen=True)
@@ -189,14 +192,16 @@ class Distilled(BaseDetector):
 
     def _asked_of_teacher(self, name: str) -> frozenset[Need]:
         term = self.terms[name]
-        return frozenset({"places"}) if name in self._places else term.asks - term.of_student
+        if name not in self._places:
+            return term.asks - term.of_student
+        return frozenset({"detections" if self._places[name][0].of_detections else "places"})
 
     def _fit(self, name: str, term: DistillLoss, asked: Any) -> None:
         """Have a loss look at the layouts of student and teacher where it reads them."""
         if name in self._places:
             place, _ = self._places[name]
             own = place.spec(self)
-            taught = asked.serve(place, own, term.asks)
+            taught = own if place.of_detections else asked.serve(place, own, term.asks)
             check_heads(own, taught, term.asks)
             place.check(own, taught)
             own, taught = place.of_rows(own), place.of_rows(taught)
@@ -204,6 +209,8 @@ class Distilled(BaseDetector):
             own, taught = asked.compared_levels(self._layout), asked.spec
         term.check(own, taught)
         term.adapt(own, taught)
+        if "own_losses" in term.needs:
+            check_other_targets(self, f"distill.{name}", ignores=term.ignores)
         if "towers" in term.needs:
             check_towers(dense_head(self), term.tower_layers, "student")
             check_towers(asked.head, term.tower_layers, "teacher")
@@ -364,14 +371,21 @@ class Distilled(BaseDetector):
                     seen = step.places[place.source]
                     readings[source] = place.read(self, seen, student.feats, batch_data_samples, part)
                 if source not in answers:
-                    answers[source] = teacher.at(place, taught, readings[source].question)
+                    question = readings[source].question
+                    if place.of_detections:
+                        answers[source] = place.answer(None, taught.detections, question, None)
+                    else:
+                        answers[source] = teacher.at(place, taught, question)
                 if key not in pairs:
                     pairs[key] = place.pair(self, readings[source], answers[source])
                 own, said, of_batch = pairs[key]
                 values[name] = self.terms[name](own, said, of_batch.counting(self.terms[name].valid))
             maps = [name for name in names if name not in self._places]
             if maps:
-                values.update(self._on_maps(maps, teacher, taught, student, context))
+                own_losses = partial(self._losses_on, step, batch_inputs, batch_data_samples)
+                values.update(
+                    self._on_maps(maps, teacher, taught, student, replace(context, own_losses=own_losses))
+                )
         for name, term in self.terms.items():
             losses[f"loss_kd_{name}"] = values[name] if name in values else _nothing(term, batch_inputs)
         return losses
@@ -386,7 +400,8 @@ class Distilled(BaseDetector):
     ) -> dict[str, Tensor]:
         """The values of losses on features and dense maps."""
         own = teacher.compared_levels(student)
-        _check_same_maps(own, taught)
+        if taught.feats:
+            _check_same_maps(own, taught)
         context = replace(context, through=teacher.through, crossed=teacher.crossed)
         if taught.known_N is not None:
             context = replace(context, valid_N=context.valid_N & taught.known_N, known_N=taught.known_N)
@@ -394,6 +409,20 @@ class Distilled(BaseDetector):
             name: term(own, taught, context.counting(term.valid))
             for name, term in ((name, self.terms[name]) for name in names)
         }
+
+    def _losses_on(
+        self,
+        step: _Step,
+        inputs: Tensor,
+        data_samples: list[Any],
+        targets: Sequence[Any],
+        ignored: Sequence[Any],
+    ) -> Tensor:
+        """The sum of the student's own losses with other targets; see `DistillContext.own_losses`."""
+        samples = [retargeted(*one) for one in zip(data_samples, targets, ignored)]
+        with with_features(self, next(iter(step.student.feats))), ready_for_boxes(self, ignored):
+            losses = super().loss(inputs, samples)
+        return super().parse_losses(losses)[0]
 
     def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
         """mmengine's own."""

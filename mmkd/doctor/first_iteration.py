@@ -40,6 +40,7 @@ _LEFT_OUT = (
     ours.ResumeHook,
     ours.StopHook,
     ours.TeacherCacheHook,
+    ours.TeacherViewsHook,
     ours.WandbSweepHook,
 )
 _DEFAULTS = ("timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")

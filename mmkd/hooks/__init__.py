@@ -14,6 +14,7 @@ from mmkd.hooks.schedule import DistillScheduleHook
 from mmkd.hooks.some_data import SomeDataHook
 from mmkd.hooks.stop import StopHook, TrainingStopped
 from mmkd.hooks.teacher_cache import TeacherCacheHook
+from mmkd.hooks.teacher_views import TeacherViewsHook
 from mmkd.hooks.train_only import TrainOnlyHook
 from mmkd.hooks.wandb_sweep import WandbSweepHook
 
@@ -32,6 +33,7 @@ __all__ = [
     "SomeDataHook",
     "StopHook",
     "TeacherCacheHook",
+    "TeacherViewsHook",
     "TrainOnlyHook",
     "TrainingStopped",
     "WandbSweepHook",

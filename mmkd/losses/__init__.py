@@ -19,6 +19,7 @@ from mmkd.losses.pgd import PGDLoss
 from mmkd.losses.pkd import PKDLoss
 from mmkd.losses.quality import QualityLoss
 from mmkd.losses.row_base import RowLoss
+from mmkd.losses.teacher_boxes import TeacherBoxesLoss
 
 __all__ = [
     "BCKDLoss",
@@ -39,6 +40,7 @@ __all__ = [
     "PKDLoss",
     "QualityLoss",
     "RowLoss",
+    "TeacherBoxesLoss",
     "build_losses",
     "kl_divergence",
     "registered_losses",

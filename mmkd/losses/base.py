@@ -38,6 +38,7 @@ class DistillLoss(nn.Module):
     of_student: frozenset[Need] = frozenset()  # of these, what it reads of the student's outputs alone
     tower_layers = 0  # of both heads, that it needs; with "towers"
     of_objects = False  # whether it reads the annotated objects of the images
+    ignores = False  # whether it gives the student's own losses boxes to ignore; with "own_losses"
 
     def __init__(self, loss_weight: float = 1.0, valid: Valid = "image") -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """What detectors say: features of any of them, and predictions at places beside the dense maps."""
 
 from mmkd.outputs import (  # noqa: F401  (they register places and readers)
+    boxes,
     grid,
     mask_queries,
     prior_masks,
@@ -8,6 +9,7 @@ from mmkd.outputs import (  # noqa: F401  (they register places and readers)
     shared_queries,
     sparse,
 )
+from mmkd.outputs.detections import detect, detections, of_classes
 from mmkd.outputs.example import example_pixels
 from mmkd.outputs.features import (
     Recorded,
@@ -44,11 +46,14 @@ __all__ = [
     "default_place",
     "dense_head",
     "dense_layout",
+    "detect",
+    "detections",
     "encode",
     "example_pixels",
     "find_place",
     "has_dense_head",
     "has_own_memory",
+    "of_classes",
     "of_images",
     "register_place",
     "split_places",

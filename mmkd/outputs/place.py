@@ -40,10 +40,13 @@ class Place(ABC):
     Attributes:
         gives: what a loss may read of the outputs here, and of the context.
         sampled: the annotated objects decide which rows there are.
+        of_detections: any teacher that finds boxes answers here, by its `Teacher.detect`, which `answer` is
+            then given for ``inner``.
     """
 
     gives: frozenset[Need] = frozenset({"cls_logits", "boxes", "labels"})
     sampled = False
+    of_detections = False
 
     @property
     def source(self) -> str:
@@ -157,7 +160,8 @@ def register_place(name: str) -> Callable[[_Place], _Place]:
 
 def default_place(detector: Any) -> str:
     """Where a loss on rows reads a detector if its config does not say: at the last that it has."""
-    return next((name for name, place in PLACES.items() if place.lacks(detector) is None), "dense")
+    own = (name for name, place in PLACES.items() if not place.of_detections)
+    return next((name for name in own if PLACES[name].lacks(detector) is None), "dense")
 
 
 def find_place(name: str, detector: Any, path: str) -> tuple[Place, int | None]:

@@ -1,5 +1,6 @@
 """The teacher: building, strict loading, its forward, its answers on disk; several; the student's average."""
 
+from mmkd.teachers.boxes import BoxesTeacher, CallableTeacher, PredictionsTeacher
 from mmkd.teachers.build import build_teacher, build_teachers, split_teachers
 from mmkd.teachers.building import build_detector
 from mmkd.teachers.cached import CachedTeacher
@@ -19,11 +20,14 @@ from mmkd.teachers.several import AveragedTeacher, NamedTeachers, asked_by, sing
 
 __all__ = [
     "AveragedTeacher",
+    "BoxesTeacher",
     "CachedTeacher",
+    "CallableTeacher",
     "EMATeacher",
     "FittedTeacher",
     "FrozenTeacher",
     "NamedTeachers",
+    "PredictionsTeacher",
     "Teacher",
     "asked_by",
     "build_detector",

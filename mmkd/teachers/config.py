@@ -23,7 +23,7 @@ DISTILLER, DISTILLER_OF_ANY = "KDSingleStageDetector", "KDDetector"
 OF_EVERY_TEACHER = ("cache", "levels", "class_map")
 OPTIONS = ("precision", "compile", "own_stream", *OF_EVERY_TEACHER)
 # One of these at the top of ``teacher`` says that it is one teacher.
-_OF_ONE = {"config", "type", "ema", "checkpoint", *OPTIONS}
+_OF_ONE = {"config", "type", "ema", "checkpoint", "predictions", *OPTIONS}
 
 
 def is_named(teacher: Any) -> bool:
@@ -55,7 +55,10 @@ def registered_class(teacher: Any) -> type[Teacher] | None:
     Raises:
         UserError: it is no subclass of `Teacher`.
     """
-    found: Any = class_of(teacher, TEACHERS) if isinstance(teacher, Mapping) else None
+    found: Any = None
+    if isinstance(teacher, Mapping):
+        of_file = "predictions" in teacher and "type" not in teacher
+        found = TEACHERS.get("PredictionsTeacher") if of_file else class_of(teacher, TEACHERS)
     if found not in TEACHERS.module_dict.values():
         return None
     if not issubclass(found, Teacher):

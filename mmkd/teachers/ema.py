@@ -59,7 +59,11 @@ class EMATeacher(FrozenTeacher):
         self.momentum = options.get("momentum", DEFAULT_MOMENTUM)
         if not (isinstance(self.momentum, (int, float)) and 0 < self.momentum < 1):
             raise UserError(f"teacher.ema.momentum must be a number in (0, 1), found {self.momentum!r}")
-        self.needs, self._gives_boxes = computed(needs), "boxes" in needs
+        self.needs, self._gives_boxes, self._detects = (
+            computed(needs),
+            "boxes" in needs,
+            "detections" in needs,
+        )
         self.forward = Forward(_plain(student), needs)
         self.spec = self.forward.spec
         self.pixels = Renormalizer(student.data_preprocessor, student.data_preprocessor)
@@ -91,6 +95,10 @@ class EMATeacher(FrozenTeacher):
         """
         self.model.load_state_dict({name: state[name] for name in self.model.state_dict()})
         self._begun = True
+
+    @property
+    def _whole(self) -> Any:
+        return self.model
 
     @torch.no_grad()
     def step(self, student: Any) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmkd.structures import DenseOutputs, HeadSpec, Levels
 
 Entry = Mapping[str, Tensor]
+_DETECTED = "detected."
 
 
 def pack(outputs: DenseOutputs, image: int, dtype: torch.dtype, top: int | None) -> dict[str, Tensor]:
@@ -27,7 +29,8 @@ def pack(outputs: DenseOutputs, image: int, dtype: torch.dtype, top: int | None)
 
     Returns:
         On the CPU: ``sizes`` (L, 2), ``feats.<level>`` C×H×W; of the head's parts either all, as
-        ``<part>.<level>`` (A·D)×H×W, or ``index`` (M,) and ``<part>`` (M, D).
+        ``<part>.<level>`` (A·D)×H×W, or ``index`` (M,) and ``<part>`` (M, D). Of detections
+        ``detected.<part>``, in full precision.
     """
     limit = torch.finfo(dtype).max
 
@@ -36,7 +39,10 @@ def pack(outputs: DenseOutputs, image: int, dtype: torch.dtype, top: int | None)
 
     one = outputs.map(lambda level: level[image : image + 1])
     entry = {"sizes": torch.tensor([level.shape[-2:] for level in one.feats], dtype=torch.int32)}
-    if not one.feats[0].is_meta:
+    if outputs.detections is not None:
+        found = outputs.detections[image]
+        entry.update({f"{_DETECTED}{name}": part.to("cpu").contiguous() for name, part in found.items()})
+    if one.feats and not one.feats[0].is_meta:
         entry.update({f"feats.{i}": stored(level[0]) for i, level in enumerate(one.feats)})
     parts = _head_parts(one)
     if top is None or not parts:
@@ -62,7 +68,7 @@ def assemble(entries: Sequence[Entry], spec: HeadSpec, device: torch.device) -> 
         spec: the layout of the teacher's head.
         device: of the result, which is float32.
     """
-    sizes_L2 = torch.stack([entry["sizes"] for entry in entries]).amax(0).tolist()
+    sizes_L2 = torch.stack([entry["sizes"].reshape(-1, 2) for entry in entries]).amax(0).tolist()
     maps = [_dense(entry, spec) for entry in entries]
 
     def batched(name: str) -> Levels:
@@ -89,7 +95,17 @@ def assemble(entries: Sequence[Entry], spec: HeadSpec, device: torch.device) -> 
             name.removeprefix("extra."): batched(name) for name in sorted(names) if name.startswith("extra.")
         },
         known_N=known_N,
+        detections=[_detected(entry, device) for entry in entries] if _is_detected(entries[0]) else None,
     )
+
+
+def _is_detected(entry: Entry) -> bool:
+    return any(name.startswith(_DETECTED) for name in entry)
+
+
+def _detected(entry: Entry, device: torch.device) -> InstanceData:
+    parts = {name.removeprefix(_DETECTED): part for name, part in entry.items() if name.startswith(_DETECTED)}
+    return InstanceData(**{name: part.to(device) for name, part in parts.items()})
 
 
 def _head_parts(outputs: DenseOutputs) -> dict[str, Levels]:
@@ -107,12 +123,20 @@ def _to_rows(map_CHW: Tensor, A: int) -> Tensor:
 def _dense(entry: Entry, spec: HeadSpec) -> dict[str, Tensor]:
     """The maps of one image, and which priors are known where only some were stored."""
     if "index" not in entry:
-        return {name: tensor for name, tensor in entry.items() if name != "sizes"}
+        return {
+            name: tensor
+            for name, tensor in entry.items()
+            if name != "sizes" and not name.startswith(_DETECTED)
+        }
     maps = {name: tensor for name, tensor in entry.items() if name.startswith("feats.")}
     sizes = entry["sizes"].tolist()
     counts = [height * width * A for (height, width), A in zip(sizes, spec.num_base_priors)]
     index_M = entry["index"].long()
-    kept = {name: part for name, part in entry.items() if name not in maps and name not in ("sizes", "index")}
+    kept = {
+        name: part
+        for name, part in entry.items()
+        if name not in maps and name not in ("sizes", "index") and not name.startswith(_DETECTED)
+    }
     kept["known"] = torch.ones(len(index_M), 1, dtype=torch.bool)
     for name, part_MD in kept.items():
         rows_ND = part_MD.new_zeros(sum(counts), part_MD.shape[1])

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmkd.datasets import class_names
 from mmkd.errors import UserError
 from mmkd.heads import check_heads
-from mmkd.outputs import Place, dense_layout, student_layout
+from mmkd.outputs import Place, dense_layout, of_classes, student_layout
 from mmkd.structures import DenseOutputs, HeadSpec, Levels, Need, RowOutputs
 from mmkd.teachers.protocol import Selectable, Teacher, TeacherAround
 
@@ -38,7 +38,9 @@ class FittedTeacher(TeacherAround):
         self.levels = check_levels(entry.get("levels"))
         self.class_map = check_class_map(entry.get("class_map"))
         self.class_index: list[int] | None = None
-        self._features_alone = not inner.needs - {"feats"}
+        maps = inner.needs - {"detections"}
+        self._features_alone = not maps - {"feats"}
+        self._detects = "detections" in needs
         own, whole = student_layout(student) if self._features_alone else dense_layout(student), inner.spec
         self._taught = None if self.levels is None else [x for x in self.levels if x is not None]
         if self.levels is not None:
@@ -48,8 +50,8 @@ class FittedTeacher(TeacherAround):
         fewer = "cls_logits" in inner.needs and own.num_classes < whole.num_classes
         self.awaits_classes = fewer and inner.class_names is not None
         self._num_classes = own.num_classes if self.awaits_classes else whole.num_classes
-        if inner.needs:
-            check_heads(own, self.spec, inner.needs)
+        if maps:
+            check_heads(own, self.spec, maps)
 
     def _check_within(
         self, levels: Sequence[int | None], own: int, whole: int, needs: frozenset[Need]
@@ -114,7 +116,17 @@ class FittedTeacher(TeacherAround):
         """As `Teacher.at`, with the student's classes."""
         return self.inner.at(place, answer, question, self.class_index)
 
+    def detect(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> list[Any]:
+        """As `Teacher.detect`."""
+        return self._of_classes(self.inner.detect(inputs_BCHW, data_samples))
+
+    def _of_classes(self, found: Sequence[Any]) -> list[Any]:
+        index = self.class_index
+        return list(found) if index is None else [of_classes(one, index) for one in found]
+
     def _selected(self, outputs: DenseOutputs) -> DenseOutputs:
+        if outputs.detections is not None:
+            outputs = replace(outputs, detections=self._of_classes(outputs.detections))
         if self._taught is not None:
             outputs = outputs.select_levels(self._taught)
         if self.class_index is not None and self.inner.of_classes:
@@ -133,13 +145,13 @@ class FittedTeacher(TeacherAround):
         Raises:
             UserError: the teacher does not know one of them, or the student's head is for another number.
         """
-        if "cls_logits" not in self.inner.needs:  # features and boxes are of no class
+        if "cls_logits" not in self.inner.needs and not self._detects:  # features and boxes are of no class
             return
         own, taught = class_names(dataset_meta), self.inner.class_names
         if own is None or taught is None:
-            if self.awaits_classes:
+            if self.awaits_classes or (taught is not None and not self.inner.spec.strides):
                 raise UserError(
-                    "Teacher and student have different numbers of classes, and the data set names none.",
+                    "The teacher's classes are found by name, and the data set names none.",
                     expected="class names in the data set's metainfo, to find them among the teacher's",
                     found="none",
                     remedy="give metainfo=dict(classes=…)",

@@ -30,7 +30,7 @@ from mmkd.teachers.building import leave_out_heads
 from mmkd.teachers.pruning import skip_unread
 
 Shapes = Sequence[tuple[int, ...]]
-_NOT_COMPUTED: frozenset[Need] = OF_CONTEXT | {"boxes", "towers", "places"}
+_NOT_COMPUTED: frozenset[Need] = OF_CONTEXT | {"boxes", "towers", "places", "detections"}
 # Other layouts and orders of float32 sums, on a GPU in TF32, differ less; a wrong fold differs far more.
 _ALIKE = 1e-2
 
@@ -67,8 +67,9 @@ class Forward:
         self.model = model
         self.needs = computed(needs)
         self.reads_head = bool(self.needs - {"feats"})
-        self._gives_towers, self._at_places = "towers" in needs, "places" in needs
-        self._keeps_all = bool(needs & {"layers", "places"})
+        self._gives_towers = "towers" in needs
+        self._gives_inner = bool(needs & {"places", "detections"})
+        self._keeps_all = bool(needs & {"layers", "places", "detections"})
         if self.reads_head:
             self.adapter = adapter_for(self.head)
         self.precision, self._compiles = precision, compiles
@@ -211,7 +212,7 @@ class Forward:
         return self._sorted(*self._run(pixels_BCHW, image_shapes))
 
     def _sorted(self, feats: Any, inner: Any, raw: Any) -> DenseOutputs:
-        inner = inner if self._at_places else None
+        inner = inner if self._gives_inner else None
         if not self.reads_head:
             return DenseOutputs(spec=self.spec, feats=tuple(feats), inner=inner)
         return replace(self.adapter.outputs(self.head, feats, raw, self.needs), inner=inner)

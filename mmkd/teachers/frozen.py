@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from mmkd.errors import UserError
 from mmkd.heads.towers import substituted
-from mmkd.outputs import Place
+from mmkd.outputs import Place, detect
+from mmkd.outputs.transformers import Encoded
 from mmkd.structures import OF_CONTEXT, DenseOutputs, HeadSpec, Levels, Need, RowOutputs
 from mmkd.teachers.acceleration import check_precision, check_switch
 from mmkd.teachers.building import build_detector, class_names_of
@@ -48,9 +50,11 @@ class FrozenTeacher(Teacher):
         )
         self.class_names = class_names_of(meta)
         precision = check_precision(teacher.get("precision", "auto"))
+        self._gives_boxes, self._detects = "boxes" in needs, "detections" in needs
+        if self._detects and self.needs - {"feats"}:  # its head decodes boxes, too, and runs NMS on them
+            precision = "fp32"
         self.forward = Forward(model, needs, precision, check_switch("compile", teacher))
         self.own_stream, self._stream = check_switch("own_stream", teacher), OwnStream()
-        self._gives_boxes = "boxes" in needs
         self.spec = self.forward.spec
         self.of_classes = not hasattr(model, "rpn_head")  # an RPN says only that there is an object
         self.pixels = Renormalizer(
@@ -82,7 +86,8 @@ class FrozenTeacher(Teacher):
     @property
     def identity(self) -> list[Any]:
         """Weights, config, and what is asked of it."""
-        return [_digest(self.model), self.model_cfg, sorted(self.needs)]
+        detects = ["detections"] if self._detects else []
+        return [_digest(self.model), self.model_cfg, sorted(self.needs) + detects]
 
     def for_example(self) -> DenseOutputs:
         """As `Teacher.for_example`."""
@@ -166,10 +171,36 @@ class FrozenTeacher(Teacher):
             with torch.inference_mode():
                 pixels_BCHW = self.pixels(inputs_BCHW.float(), image_shapes).to(self.forward.dtype)
                 outputs = self.forward(pixels_BCHW, image_shapes)
+                if self._detects:
+                    found = self._detections(pixels_BCHW, image_shapes, outputs.inner)
+                    outputs = replace(outputs, detections=found)
         if "feats" not in self.needs:  # only their shapes are compared: no need to copy their values
             outputs = replace(outputs, feats=tuple(level.to("meta") for level in outputs.feats))
         # Outside of inference mode a copy is a tensor like any other, which a loss may save for its gradient.
         return outputs.map(lambda level: level.to(torch.float32, copy=True))
+
+    def _detections(self, pixels_BCHW: Tensor, image_shapes: Sequence[Any], inner: Any) -> list[Any]:
+        feats = inner.feats if isinstance(inner, Encoded) else inner
+        if not self.forward.reads_head:  # whose heads are float32
+            feats = tuple(level.float() for level in feats)
+        return detect(self.model, pixels_BCHW, image_shapes, feats)
+
+    def detect(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> list[Any]:
+        """As `Teacher.detect`: what it predicts, after its own NMS.
+
+        Where no loss reads its detections, a detector with all heads is built for it, in float32.
+        """
+        image_shapes = [sample.img_shape for sample in data_samples]
+        with torch.inference_mode(), torch.autocast(inputs_BCHW.device.type, enabled=False):
+            pixels_BCHW = self.pixels(inputs_BCHW.float(), image_shapes)
+            return detect(self._whole.to(inputs_BCHW.device), pixels_BCHW, image_shapes)
+
+    @cached_property
+    def _whole(self) -> Any:
+        """The detector with all that it predicts by."""
+        if self._detects:
+            return self.model
+        return build_detector(self.model_cfg, self.facts["checkpoint"], head=None)[0]
 
     def through(self, layers: Callable[[Any, Tensor], Tensor], x: Tensor) -> Tensor:
         """Run layers of the teacher on something of the student's; the gradient reaches it.

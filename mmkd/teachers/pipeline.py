@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mmcv.transforms import LoadImageFromFile
@@ -50,20 +50,24 @@ _META = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
 _FLIP_META = ("flip", "flip_direction")
 
 
-def base_datasets(dataset: Any) -> list[Any]:
+def base_datasets(dataset: Any, refused: Callable[[str, str], Exception] | None = None) -> list[Any]:
     """The data sets below wrappers that only repeat, join or balance them.
+
+    Args:
+        dataset: built.
+        refused: from the name of a wrapper and why it is refused to the error; of the cache if not given.
 
     Raises:
         UserError: a wrapper mixes images.
     """
     kind = type(dataset).__name__
     if kind in ("RepeatDataset", "ClassBalancedDataset", "SeededDataset"):
-        return base_datasets(dataset.dataset)
+        return base_datasets(dataset.dataset, refused)
     if kind == "ConcatDataset":
-        return [base for part in dataset.datasets for base in base_datasets(part)]
+        return [base for part in dataset.datasets for base in base_datasets(part, refused)]
     if isinstance(getattr(dataset, "pipeline", None), Compose) and not hasattr(dataset, "dataset"):
         return [dataset]
-    raise _refused(kind, "it mixes images, or its transforms cannot be read")
+    raise (refused or _refused)(kind, "it mixes images, or its transforms cannot be read")
 
 
 def recipe_of(dataset: Any) -> str:

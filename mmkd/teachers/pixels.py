@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mmkd.errors import UserError
@@ -74,6 +76,30 @@ class Renormalizer:
             image_CHW[:, height:] = self.pad_value
             image_CHW[:, :, width:] = self.pad_value
         return result
+
+
+def to_rgb(
+    preprocessor: Any, inputs_BCHW: Tensor, image_shapes: Sequence[tuple[int, ...]]
+) -> list[NDArray[np.uint8]]:
+    """The images that a data preprocessor made a batch of, without padding.
+
+    Args:
+        preprocessor: the student's. Without a conversion of its own, the pipeline's images are BGR, as
+            `LoadImageFromFile` reads them.
+        inputs_BCHW: what it made.
+        image_shapes: (height, width) of each image without its padding.
+
+    Returns:
+        Of each, uint8 H×W×3 in RGB.
+    """
+    mean, std = _mean_std(preprocessor)
+    pixels_BCHW = inputs_BCHW.float() * std.to(inputs_BCHW) + mean.to(inputs_BCHW)
+    if pixels_BCHW.shape[1] == 1:
+        pixels_BCHW = pixels_BCHW.expand(-1, 3, -1, -1)
+    if not _swaps(preprocessor):
+        pixels_BCHW = pixels_BCHW.flip(1)
+    images = pixels_BCHW.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [image[:height, :width] for image, (height, width, *_) in zip(images, image_shapes)]
 
 
 def _mean_std(preprocessor: Any) -> tuple[Tensor, Tensor]:

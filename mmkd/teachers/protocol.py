@@ -80,6 +80,27 @@ class Teacher(ABC):
             of the other parts.
         """
 
+    def detect(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> list[Any]:
+        """What it finds in each image.
+
+        Args:
+            inputs_BCHW: the student's normalised and padded input.
+            data_samples: the batch's, with their metadata.
+
+        Returns:
+            For each image `mmkd.outputs.detections`: ``bboxes`` in pixels of the input, ``scores``, and
+            ``labels`` in the order of the student's classes once these are found.
+
+        Raises:
+            UserError: it finds none.
+        """
+        raise UserError(
+            f"{type(self).__name__} finds no boxes.",
+            expected="a trained detector, predictions in a file, or a CallableTeacher",
+            found=type(self).__name__,
+            remedy="choose another teacher for losses on its boxes (TeacherBoxesLoss)",
+        )
+
     def complete(self, outputs: DenseOutputs) -> DenseOutputs:
         """Add to an `answer` what follows from it and need not be stored in a cache."""
         return outputs

@@ -39,11 +39,12 @@ class AveragedTeacher(Teacher):
     def __init__(self, members: Sequence[Teacher], needs: frozenset[Need]) -> None:
         if not members:
             raise UserError("teacher is an empty list; give at least one teacher=[dict(config=…), …]")
-        if needs & {"towers", "layers", "places"}:
+        if needs & {"towers", "layers", "places", "detections"}:
             raise UserError(
                 "Averaged teachers have no common layers for a loss to look into or to run.",
                 expected="losses on features or dense outputs",
-                found="a loss that needs the inside of the teacher's head (CrossKD), or its later heads",
+                found="a loss that needs the inside of the teacher's head (CrossKD), its later heads, or its "
+                "detections",
                 remedy="name one teacher for that loss: teacher=dict(a=dict(config=…), b=…), "
                 "distill=dict(cross=dict(type='CrossKDLoss', teacher='a'))",
             )

@@ -1,0 +1,367 @@
+"""A file of predictions: boxes with scores that some detector gave for images, in COCO's format.
+
+Shape suffixes: N boxes of all images, M boxes of one image, K classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from mmkd.errors import UserError
+
+Floats = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.integer[Any]]
+
+_REMEDY = "write the file again; mmkd-predict goes on where it was interrupted"
+# Rounded coordinates reach this far beyond an image, in px and as a share of its side.
+_SLACK_PX, _SLACK = 2.0, 0.01
+
+
+@dataclass(frozen=True)
+class ImagePredictions:
+    """What is predicted for one image.
+
+    Attributes:
+        boxes_M4: x1, y1, x2, y2 in pixels of the image file.
+        scores_M: in [0, 1].
+        labels_M: indices among the classes of the file.
+        class_scores_MK: a score in [0, 1] for each class, or ``None``.
+        size: (width, height) of the image, if the file tells it.
+    """
+
+    boxes_M4: Floats
+    scores_M: Floats
+    labels_M: Integers
+    class_scores_MK: Floats | None
+    size: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions for a set of images, in flat arrays: four bytes for a number, whatever wrote them.
+
+    Attributes:
+        classes: names; the labels and columns of class scores are in this order.
+        ids: of the images, as the annotation file numbers them; ``None`` where only the name is known.
+        names: file names of the images, ``None`` where only the id is known.
+        sizes: (width, height) of the images, or ``None``.
+        starts: where each image's boxes begin, and the end of the last.
+        boxes_N4: x1, y1, x2, y2 in pixels of the image file, float32.
+        scores_N: in [0, 1], float32.
+        labels_N: indices of classes.
+        class_scores_NK: float16, in [0, 1]; ``None`` if not every box has them.
+    """
+
+    classes: tuple[str, ...]
+    ids: Sequence[Any]
+    names: Sequence[str | None]
+    sizes: Sequence[tuple[int, int] | None]
+    starts: Integers
+    boxes_N4: Floats
+    scores_N: Floats
+    labels_N: Integers
+    class_scores_NK: Floats | None
+
+    @property
+    def lists_images(self) -> bool:
+        """Whether it names images in which nothing was found; a list of COCO results does not."""
+        return any(name is not None and name != key for name, key in zip(self.names, self.ids))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def _by_id(self) -> dict[Any, int]:
+        return {key: i for i, key in enumerate(self.ids) if key is not None}
+
+    @cached_property
+    def _by_basename(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for i, name in enumerate(self.names):
+            if name is not None:
+                found.setdefault(name.rpartition("/")[2], []).append(i)
+        return found
+
+    def find(self, path: str, image_id: Any = None) -> int | None:
+        """Which of the images this is.
+
+        Args:
+            path: of the image file; its end must be the name in the predictions, with or without ``.jpg``.
+                Names count before ids, which belong to one annotation file.
+            image_id: its id in the annotation file.
+
+        Returns:
+            Its index, ``None`` if there is none.
+
+        Raises:
+            UserError: several names in the predictions are an end of the path.
+        """
+        path = path.replace("\\", "/")
+        if not self._by_basename:
+            return self._by_id.get(image_id)
+        found = self._ending(path) or self._ending(path.rpartition(".")[0])
+        if len(found) > 1:
+            longest = max(found, key=lambda i: len(str(self.names[i])))
+            twice = [i for i in found if self.names[i] == self.names[longest]]
+            if len(twice) > 1:
+                raise UserError(
+                    f"The predictions name {self.names[longest]} {len(twice)} times.",
+                    expected="each image once",
+                    found=path,
+                    remedy="let file_name begin with the folder that tells the images apart",
+                )
+            return longest
+        return found[0] if found else None
+
+    def _ending(self, path: str) -> list[int]:
+        near = self._by_basename.get(path.rpartition("/")[2], [])
+        return [i for i in near if f"/{path}".endswith(f"/{self.names[i]}")]
+
+    def of(self, index: int) -> ImagePredictions:
+        """What is predicted for one of the images."""
+        rows = slice(int(self.starts[index]), int(self.starts[index + 1]))
+        vectors = None if self.class_scores_NK is None else self.class_scores_NK[rows].astype(np.float32)
+        return ImagePredictions(
+            self.boxes_N4[rows], self.scores_N[rows], self.labels_N[rows], vectors, self.sizes[index]
+        )
+
+
+def read_predictions(path: str | Path, classes: Sequence[str] | None = None) -> Predictions:
+    """Read predictions in COCO's format.
+
+    A file holds either ``{"categories": […], "images": […], "annotations": […]}`` as a data set does, each
+    annotation with its ``score``; or COCO's list of results, whose items have ``image_id``, ``category_id``,
+    ``bbox`` and ``score``, and which names no classes. Each box may have ``scores``, one for each class in
+    the order of the categories. A folder holds such files, which are read one by one in the order of their
+    names.
+
+    Args:
+        path: a JSON file, or a folder of them.
+        classes: the names of the classes, for a list of results: ``category_id`` 1 is the first, 0 if one of
+            the ids is 0.
+
+    Raises:
+        UserError: it is not there, not whole, or says what cannot be; the message names the file and box.
+    """
+    path = Path(path)
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    if not files or not path.exists():
+        raise UserError(
+            "The teacher's predictions are not there.",
+            expected="a JSON file in COCO's format, or a folder of them",
+            found=f"{path}: {'no *.json in it' if path.is_dir() else 'no such file'}",
+            remedy="correct the path; `mmkd-predict` writes such a file",
+        )
+    parts = [_read(file, classes) for file in files]
+    names = {part.classes for part in parts}
+    if len(names) > 1:
+        raise UserError(
+            f"The files in {path} name different classes.",
+            expected="the same classes in the same order in each",
+            found=" / ".join(", ".join(part) for part in sorted(names)),
+            remedy="use a folder for each detector",
+        )
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[Predictions]) -> Predictions:
+    if len(parts) == 1:
+        return parts[0]
+    shifts = np.cumsum([0, *(part.starts[-1] for part in parts)])
+    vectors = [part.class_scores_NK for part in parts if part.class_scores_NK is not None]
+    return Predictions(
+        classes=parts[0].classes,
+        ids=[x for part in parts for x in part.ids],
+        names=[x for part in parts for x in part.names],
+        sizes=[x for part in parts for x in part.sizes],
+        starts=np.concatenate([*(part.starts[:-1] + at for part, at in zip(parts, shifts)), shifts[-1:]]),
+        boxes_N4=np.concatenate([part.boxes_N4 for part in parts]),
+        scores_N=np.concatenate([part.scores_N for part in parts]),
+        labels_N=np.concatenate([part.labels_N for part in parts]),
+        class_scores_NK=np.concatenate(vectors) if len(vectors) == len(parts) else None,
+    )
+
+
+def _read(file: Path, classes: Sequence[str] | None) -> Predictions:
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"The teacher's predictions cannot be read: {file}.",
+            expected="JSON in COCO's format",
+            found=f"{file.stat().st_size} bytes, of which the end is missing or no JSON: {error}",
+            remedy=_REMEDY,
+        ) from None
+    if isinstance(content, list):
+        return _from_results(file, content, classes)
+    if not isinstance(content, Mapping) or not {"categories", "images", "annotations"} <= set(content):
+        found = sorted(content) if isinstance(content, Mapping) else type(content).__name__
+        raise UserError(
+            f"{file} holds no predictions.",
+            expected='{"categories": […], "images": […], "annotations": […]}, or a list of COCO results',
+            found=str(found),
+            remedy=_REMEDY,
+        )
+    categories = {x["id"]: i for i, x in enumerate(content["categories"])}
+    names = tuple(str(x["name"]) for x in content["categories"])
+    images = content["images"]
+    sizes = [
+        (int(x["width"]), int(x["height"])) if x.get("width") and x.get("height") else None for x in images
+    ]
+    return _arrays(
+        file,
+        content["annotations"],
+        names,
+        categories,
+        ids=[x.get("id") for x in images],
+        names=[None if x.get("file_name") is None else str(x["file_name"]) for x in images],
+        sizes=sizes,
+    )
+
+
+def _from_results(file: Path, results: Sequence[Any], classes: Sequence[str] | None) -> Predictions:
+    if not classes:
+        raise UserError(
+            f"{file} is a list of results, which names no classes.",
+            expected="the names of its classes, in the order of category_id",
+            found="none",
+            remedy="give them: teacher=dict(predictions=…, classes=['cat', 'dog'])",
+        )
+    used = {x.get("category_id") for x in results if isinstance(x, Mapping)}
+    first = 0 if 0 in used else 1
+    categories = {i + first: i for i in range(len(classes))}
+    ids = list(dict.fromkeys(x.get("image_id") for x in results if isinstance(x, Mapping)))
+    names = [x if isinstance(x, str) else None for x in ids]  # as Ultralytics names an image in its results
+    return _arrays(file, results, tuple(classes), categories, ids=ids, names=names, sizes=[None] * len(ids))
+
+
+def _arrays(
+    file: Path,
+    boxes: Sequence[Any],
+    classes: tuple[str, ...],
+    categories: Mapping[Any, int],
+    *,
+    ids: list[Any],
+    names: list[str | None],
+    sizes: list[tuple[int, int] | None],
+) -> Predictions:
+    images = {key: i for i, key in enumerate(ids)}
+    try:
+        image_N = np.array([images[x["image_id"]] for x in boxes], dtype=np.int64)
+    except (KeyError, TypeError):
+        bad = next(x for x in boxes if not isinstance(x, Mapping) or x.get("image_id") not in images)
+        raise _wrong(
+            file, bad, "names an image that is not listed", f"an image_id of {len(ids)} listed images"
+        ) from None
+    try:
+        labels_N = np.array([categories[x["category_id"]] for x in boxes], dtype=np.int32)
+    except KeyError:
+        bad = next(x for x in boxes if x.get("category_id") not in categories)
+        raise _wrong(
+            file, bad, "is of a class that is not listed", f"a category_id of {_listed(categories, classes)}"
+        ) from None
+    try:
+        xywh_N4 = np.array([x["bbox"] for x in boxes], dtype=np.float32).reshape(-1, 4)
+        scores_N = np.array([x["score"] for x in boxes], dtype=np.float32)
+    except (KeyError, ValueError, TypeError):
+        bad = next(x for x in boxes if not _has_numbers(x))
+        raise _wrong(file, bad, "lacks a part", 'numbers "bbox": [x, y, width, height] and "score"') from None
+    with np.errstate(invalid="ignore"):
+        bad_N: Any = ~np.isfinite(xywh_N4).all(1) | (xywh_N4[:, 2:] <= 0).any(1)
+        if bad_N.any():
+            raise _wrong(file, boxes[int(bad_N.argmax())], "has no area", "a width and height above 0", bad_N)
+        bad_N = ~((scores_N >= 0) & (scores_N <= 1))
+        if bad_N.any():
+            raise _wrong(
+                file, boxes[int(bad_N.argmax())], "has no score", "a score from 0 to 1, no logit", bad_N
+            )
+    order_N = image_N.argsort(kind="stable")
+    starts = np.searchsorted(image_N[order_N], np.arange(len(ids) + 1))
+    boxes_N4 = np.concatenate([xywh_N4[:, :2], xywh_N4[:, :2] + xywh_N4[:, 2:]], axis=1)
+    _check_within(file, boxes, boxes_N4, image_N, sizes)
+    return Predictions(
+        classes=classes,
+        ids=ids,
+        names=names,
+        sizes=sizes,
+        starts=starts,
+        boxes_N4=boxes_N4[order_N],
+        scores_N=scores_N[order_N],
+        labels_N=labels_N[order_N],
+        class_scores_NK=_class_scores(file, boxes, order_N, len(classes)),
+    )
+
+
+def _class_scores(file: Path, boxes: Sequence[Any], order_N: Integers, count: int) -> Floats | None:
+    given = [x.get("scores") for x in boxes]
+    if not given or any(one is None for one in given):
+        return None
+    short = next((i for i, one in enumerate(given) if len(one) != count), None)
+    if short is not None:
+        raise _wrong(
+            file, boxes[short], "has scores for other classes", f"{count} scores, one for each class"
+        )
+    scores_NK = np.array(given, dtype=np.float16)
+    bad_N: Any = ~((scores_NK >= 0) & (scores_NK <= 1)).all(1)
+    if bad_N.any():
+        raise _wrong(file, boxes[int(bad_N.argmax())], "has no class scores", "scores from 0 to 1", bad_N)
+    ordered_NK: Floats = scores_NK[order_N]
+    return ordered_NK
+
+
+def _check_within(
+    file: Path, boxes: Sequence[Any], boxes_N4: Floats, image_N: Integers, sizes: Sequence[Any]
+) -> None:
+    known = np.array([size or (np.inf, np.inf) for size in sizes], dtype=np.float64).reshape(-1, 2)
+    bad_N = beyond(boxes_N4, known[image_N])
+    if bad_N.any():
+        row = int(bad_N.argmax())
+        raise _wrong(
+            file,
+            boxes[row],
+            f"lies outside of its image of {sizes[image_N[row]]} px",
+            "[x, y, width, height] in pixels of the image file",
+            bad_N,
+        )
+
+
+def beyond(boxes_N4: Floats, size_N2: Floats) -> npt.NDArray[np.bool_]:
+    """Which boxes reach beyond their image, by more than rounding does, (N,).
+
+    Args:
+        boxes_N4: x1, y1, x2, y2.
+        size_N2: width and height of the image of each.
+    """
+    slack_N2 = np.where(np.isfinite(size_N2), _SLACK_PX + _SLACK * size_N2, np.inf)
+    outside_N2 = (boxes_N4[:, :2] < -slack_N2) | (boxes_N4[:, 2:] > size_N2 + slack_N2)
+    found: Any = outside_N2.any(1)
+    return cast(npt.NDArray[np.bool_], found)
+
+
+def _has_numbers(box: Any) -> bool:
+    try:
+        return len([float(x) for x in box["bbox"]]) == 4 and float(box["score"]) is not None
+    except (KeyError, ValueError, TypeError):
+        return False
+
+
+def _listed(categories: Mapping[Any, int], classes: Sequence[str]) -> str:
+    return ", ".join(f"{key} {classes[i]}" for key, i in list(categories.items())[:10])
+
+
+def _wrong(file: Path, box: Any, what: str, expected: str, bad_N: Any = None) -> UserError:
+    count = "" if bad_N is None or bad_N.sum() == 1 else f"; {bad_N.sum()} of {len(bad_N)} boxes are so"
+    return UserError(
+        f"{file}: a box {what}.",
+        expected=expected,
+        found=f"{str(box)[:200]}{count}",
+        remedy="correct what writes the file",
+    )

@@ -1,0 +1,90 @@
+"""The student's own losses on boxes that are no annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from mmengine.structures import InstanceData
+from torch import nn
+
+from mmkd.errors import UserError
+
+# As mmdet's own configs set it where crowds are ignored.
+_IGNORED_IOF = 0.5
+
+
+def retargeted(sample: Any, targets: InstanceData, ignored: InstanceData) -> Any:
+    """A copy of a data sample with other objects.
+
+    Args:
+        sample: mmdet's.
+        targets: ``bboxes`` (G, 4) in pixels of the input, and ``labels`` (G,).
+        ignored: ``bboxes`` that are neither objects nor background.
+    """
+    copy = sample.new()
+    copy.gt_instances, copy.ignored_instances = targets, ignored
+    return copy
+
+
+def check_other_targets(student: Any, path: str, ignores: bool) -> None:
+    """Raise `UserError` unless the student can learn from boxes alone.
+
+    Args:
+        student: the detector.
+        path: of the loss in the config.
+        ignores: whether there are boxes to ignore.
+    """
+    if _learns_masks(student):
+        raise UserError(
+            f"{path}: the student learns masks, and a teacher's boxes have none.",
+            expected="a detector of boxes, or one whose masks are of a RoI head, which then rests",
+            found=type(student).__name__,
+            remedy="choose losses at the places of the student, or on features (PKDLoss, …)",
+        )
+    if ignores and not list(_ignoring_assigners(student)):
+        raise UserError(
+            f"{path}: the student's assigner ignores no boxes.",
+            expected="an assigner with ignore_iof_thr, like MaxIoUAssigner or ATSSAssigner",
+            found=type(student).__name__,
+            remedy="leave out ignore_score: boxes below min_score are then background",
+        )
+
+
+@contextmanager
+def ready_for_boxes(student: Any, ignored: Sequence[Any]) -> Iterator[None]:
+    """Leave out the student's mask heads of regions, and have its assigners ignore what is to be ignored.
+
+    Args:
+        student: the detector.
+        ignored: of each image the boxes to ignore.
+    """
+    with ExitStack() as stack:
+        if any(len(one) for one in ignored):
+            for assigner in _ignoring_assigners(student):
+                stack.callback(setattr, assigner, "ignore_iof_thr", assigner.ignore_iof_thr)
+                if assigner.ignore_iof_thr <= 0:
+                    assigner.ignore_iof_thr = _IGNORED_IOF
+        roi_head = getattr(student, "roi_head", None)
+        if roi_head is not None and roi_head.with_mask:
+            stack.callback(setattr, roi_head, "mask_head", roi_head.mask_head)
+            roi_head.mask_head = None
+        yield
+
+
+def _learns_masks(student: Any) -> bool:
+    """Whether it learns masks by heads that cannot rest."""
+    heads = [getattr(student, name, None) for name in ("mask_head", "panoptic_head")]
+    return any(head is not None for head in heads) or hasattr(
+        getattr(student, "bbox_head", None), "loss_mask"
+    )
+
+
+def _ignoring_assigners(student: nn.Module) -> Iterator[Any]:
+    for module in student.modules():
+        for name in ("assigner", "bbox_assigner"):
+            found = getattr(module, name, None)
+            for assigner in found if isinstance(found, list) else [found]:
+                if hasattr(assigner, "ignore_iof_thr"):
+                    yield assigner

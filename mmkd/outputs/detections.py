@@ -1,0 +1,90 @@
+"""What a detector finds in each image: boxes with labels and scores.
+
+Shape suffixes: M boxes of one image, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from mmkd.outputs.with_features import with_features
+
+
+def detections(
+    bboxes_M4: Tensor, scores_M: Tensor, labels_M: Tensor, class_scores_MK: Tensor | None = None
+) -> InstanceData:
+    """Detections in one image, as teachers give them.
+
+    Args:
+        bboxes_M4: x1, y1, x2, y2 in pixels of the input.
+        scores_M: in [0, 1].
+        labels_M: indices of classes.
+        class_scores_MK: a score in [0, 1] for each class, if there are.
+    """
+    found = InstanceData(bboxes=bboxes_M4, scores=scores_M, labels=labels_M)
+    if class_scores_MK is not None:
+        found.class_scores = class_scores_MK
+    return found
+
+
+def of_classes(found: InstanceData, index: Sequence[int]) -> InstanceData:
+    """Detections of some of the classes, numbered in this order.
+
+    Args:
+        found: of one image.
+        index: for each of the student's classes its index among those of the detections.
+
+    Example:
+        >>> two = detections(torch.zeros(2, 4), torch.tensor([0.9, 0.8]), torch.tensor([5, 1]))
+        >>> of_classes(two, [1, 5]).labels, of_classes(two, [1]).scores
+        (tensor([1, 0]), tensor([0.8000]))
+    """
+    labels_M = torch.full_like(found.labels, -1)
+    for own, theirs in enumerate(index):
+        labels_M[found.labels == theirs] = own
+    kept = found[labels_M >= 0]
+    kept.labels = labels_M[labels_M >= 0]
+    if "class_scores" in kept:
+        kept.class_scores = kept.class_scores[:, list(index)]
+    return kept
+
+
+def detect(detector: Any, pixels_BCHW: Tensor, image_shapes: Sequence[Any], feats: Any = None) -> list[Any]:
+    """What a detector of mmdet predicts for a batch, after its own NMS.
+
+    Args:
+        detector: in eval mode.
+        pixels_BCHW: its input.
+        image_shapes: (height, width) of each image without its padding.
+        feats: what its ``extract_feat`` gave for them, if that is known.
+
+    Returns:
+        For each image `detections`, in pixels of the input.
+    """
+    padded = tuple(pixels_BCHW.shape[-2:])
+    samples = [
+        DetDataSample(
+            metainfo={
+                "img_shape": tuple(shape[:2]),
+                "ori_shape": tuple(shape[:2]),
+                "batch_input_shape": padded,
+                "pad_shape": padded,
+                "scale_factor": (1.0, 1.0),
+            }
+        )
+        for shape in image_shapes
+    ]
+    if feats is None:
+        feats = detector.extract_feat(pixels_BCHW)
+    with with_features(detector, feats):
+        predicted = detector.predict(pixels_BCHW, samples, rescale=False)
+    return [
+        detections(found.bboxes.float(), found.scores.float(), found.labels)
+        for found in (sample.pred_instances for sample in predicted)
+    ]
