@@ -58,7 +58,8 @@ from mmkd.teachers import (
 )
 
 # A loss that reads nothing else asks nothing of the student's heads.
-_OF_FEATURES: frozenset[Need] = frozenset({"feats", "layers", "detections", "own_losses"})
+_OF_DETECTIONS: frozenset[Need] = frozenset({"detections", "own_losses"})
+_OF_FEATURES: frozenset[Need] = frozenset({"feats", "layers"}) | _OF_DETECTIONS
 
 
 @dataclass(frozen=True)
@@ -400,7 +401,7 @@ class Distilled(BaseDetector):
     ) -> dict[str, Tensor]:
         """The values of losses on features and dense maps."""
         own = teacher.compared_levels(student)
-        if taught.feats:
+        if any(self.terms[name].asks - _OF_DETECTIONS for name in names):
             _check_same_maps(own, taught)
         context = replace(context, through=teacher.through, crossed=teacher.crossed)
         if taught.known_N is not None:
