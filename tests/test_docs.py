@@ -414,6 +414,27 @@ def test_your_own_data_then_deploying(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "python detect.py my_data/images/val/BloodImage_00007.jpg" in story.said
 
 
+def test_any_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    content = json.loads((ROOT / "data/bccd/annotations/train.json").read_text())
+    for one in content["annotations"]:
+        one["score"] = 0.9
+    (tmp_path / "teacher.json").write_text(json.dumps(content))
+    story = Story(tmp_path, monkeypatch)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def options(module: str, arguments: list[str]) -> list[str]:
+        few = [f"{part}_dataloader.{key}" for part in ("train", "val")
+               for key in ("dataset.indices=4", "num_workers=0", "persistent_workers=False")]  # fmt: skip
+        return ["--cfg-options", *few, "train_cfg.max_epochs=1", "default_hooks.logger.interval=1"]
+
+    story.follow("any-teacher.md", options)
+    assert len(story.said) == 2
+    for name in ("kd_from_file", "kd_from_function"):
+        (log,) = (tmp_path / f"work_dirs/{name}").rglob("*.log")
+        assert "loss_kd_boxes: " in log.read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.soak
 def test_the_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

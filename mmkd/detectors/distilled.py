@@ -59,7 +59,7 @@ from mmkd.teachers import (
 
 # A loss that reads nothing else asks nothing of the student's heads.
 _OF_DETECTIONS: frozenset[Need] = frozenset({"detections", "own_losses"})
-_OF_FEATURES: frozenset[Need] = frozenset({"feats", "layers"}) | _OF_DETECTIONS
+_OF_FEATURES: frozenset[Need] = frozenset({"feats", "layers", *_OF_DETECTIONS})
 
 
 @dataclass(frozen=True)
