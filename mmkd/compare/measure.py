@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,9 +60,10 @@ def measure(members: Mapping[str, tuple[Config, str]]) -> dict[str, Cost]:
         model.eval()
         models[name] = model
         batches[name] = pseudo_collate([DATASETS.build(cfg.test_dataloader.dataset)[0]])
-        _, channels, height, width = model.data_preprocessor(copy.deepcopy(batches[name]))["inputs"].shape
+        data = model.data_preprocessor(copy.deepcopy(batches[name]))
+        height, width = data["inputs"].shape[-2:]
         sizes[name] = (int(height), int(width))
-        flops[name] = _flops(model, (int(channels), *sizes[name]))
+        flops[name] = _flops(model, data)
     times = _take_turns(models, batches)
     return {
         name: Cost(
@@ -74,9 +76,14 @@ def measure(members: Mapping[str, tuple[Config, str]]) -> dict[str, Cost]:
     }
 
 
-def _flops(model: Any, shape: tuple[int, int, int]) -> float | None:
+def _flops(model: Any, data: Mapping[str, Any]) -> float | None:
+    counted = copy.copy(model)  # whose heads behind the first ask for the samples
+    counted.forward = partial(model.forward, data_samples=data["data_samples"])
     try:
-        return float(get_model_complexity_info(model, shape, show_table=False, show_arch=False)["flops"])
+        found = get_model_complexity_info(
+            counted, None, inputs=data["inputs"], show_table=False, show_arch=False
+        )
+        return float(found["flops"])
     except Exception as error:  # an operator that cannot be traced is no reason to lose the report
         print(f"the FLOPs of {type(model).__name__} cannot be counted: {type(error).__name__}: {error}")
         return None

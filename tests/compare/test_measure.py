@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 
 from mmkd.compare import measure as module
@@ -12,6 +14,7 @@ from mmkd.compare.run_configs import evaluation_config
 from mmkd.registry import MODELS
 
 from ..conftest import save_teacher, tiny_atss, tiny_teacher
+from ..detectors.test_kd_detector import transformer, two_stage
 
 
 def test_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,6 +33,18 @@ def test_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["small"].latency > 0
 
 
+@pytest.mark.parametrize("build", [two_stage, transformer])
+def test_flops_of_heads_that_ask_for_the_samples(build: Any) -> None:
+    model = MODELS.build(build())
+    model.eval()
+    inputs = torch.zeros(1, 3, 64, 96)
+    sample = DetDataSample(metainfo={"img_shape": (64, 96), "batch_input_shape": (64, 96)})
+    found = module._flops(model, {"inputs": inputs, "data_samples": [sample]})
+    assert found
+    assert "forward" not in vars(model)
+
+
 def test_flops_that_cannot_be_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    assert module._flops(torch.nn.Bilinear(1, 1, 1), (8, 8)) is None
+    data = {"inputs": torch.zeros(1, 3, 8, 8), "data_samples": []}
+    assert module._flops(torch.nn.Bilinear(1, 1, 1), data) is None
     assert "FLOPs of Bilinear cannot be counted" in capsys.readouterr().out
