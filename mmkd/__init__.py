@@ -49,7 +49,7 @@ elif not _only_tells_of_itself():
     adapt_mmengine()
 
     from mmkd.amp import BFloat16OptimWrapper
-    from mmkd.data import MixedBatchSampler, UnlabelledImages
+    from mmkd.data import MixedBatchSampler, PackTwoViews, UnlabelledImages
     from mmkd.datasets import fraction_of_dataset
     from mmkd.detectors import KDDetector, KDSingleStageDetector
     from mmkd.errors import UserError
@@ -69,6 +69,7 @@ __all__ = [
     "KDSingleStageDetector",
     "MetricsFileHook",
     "MixedBatchSampler",
+    "PackTwoViews",
     "ProgressHook",
     "StopHook",
     "Teacher",

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from mmkd.cli import parsers
 from mmkd.cli.common import parse, prepare_data, read_config, run
+from mmkd.detectors.views import teachers_view
 from mmkd.doctor.preconditions import require
 from mmkd.errors import UserError, type_of
 from mmkd.registry import DATASETS, MODELS
@@ -65,7 +66,8 @@ def fill(args: argparse.Namespace) -> CachedTeacher:
     with tqdm(total=total, unit="view", disable=not sys.stderr.isatty()) as bar:
         for data in loader:
             batch = model.data_preprocessor(data, training=True)
-            model.teacher.entries(batch["inputs"], batch["data_samples"])
+            samples = batch["data_samples"]
+            model.teacher.entries(teachers_view(model, batch["inputs"], samples), samples)
             bar.update(len(batch["data_samples"]))
             store = model.teacher.store
             if store.full:

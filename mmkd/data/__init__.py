@@ -3,12 +3,15 @@
 from mmkd.data.image_lists import ImageList, listed_images
 from mmkd.data.mixed_batches import MixedBatchSampler
 from mmkd.data.predictions import Predictions, read_predictions
+from mmkd.data.two_views import VIEW, PackTwoViews
 from mmkd.data.unlabelled import UnlabelledImages, is_labelled
 from mmkd.data.views import TracedPipeline, follow
 
 __all__ = [
+    "VIEW",
     "ImageList",
     "MixedBatchSampler",
+    "PackTwoViews",
     "Predictions",
     "TracedPipeline",
     "UnlabelledImages",

@@ -13,6 +13,7 @@ from mmdet.datasets.transforms import Albu, RandomCrop
 from PIL import Image
 
 from mmkd.data.image_lists import ImageList, listed_images
+from mmkd.data.two_views import nested
 from mmkd.errors import UserError
 from mmkd.registry import DATASETS
 
@@ -67,7 +68,8 @@ class UnlabelledImages(BaseDetDataset):
         self._dropped_in_a_row = 0
         super().__init__(data_prefix=dict(data_prefix or {"img": ""}), **options)
         for transform in self.pipeline.transforms:
-            _check_keeps_empty(transform)
+            for inner in nested(transform):
+                _check_keeps_empty(inner)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """The images of the lists, with no instances."""
@@ -184,9 +186,6 @@ def _check_keeps_empty(transform: Any) -> None:
     ):
         if isinstance(transform, kind) and getattr(transform, option) is not kept:
             raise _drops(kind.__name__, f"{option}={not kept}", f"set {option}={kept}, or ")
-    inner = getattr(transform, "transforms", ())
-    for one in inner if isinstance(inner, (list, tuple)) else getattr(inner, "transforms", ()):
-        _check_keeps_empty(one)
 
 
 def _drops(name: str, found: str, remedy: str) -> UserError:

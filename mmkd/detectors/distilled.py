@@ -25,6 +25,7 @@ from mmkd.detectors.checkpointing import watch_checkpointed
 from mmkd.detectors.finite import FiniteCheck, in_float16
 from mmkd.detectors.mixed import any_unlabelled, check_pseudo_score, times_zero, with_boxes, without_objects
 from mmkd.detectors.other_targets import check_other_targets, ready_for_boxes, retargeted
+from mmkd.detectors.views import teachers_view
 from mmkd.errors import UserError
 from mmkd.heads import adapter_for, check_heads
 from mmkd.heads.observe import Observation, observe
@@ -309,7 +310,8 @@ class Distilled(BaseDetector):
             for i in index:
                 targets[i] = without_objects(targets[i], batch_inputs)
             return targets
-        found = teacher.detect(batch_inputs[index], [targets[i] for i in index])
+        samples = [targets[i] for i in index]
+        found = teacher.detect(teachers_view(self, batch_inputs[index], samples), samples)
         for i, boxes in zip(index, found, strict=True):
             targets[i] = with_boxes(targets[i], boxes[boxes.scores >= self.pseudo_score])
         return targets
@@ -328,6 +330,8 @@ class Distilled(BaseDetector):
         self._finite.remember(self)
         active = [name for name, term in self.terms.items() if term.loss_weight > 0]
         asked = asked_by(self.teacher, active)  # on a stream of its own a teacher runs beside the student
+        if asked:
+            batch_inputs = teachers_view(self, batch_inputs, batch_data_samples)
         answers = [teacher.ask(batch_inputs, batch_data_samples) for teacher, _ in asked]
         dense = frozenset(active) - set(self._places)
         needs = frozenset[Need]().union(*(self.terms[name].asks for name in dense))

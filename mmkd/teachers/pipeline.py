@@ -27,6 +27,7 @@ from mmdet.datasets.transforms import (
 )
 from mmengine.dataset import Compose
 
+from mmkd.data import PackTwoViews
 from mmkd.errors import UserError
 
 # What of a transform reaches the pixels and is not in the metadata.
@@ -43,6 +44,7 @@ _OPTIONS: dict[type, tuple[str, ...]] = {
     RandomFlip: (),
     Pad: ("size", "size_divisor", "pad_to_square", "pad_val", "padding_mode"),
     PackDetInputs: (),
+    PackTwoViews: (),  # what it does after it has taken the teacher's view does not matter
 }
 _RESIZES = (McvResize, Resize, FixShapeResize, McvRandomChoiceResize)
 _FLIPS = (McvRandomFlip, RandomFlip)
@@ -113,7 +115,7 @@ def _recipe(transforms: Sequence[Any]) -> str:
             )
         if found and kinds is _FLIPS:
             wanted.update(_FLIP_META)
-    packs = [transform for transform in transforms if type(transform) is PackDetInputs]
+    packs = [transform for transform in transforms if type(transform) in (PackDetInputs, PackTwoViews)]
     lacking = sorted(wanted.difference(*(pack.meta_keys for pack in packs)))
     if lacking:
         raise _refused("PackDetInputs", f"meta_keys lacks {', '.join(lacking)}")
