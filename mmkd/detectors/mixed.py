@@ -13,6 +13,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmkd.data import is_labelled
+from mmkd.detectors.other_targets import retargeted
 from mmkd.errors import UserError
 
 
@@ -40,9 +41,7 @@ def with_boxes(sample: Any, found: InstanceData) -> Any:
         objects.bboxes = type(own.bboxes)(boxes_G4)
     if "masks" in own:
         objects.masks = _whole_boxes(boxes_G4, own.masks)
-    copy = sample.new()
-    copy.gt_instances = objects
-    return copy
+    return retargeted(sample, objects, InstanceData(bboxes=boxes_G4[:0], labels=found.labels[:0]))
 
 
 def without_objects(sample: Any, inputs_BCHW: Tensor) -> Any:

@@ -193,6 +193,26 @@ def test_losses_that_ask_for_objects_are_given_the_teachers(checkpoint: str, los
         assert kd(losses_of(lower, mixed(1))) != found
 
 
+def test_the_teachers_own_boxes(checkpoint: str) -> None:
+    model = student(checkpoint, distill={"x": {"type": "DistillationLoss"}}, pseudo_score=0.05)
+    data = mixed(1)
+    processed = model.data_preprocessor(copy.deepcopy(data), True)
+    (found,) = model.teacher.detect(processed["inputs"][1:2], processed["data_samples"][1:2])
+    assert (found.scores >= 0.05).sum() > 0
+    answered = student(checkpoint, distill={"x": {"type": "DistillationLoss"}}, pseudo_score=0.05)
+    answering(answered, [found])
+    assert kd(losses_of(model, data)) == kd(losses_of(answered, data))
+
+
+def test_boxes_of_the_teacher_teach_on_every_image(checkpoint: str) -> None:
+    """`TeacherBoxesLoss` has the student's own losses of all images, with the teacher's boxes."""
+    terms = {"boxes": {"type": "TeacherBoxesLoss", "min_score": 0.05}}
+    losses = losses_of(student(checkpoint, distill=terms), mixed(1))
+    every = losses_of(student(checkpoint, distill=terms), batch(*SHAPES))
+    torch.testing.assert_close(losses["loss_kd_boxes"], every["loss_kd_boxes"])
+    torch.testing.assert_close(losses["loss_cls"], only(mixed(1), alone(), 0, 2)["loss_cls"])
+
+
 def test_others_do_not_ask_the_teacher_to_detect(checkpoint: str) -> None:
     model = student(checkpoint, distill={**CLS, "neck": {"type": "PKDLoss"}, "box": {"type": "BoxIoULoss"}})
     asked = answering(model, [])
