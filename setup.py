@@ -77,6 +77,7 @@ setup(
             "mmkd-sweep=mmkd.cli.main:sweep",
             "mmkd-compare=mmkd.cli.main:compare",
             "mmkd-doctor=mmkd.cli.main:doctor",
+            "mmkd-predict=mmkd.cli.main:predict",
             "mmkd-publish=mmkd.cli.main:publish",
             "mmkd-convert=mmkd.cli.main:convert",
         ]

@@ -33,6 +33,7 @@ from mmengine.logging import MessageHub
 
 from mmkd import functional, heads, outputs
 from mmkd.compat import load_config
+from mmkd.data import read_predictions
 from mmkd.functional import features
 from mmkd.heads.adapter import ADAPTERS
 from mmkd.registry import MODELS, TEACHERS
@@ -429,7 +430,11 @@ def test_any_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return ["--cfg-options", *few, "train_cfg.max_epochs=1", "default_hooks.logger.interval=1"]
 
     story.follow("any-teacher.md", options)
-    assert len(story.said) == 2
+    assert len(story.said) == 3
+    assert len(read_predictions("predictions.json")) == 4
+    (writing,) = [x.text for x in blocks(ROOT / "docs/any-teacher.md") if "PredictionsWriter" in x.text]
+    exec(writing, {})
+    assert read_predictions("theirs.json").names == ["images/1.jpg", "images/2.jpg"]
     for name in ("kd_from_file", "kd_from_function"):
         (log,) = (tmp_path / f"work_dirs/{name}").rglob("*.log")
         assert "loss_kd_boxes: " in log.read_text()

@@ -21,6 +21,7 @@ TOOLS = {
     "compare": "train student and variants over seeds, and report what is gained",
     "sweep": "search for the best settings",
     "cache-teacher": "ask the teacher once, before training",
+    "predict": "write a detector's boxes, to teach with",
     "publish": "reduce a checkpoint to weights and a config that need no mmkd",
     "convert": "read checkpoints of other distillation code",
 }
@@ -35,7 +36,9 @@ def run_tool(name: str, argv: Sequence[str] | None = None) -> int:
     return code
 
 
-train, test, doctor, compare, sweep, cache_teacher, publish, convert = (partial(run_tool, x) for x in TOOLS)
+train, test, doctor, compare, sweep, cache_teacher, predict, publish, convert = (
+    partial(run_tool, x) for x in TOOLS
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -105,6 +105,35 @@ def cache_teacher() -> argparse.ArgumentParser:
     return parser
 
 
+def predict() -> argparse.ArgumentParser:
+    """A detector, images, and where its predictions go."""
+    parser = config(
+        "Write the boxes that a detector finds, for teacher=dict(predictions=…). Called again after an "
+        "interruption, it goes on with the images that are left."
+    )
+    parser.add_argument("checkpoint", help="of the detector; of a distilled config, of its student")
+    parser.add_argument(
+        "--data",
+        help="a folder of images, a .txt list, or a COCO file (default: the training set of the config)",
+    )
+    parser.add_argument("--images", metavar="DIR", help="where the names in --data begin")
+    parser.add_argument(
+        "--out", required=True, type=Path, help="a file ending in .json, or for large sets a folder of files"
+    )
+    parser.add_argument("--min-score", type=float, default=0.05, help="leave out boxes below (default: 0.05)")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation")
+    parser.add_argument("--batch-size", type=int, help="images at a time (default: as in testing)")
+    parser.add_argument("--workers", type=int, help="processes that load images (default: as in testing)")
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="images in each file of the folder; a kill loses at most so many (default: 1000)",
+    )
+    return parser
+
+
 def sweep() -> argparse.ArgumentParser:
     """Options of the tool."""
     parser = _plain(

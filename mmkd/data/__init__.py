@@ -6,6 +6,7 @@ from mmkd.data.predictions import Predictions, read_predictions
 from mmkd.data.two_views import VIEW, PackTwoViews
 from mmkd.data.unlabelled import UnlabelledImages, is_labelled
 from mmkd.data.views import TracedPipeline, follow
+from mmkd.data.writing import PredictionsWriter
 
 __all__ = [
     "VIEW",
@@ -13,6 +14,7 @@ __all__ = [
     "MixedBatchSampler",
     "PackTwoViews",
     "Predictions",
+    "PredictionsWriter",
     "TracedPipeline",
     "UnlabelledImages",
     "follow",

@@ -28,7 +28,7 @@ def listed_images(
         what: how a message names the list.
 
     Returns:
-        By path, what the list tells of an image: ``width`` and ``height`` if it is a COCO file.
+        By path, what the list tells of an image: ``id``, ``width`` and ``height`` if it is a COCO file.
 
     Raises:
         UserError: something is not there, cannot be read, or has no image in it.
@@ -96,7 +96,7 @@ def _of_coco(path: Path, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     ):
         raise ValueError("it has no list of images with file_name")
     for image in images:
-        yield str(folder / image["file_name"]), {k: image[k] for k in ("width", "height") if k in image}
+        yield str(folder / image["file_name"]), {k: image[k] for k in ("id", "width", "height") if k in image}
 
 
 def _below(folder: Path) -> Iterator[str]:

@@ -87,7 +87,7 @@ class FrozenTeacher(Teacher):
     def identity(self) -> list[Any]:
         """Weights, config, and what is asked of it."""
         detects = ["detections"] if self._detects else []
-        return [_digest(self.model), self.model_cfg, sorted(self.needs) + detects]
+        return [weights_digest(self.model), self.model_cfg, sorted(self.needs) + detects]
 
     def for_example(self) -> DenseOutputs:
         """As `Teacher.for_example`."""
@@ -256,7 +256,8 @@ class FrozenTeacher(Teacher):
         self.model.to(device)
 
 
-def _digest(model: Any) -> str:
+def weights_digest(model: Any) -> str:
+    """What tells the weights of a model from others: SHA-256 of its state."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
