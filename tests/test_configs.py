@@ -58,6 +58,8 @@ def test_config_takes_a_training_step(path: Path, tmp_path: Path) -> None:
         settings.pop(of_amp, None)
     with_masks = "'with_mask': True" in str(cfg.train_dataloader)
     data = batch_with_masks(cfg.model, shape[0]) if with_masks else batch(shape, shape)
+    if "UnlabelledImages" in str(cfg.train_dataloader.dataset):
+        data["data_samples"][0].set_metainfo({"labelled": False})
     log_vars = model.train_step(data, build_optim_wrapper(model, settings))
     assert all(torch.isfinite(torch.as_tensor(value)).all() for value in log_vars.values())
     named = [f"loss_kd_{name}" for name in cfg.model.get("distill", ())]

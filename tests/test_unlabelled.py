@@ -11,7 +11,14 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 
-from mmkd.hooks import DistillStateHook, ReproducibleHook, ResumeHook, StopHook, TrainingStopped
+from mmkd.hooks import (
+    DistillStateHook,
+    ReproducibleHook,
+    ResumeHook,
+    StopHook,
+    TeacherCacheHook,
+    TrainingStopped,
+)
 
 from .conftest import build, distilled, save_teacher, tiny_atss, tiny_teacher
 from .hooks.kd_runner import kd_runner, logged
@@ -68,9 +75,10 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_teacher(tmp_path_factory.mktemp("teacher") / "teacher.pth", tiny_teacher())
 
 
-def model_of(teacher: str, *, with_cp: bool = False, **options: Any) -> Any:
-    own = tiny_atss(backbone__with_cp=with_cp)
-    return build(distilled(own, tiny_teacher(), teacher, **{"distill": TERMS, **options}))
+def model_of(checkpoint: str, *, with_cp: bool = False, **options: Any) -> Any:
+    cfg = distilled(tiny_atss(backbone__with_cp=with_cp), tiny_teacher(), checkpoint, distill=TERMS)
+    cfg.update(options)
+    return build(cfg)
 
 
 MODES: dict[str, dict[str, Any]] = {
@@ -114,3 +122,30 @@ def test_a_resumed_training_goes_on_with_the_same_numbers(mode: str, teacher: st
     assert [[one[name] for name in names] for one in again] == [[one[name] for name in names] for one in seen]
     for name, value in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_the_cache_has_views_of_the_teacher_and_its_boxes(teacher: str, tmp_path: Path) -> None:
+    """The student's colours change from epoch to epoch; the teacher is asked once for each image and flip."""
+    views = {"type": "PackTwoViews", "strong": [PIPELINE[4]]}
+    data = loader(labelled=4, unlabelled=4)
+    for part in data["dataset"]["datasets"]:
+        part["pipeline"] = [*PIPELINE[:3], views]
+    terms = {"cls": {"type": "DistillationLoss"}, "neck": {"type": "FGDLoss"}}
+
+    def run(name: str, **entry: Any) -> Any:
+        entry = {"config": tiny_teacher(), "checkpoint": teacher, "precision": "fp32", **entry}
+        model = model_of(teacher, distill=terms, teacher=entry, pseudo_score=0.05)
+        kd_runner(
+            tmp_path / name, model, ReproducibleHook(), TeacherCacheHook(), train_dataloader=data
+        ).train()
+        return model
+
+    run("live")
+    cached = run("cached", cache={"dir": str(tmp_path / "cache"), "dtype": "fp32"}).teacher
+    assert (cached.computed, cached.read) == (8, 8)
+    assert cached.summary().count("boxes: 4 of 8 read") == 1
+    live, stored = (logged(tmp_path / name) for name in ("live", "cached"))
+    assert len(live) == len(stored) == 4
+    for one, other in zip(live, stored):
+        for key in ("loss_cls", "loss_kd_cls", "loss_kd_neck"):
+            assert other[key] == pytest.approx(one[key], rel=1e-3), key

@@ -12,9 +12,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
 from mmkd.data import UnlabelledImages
+from mmkd.data.mixed_batches import counts_of
 from mmkd.datasets import annotation_file, innermost, metric_configs
 from mmkd.doctor.findings import NotExamined
 from mmkd.doctor.memory import StepMemory
+from mmkd.errors import UserError
 from mmkd.registry import DATASETS, MODELS, is_kind
 from mmkd.teachers import is_detector, plain_detector, teacher_entries
 
@@ -153,7 +155,13 @@ class TrainingSetup:
         return cfg if batch_size is None else {**cfg, "batch_size": batch_size}
 
     def _first_batch(self, dataset: Any) -> dict[str, Any]:
-        size = min(self.cfg.train_dataloader.get("batch_size", 1), MOST_IMAGES_OF_A_STEP)
+        whole = self.cfg.train_dataloader.get("batch_size", 1)
+        size = min(whole, MOST_IMAGES_OF_A_STEP)
+        mix = (self.cfg.train_dataloader.get("batch_sampler") or {}).get("source_ratio")
+        try:
+            size = size if mix is None else sum(counts_of(mix, size))
+        except UserError:  # too few to have all kinds among them
+            size = whole
         loader = {**self.loader("train", size), "dataset": dataset}
         for batch in Runner.build_dataloader(loader, seed=0):
             return dict(batch)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,29 @@ from mmkd.teachers.store import EntryStore
 
 _FORMAT = 1  # of the entries; another number is another folder
 _DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
+
+
+_OF_BOXES: frozenset[Need] = frozenset({"detections"})
+
+
+class _Detecting(TeacherAround):
+    """A teacher that is asked for nothing but what it detects."""
+
+    needs = _OF_BOXES
+
+    @property
+    def identity(self) -> list[Any]:
+        return [*(self.inner.identity or ()), "detections"]
+
+    @property
+    def class_index(self) -> list[int] | None:
+        return cast(Any, self.inner).detected_classes
+
+    def answer(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> DenseOutputs:
+        return DenseOutputs(self.inner.spec, (), detections=self.inner.detect(inputs_BCHW, data_samples))
+
+    def complete(self, outputs: DenseOutputs) -> DenseOutputs:
+        return outputs
 
 
 class CachedTeacher(TeacherAround):
@@ -82,6 +106,7 @@ class CachedTeacher(TeacherAround):
                 found="batch_augments",
                 remedy="take them out, or leave out teacher.cache",
             )
+        self._options, self._student = options, student
         self.dtype = _DTYPES[dtype]
         self.divisor = int(getattr(student.data_preprocessor, "pad_size_divisor", 1))
         if inner.identity is None:
@@ -101,6 +126,7 @@ class CachedTeacher(TeacherAround):
         """As `Teacher.find_classes`; other classes are other answers."""
         self.inner.find_classes(dataset_meta)
         self._store = None
+        vars(self).pop("_boxes", None)
 
     @property
     def store(self) -> EntryStore | None:
@@ -137,6 +163,23 @@ class CachedTeacher(TeacherAround):
         outputs = assemble(self.entries(inputs_BCHW, data_samples), self.spec, inputs_BCHW.device)
         return self.inner.complete(outputs)
 
+    def detect(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> list[Any]:
+        """As `Teacher.detect`; kept with the answers if these have boxes, else beside them."""
+        if "detections" in self.needs:
+            found = self(inputs_BCHW, data_samples).detections
+        else:
+            if self._recipe is not None:
+                self._boxes.for_pipeline(self._recipe)
+            found = self._boxes(inputs_BCHW, data_samples).detections
+        assert found is not None
+        return list(found)
+
+    @cached_property
+    def _boxes(self) -> CachedTeacher:
+        """A cache of what it detects."""
+        options = {name: value for name, value in self._options.items() if name != "top"}
+        return CachedTeacher(cast(Any, _Detecting(self.inner)), options, _OF_BOXES, self._student)
+
     def entries(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> list[dict[str, Tensor]]:
         """The stored answers about a batch; those that are not there are computed first."""
         store = self._opened(inputs_BCHW.device)
@@ -169,6 +212,8 @@ class CachedTeacher(TeacherAround):
         written, size = self._store.entries_written, self._store.bytes_written
         if written:
             text += f", {written} stored at {size / written / 1024:.1f} KiB per image"
+        if "_boxes" in vars(self):
+            text += f"; boxes: {self._boxes.read} of {self._boxes.asked} read"
         return f"{text}, in {self._store.folder}"
 
     def _opened(self, device: torch.device) -> EntryStore:

@@ -41,6 +41,7 @@ class FittedTeacher(TeacherAround):
         maps = inner.needs - {"detections"}
         self._features_alone = not maps - {"feats"}
         self._detects = "detections" in needs
+        self._dataset_meta: Any = None
         own, whole = student_layout(student) if self._features_alone else dense_layout(student), inner.spec
         self._taught = None if self.levels is None else [x for x in self.levels if x is not None]
         if self.levels is not None:
@@ -120,8 +121,13 @@ class FittedTeacher(TeacherAround):
         """As `Teacher.detect`."""
         return self._of_classes(self.inner.detect(inputs_BCHW, data_samples))
 
+    @property
+    def detected_classes(self) -> list[int] | None:
+        """For each of the student's classes its index among those of boxes; ``None`` if they are the same."""
+        return self._index_of_names(self._dataset_meta) if self.class_index is None else self.class_index
+
     def _of_classes(self, found: Sequence[Any]) -> list[Any]:
-        index = self.class_index
+        index = self.detected_classes
         return list(found) if index is None else [of_classes(one, index) for one in found]
 
     def _selected(self, outputs: DenseOutputs) -> DenseOutputs:
@@ -145,6 +151,7 @@ class FittedTeacher(TeacherAround):
         Raises:
             UserError: the teacher does not know one of them, or the student's head is for another number.
         """
+        self._dataset_meta = dataset_meta
         if "cls_logits" not in self.inner.needs and not self._detects:  # features and boxes are of no class
             return
         own, taught = class_names(dataset_meta), self.inner.class_names
@@ -157,9 +164,30 @@ class FittedTeacher(TeacherAround):
                     remedy="give metainfo=dict(classes=…)",
                 )
             return
+        index = self._index_of_names(dataset_meta)
+        if index is None:
+            return
+        if self.awaits_classes and len(own) != self._num_classes:
+            raise UserError(
+                "The student's head and its data set have different numbers of classes.",
+                expected=f"model.bbox_head.num_classes={len(own)}, for {_shortened(own)}",
+                found=str(self._num_classes),
+                remedy="correct model.bbox_head.num_classes",
+            )
+        self.class_index = index
+        self._num_classes, self.awaits_classes = len(own), False
+        found = zip(own, index, (taught[place] for place in index))
+        mapping = ", ".join(f"{name} ← {index} {theirs}" for name, index, theirs in found)
+        print_log(f"the teacher's classes by name: {mapping}", "current")
+
+    def _index_of_names(self, dataset_meta: Any) -> list[int] | None:
+        """For each class of a data set its index among the teacher's; ``None`` if they are the same."""
+        own, taught = class_names(dataset_meta), self.inner.class_names
+        if own is None or taught is None:
+            return None
         renamed = [self.class_map.get(name, name) for name in own]
         if renamed == list(taught):
-            return
+            return None
         strange = [name for name, theirs in zip(own, renamed) if theirs not in taught]
         if strange:
             raise UserError(
@@ -169,18 +197,7 @@ class FittedTeacher(TeacherAround):
                 remedy="say what the teacher calls them, as in teacher=dict(class_map={'mine': 'theirs'}), "
                 "or use a teacher that was trained on these",
             )
-        if self.awaits_classes and len(own) != self._num_classes:
-            raise UserError(
-                "The student's head and its data set have different numbers of classes.",
-                expected=f"model.bbox_head.num_classes={len(own)}, for {_shortened(own)}",
-                found=str(self._num_classes),
-                remedy="correct model.bbox_head.num_classes",
-            )
-        self.class_index = [taught.index(name) for name in renamed]
-        self._num_classes, self.awaits_classes = len(own), False
-        found = zip(own, self.class_index, renamed)
-        mapping = ", ".join(f"{name} ← {index} {theirs}" for name, index, theirs in found)
-        print_log(f"the teacher's classes by name: {mapping}", "current")
+        return [taught.index(name) for name in renamed]
 
 
 def check_levels(levels: Any) -> tuple[int | None, ...] | None:

@@ -93,3 +93,19 @@ def test_levels_of_averaged_and_of_cached_teachers(tmp_path: Path, checkpoint: s
         values.append(losses_of(model, data)["loss_kd_neck"])
     torch.testing.assert_close(values[1], values[0])
     torch.testing.assert_close(values[2], values[0])
+
+
+def test_boxes_have_the_classes_of_the_data_set_whatever_the_losses_read(tmp_path: Path) -> None:
+    meta = {"dataset_meta": {"classes": ("a", "b", "c", "d", "e")}}
+    five = {"bbox_head__num_classes": 5}
+    path = save_teacher(tmp_path / "five.pth", tiny_teacher(**five), **meta)
+    teacher = make(path, FEATS, **five)
+    asked = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64), batch((64, 64))["data_samples"]
+    teacher.find_classes({"classes": ("e", "a", "b")})
+    (theirs,), (found,) = teacher.inner.detect(*asked), teacher.detect(*asked)
+    names = [meta["dataset_meta"]["classes"][label] for label in theirs.labels]
+    assert {"c", "d"} & set(names)
+    assert [("e", "a", "b")[label] for label in found.labels] == [x for x in names if x in "eab"]
+    teacher.find_classes({"classes": ("x", "a", "b")})
+    with pytest.raises(UserError, match=r"does not know all[\s\S]*without 1: x"):
+        teacher.detect(*asked)
