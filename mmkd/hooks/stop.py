@@ -197,8 +197,9 @@ class StopHook(Hook):
 
     def _end(self, runner: Runner, iterations: int) -> None:
         path = self._save(runner, iterations)
+        where = f"at epoch {runner.epoch + 1}" if not self._validating else "in a validation"
         runner.logger.info(
-            f"training ends early ({self.reason}) at epoch {runner.epoch + 1}, iteration {iterations}; "
+            f"training ends early ({self.reason}) {where}, after iteration {iterations}; "
             f"--resume goes on from {path}"
         )
         runner.call_hook("after_run")

@@ -151,10 +151,25 @@ def test_meanings_in_a_sweep(monkeypatch: pytest.MonkeyPatch, given: Any, expect
     assert {number.name: code for number, code in StopHook(**given).exit_codes.items()} == expected
 
 
-def test_ctrl_c_writes_a_checkpoint(tmp_path: Path) -> None:
-    runner = toy_runner(tmp_path, Call("after_train_iter", 3, interrupt(signal.SIGINT)), StopHook())
+@pytest.mark.parametrize(
+    ("where", "at", "said"),
+    [
+        ("before_train_iter", 1, "at epoch 1, after iteration 1;"),
+        ("after_train_iter", 3, "at epoch 1, after iteration 3;"),
+        ("after_val_iter", 1, "in a validation, after iteration 5;"),
+        ("after_val_iter", 6, "in a validation, after iteration 15;"),
+    ],
+)
+def test_ctrl_c_writes_a_checkpoint_and_its_last_line_is_true(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, at: int, said: str
+) -> None:
+    runner = toy_runner(tmp_path, Call(where, at, interrupt(signal.SIGINT)), StopHook())
+    lines: list[str] = []
+    monkeypatch.setattr(runner.logger, "info", lambda line, *_: lines.append(str(line)))
     assert stopped(runner) == 130
-    assert (tmp_path / "interrupted.pth").is_file()
+    saved = tmp_path / "interrupted.pth"
+    assert lines[-1] == f"training ends early (SIGINT) {said} --resume goes on from {saved}"
+    assert saved.is_file()
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
