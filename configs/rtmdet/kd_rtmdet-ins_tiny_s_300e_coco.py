@@ -1,4 +1,4 @@
-# RTMDet-Ins: small teacher, tiny student, COCO, by classes, boxes and features; masks learn from the annotations.
+# RTMDet-Ins: small teacher, tiny student, COCO, by classes, boxes, masks and features.
 # Its CachedMosaic and CachedMixUp remember samples in each worker: a run does not repeat to the bit with another
 # num_workers, or after a resumption.
 _base_ = ['mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py']
@@ -13,6 +13,8 @@ model = dict(
     distill=dict(
         cls=dict(type='DistillationLoss', region='teacher'),
         box=dict(type='BoxIoULoss'),
+        mask=dict(
+            type='DistillationLoss', place='prior_masks', region='all', loss_weight=1.0),
         neck=dict(type='PKDLoss', loss_weight=0.3)))
 
 default_hooks = dict(

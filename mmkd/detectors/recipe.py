@@ -87,6 +87,8 @@ def _candidates(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any
     elif _both_at("queries", own, theirs):
         yield from _of_queries(own, theirs)
     else:
+        if _both_at("grid", own, theirs):
+            yield "cls", [_logits(PLACES["grid"].spec(own))]
         if _both_at("rois", own, theirs):
             yield "cls", [{**_logits(PLACES["rois"].spec(own)), "region": "all", "loss_weight": 1.0}]
             yield "box", [{"type": "BoxIoULoss", "loss_weight": 1.0}]
