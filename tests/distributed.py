@@ -57,6 +57,7 @@ TERMS: dict[str, Any] = {
     "quality_teacher": {"type": "QualityLoss", "region": "teacher"},
     "quality_all": {"type": "QualityLoss", "region": "all"},
     "crossed": {"type": "CrossKDLoss", "layer": 1, "align": False, "losses": CROSSED},
+    "teacher_boxes": {"type": "TeacherBoxesLoss", "min_score": 0.1},
     **FEATURES,
     "cosine_conv": {"type": "CosineLoss", "align": "conv", "vector": "mean"},
     "fitnets_conv": {"type": "FitNetsLoss", "align": "conv"},

@@ -9,7 +9,7 @@ from mmkd.outputs import (  # noqa: F401  (they register places and readers)
     shared_queries,
     sparse,
 )
-from mmkd.outputs.detections import detect, detections, of_classes
+from mmkd.outputs.detections import detect, detections, of_classes, within
 from mmkd.outputs.example import example_pixels
 from mmkd.outputs.features import (
     Recorded,
@@ -60,4 +60,5 @@ __all__ = [
     "student_layout",
     "tested_branch",
     "with_features",
+    "within",
 ]

@@ -13,6 +13,7 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from mmkd.errors import UserError
 from mmkd.outputs.with_features import with_features
 
 
@@ -31,6 +32,27 @@ def detections(
     if class_scores_MK is not None:
         found.class_scores = class_scores_MK
     return found
+
+
+def within(found: InstanceData, shape: Sequence[int]) -> InstanceData:
+    """Detections clipped to their image, without those of which nothing is left.
+
+    Args:
+        found: of one image.
+        shape: its (height, width).
+
+    Example:
+        >>> two = detections(torch.tensor([[-5.0, 0, 9, 9], [20, 0, 30, 9]]), torch.ones(2), torch.arange(2))
+        >>> within(two, (8, 16)).bboxes
+        tensor([[0., 0., 9., 8.]])
+    """
+    height, width = shape[:2]
+    limit_4 = found.bboxes.new_tensor([width, height, width, height])
+    clipped_M4 = torch.minimum(found.bboxes.nan_to_num(0.0).clamp(min=0), limit_4)
+    whole_M = (clipped_M4[:, 2:] > clipped_M4[:, :2]).all(dim=1)
+    kept = found[whole_M]
+    kept.bboxes = clipped_M4[whole_M]
+    return kept
 
 
 def of_classes(found: InstanceData, index: Sequence[int]) -> InstanceData:
@@ -65,7 +87,10 @@ def detect(detector: Any, pixels_BCHW: Tensor, image_shapes: Sequence[Any], feat
         feats: what its ``extract_feat`` gave for them, if that is known.
 
     Returns:
-        For each image `detections`, in pixels of the input.
+        For each image `detections`, in pixels of the input and within the image.
+
+    Raises:
+        UserError: it fails by an error of its own.
     """
     padded = tuple(pixels_BCHW.shape[-2:])
     samples = [
@@ -82,9 +107,17 @@ def detect(detector: Any, pixels_BCHW: Tensor, image_shapes: Sequence[Any], feat
     ]
     if feats is None:
         feats = detector.extract_feat(pixels_BCHW)
-    with with_features(detector, feats):
-        predicted = detector.predict(pixels_BCHW, samples, rescale=False)
+    try:
+        with with_features(detector, feats):
+            predicted = detector.predict(pixels_BCHW, samples, rescale=False)
+    except Exception as error:  # mmdet 3.3 cannot predict by its SSDHead
+        raise UserError(
+            f"The teacher, a {type(detector).__name__}, cannot predict boxes.",
+            expected="a detector whose own `predict` runs",
+            found=f"{type(error).__name__}: {error}",
+            remedy="choose another teacher for TeacherBoxesLoss and place='boxes'",
+        ) from error
     return [
-        detections(found.bboxes.float(), found.scores.float(), found.labels)
-        for found in (sample.pred_instances for sample in predicted)
+        within(detections(found.bboxes.float(), found.scores.float(), found.labels), shape)
+        for found, shape in zip((sample.pred_instances for sample in predicted), image_shapes, strict=True)
     ]

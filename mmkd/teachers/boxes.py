@@ -21,7 +21,7 @@ from torch import Tensor
 from mmkd.data.predictions import Predictions, beyond, read_predictions
 from mmkd.data.views import follow
 from mmkd.errors import UserError
-from mmkd.outputs import detections
+from mmkd.outputs import detections, within
 from mmkd.registry import TEACHERS
 from mmkd.structures import DenseOutputs, HeadSpec, Need
 from mmkd.teachers.pixels import to_rgb
@@ -226,7 +226,10 @@ class CallableTeacher(BoxesTeacher):
             ) from error
         if len(said) != len(images):
             raise self._wrong(f"{len(images)} answers, one for each image", f"{len(said)}")
-        return [self._checked(one, inputs_BCHW.device) for one in said]
+        return [
+            within(self._checked(one, inputs_BCHW.device), sample.img_shape)
+            for one, sample in zip(said, data_samples)
+        ]
 
     def _checked(self, said: Any, device: torch.device) -> Any:
         names = ("boxes", "scores", "labels")

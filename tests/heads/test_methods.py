@@ -25,6 +25,7 @@ GIVEN = [
     ("SSDHead", "PGDLoss"),
     ("SSDHead", "FitNetsLoss"),
     ("RTMDetSepBNHead", "FitNetsLoss"),
+    *((head, "TeacherBoxesLoss") for head in ("YOLOXHead", "AutoAssignHead", "CenterNetUpdateHead")),
 ]
 # The last is what the error says.
 NOT_GIVEN = [
@@ -35,6 +36,7 @@ NOT_GIVEN = [
     ("RetinaHead", LD, "one square per position", "one square per position"),
     ("YOLOXHead", "CrossKDLoss", "towers", "cannot be crossed"),
     ("SSDHead", "CrossKDLoss", "towers", "cannot be crossed"),
+    ("SSDHead", "TeacherBoxesLoss", "predictions", "cannot predict boxes"),
 ]
 
 
