@@ -47,6 +47,7 @@ PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTIN
 LONG = (
     "mmkd-doctor my_teacher.py",
     "mmkd-doctor voc_kd.py",
+    "mmkd-doctor kd_photos.py",
     "mmkd-train my_student.py",
     "mmkd-test my_kd.py --teacher",
     "mmkd-test voc_kd.py work_dirs/voc_kd/epoch_12.pth",
@@ -438,6 +439,29 @@ def test_any_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("kd_from_file", "kd_from_function"):
         (log,) = (tmp_path / f"work_dirs/{name}").rglob("*.log")
         assert "loss_kd_boxes: " in log.read_text()
+
+
+def test_images_without_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    (tmp_path / "my_photos").mkdir()
+    for path in sorted((ROOT / "data/bccd/images/train").iterdir())[:12]:
+        (tmp_path / "my_photos" / path.name).symlink_to(path)
+    story = Story(tmp_path, monkeypatch)
+
+    def options(module: str, arguments: list[str]) -> list[str]:
+        parts = ("train", "val") if "only_photos.py" not in arguments else ("train",)
+        few = [f"{part}_dataloader.{key}" for part in parts
+               for key in ("dataset.indices=4", "num_workers=0", "persistent_workers=False")]  # fmt: skip
+        doctor = ["--images", "2"] if module.endswith("doctor") else []
+        return [*doctor, "--cfg-options", *few, "train_cfg.max_epochs=1", "default_hooks.logger.interval=1"]
+
+    story.follow("unlabelled.md", options)
+    assert len(story.said) == 4
+    for name, labels in (("kd_photos", True), ("kd_two_views", True), ("only_photos", False)):
+        (log,) = (tmp_path / f"work_dirs/{name}").rglob("*.log")
+        first = re.findall(r"loss_cls: ([\d.]+) .*loss_kd_cls: ([\d.]+)", log.read_text())[0]
+        assert (float(first[0]) > 0) == labels, name
+        assert float(first[1]) > 0, name
 
 
 @pytest.mark.slow
