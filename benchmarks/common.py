@@ -23,8 +23,10 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of logits (N, K) 
 WARM_UP = 2  # the first turns allocate
 
 
-def take_turns(steps: Mapping[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each step in each round.
+def take_turns(
+    steps: Mapping[str, Step], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each step in each round, by a clock.
 
     They alternate, so that what else the machine does meets all of them, and each round begins with another
     one, so that none is always first.
@@ -34,12 +36,12 @@ def take_turns(steps: Mapping[str, Step], rounds: int) -> dict[str, list[float]]
     for turn in range(rounds + WARM_UP):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            start = time.perf_counter()
+            start = clock()
             steps[name]()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if turn >= WARM_UP:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return times
 
 

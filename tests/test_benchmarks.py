@@ -49,7 +49,7 @@ def test_step_cost_of_two_stages_and_queries(
     for name in ("student", "teacher"):
         Config({"model": model()}).dump(tmp_path / f"{name}.py")
     pair = ["--student", str(tmp_path / "student.py"), "--teacher", str(tmp_path / "teacher.py")]
-    few = ["--size", "64", "--rounds", "2", "--device", "cpu"]
+    few = ["--size", "64", "--rounds", "2", "--device", "cpu", "--clock", "cpu"]
     found = run("step_cost", monkeypatch, tmp_path / "out.json", *pair, *few)
     assert set(found["ratios"]) == {
         "student alone",
