@@ -6,7 +6,7 @@
 
 The table in docs/heads.md is written when rows.jsonl has all folders.
 
-Weights are random, images small, transformers two layers deep; widths are those of the config.
+Weights are random, images small, regions few, transformers two layers deep, ResNets an eighth as wide.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ CHOSEN = {
     "dcn": "faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py",
     "dcnv2": "faster-rcnn_r50-mdconv-c3-c5_fpn_1x_coco.py",
     "detectors": "detectors_cascade-rcnn_r50_1x_coco.py",
-    "gcnet": "mask-rcnn_r50_r16-gcb-c3-c5_fpn_1x_coco.py",
+    "gcnet": "mask-rcnn_r50-gcb-r16-c3-c5_fpn_1x_coco.py",
     "gn": "mask-rcnn_r50_fpn_gn-all_2x_coco.py",
     "gn+ws": "faster-rcnn_r50_fpn_gn-ws-all_1x_coco.py",
     "guided_anchoring": "ga-retinanet_r50-caffe_fpn_1x_coco.py",
@@ -111,6 +111,11 @@ class Row:
         """Whether it says anything of mmkd: a detector that ran here and may learn at all."""
         return self.features != NONE and MACHINE not in self.features and NO_STUDENT not in self.features
 
+    @property
+    def predicts(self) -> bool:
+        """Whether a loss on its outputs served."""
+        return self.outputs in (*DENSE, *PLACES)
+
 
 def folders() -> list[str]:
     """All of MMDetection's."""
@@ -131,9 +136,9 @@ def config_of(folder: str) -> Path:
 
 
 def small(model: Any) -> Any:
-    """A model config without pretrained weights, with plain BatchNorm, and shallow transformers."""
+    """A model config without pretrained weights, with plain BatchNorm, shallow, with few regions."""
     if isinstance(model, dict):
-        for key in ("init_cfg", "pretrained"):
+        for key in ("init_cfg", "pretrained", "batch_augments"):  # the last pad to 1024 pixels
             model.pop(key, None)
         if str(model.get("type")).endswith("SyncBN"):
             model["type"] = "BN"
@@ -147,6 +152,8 @@ def small(model: Any) -> Any:
                 model[key]["num_layers"] = 2
                 if "num_cp" in model[key]:
                     model[key]["num_cp"] = 0
+        if "pos_fraction" in model:  # a sampler
+            model["num"] = 64
         if isinstance(model.get("num_queries"), int):
             model["num_queries"] = min(model["num_queries"], 50)
         for value in model.values():
@@ -154,6 +161,24 @@ def small(model: Any) -> Any:
     elif isinstance(model, (list, tuple)):
         for value in model:
             small(value)
+    return model
+
+
+def narrow(model: Any) -> Any:
+    """A model config whose ResNet, if it has one before a neck, and no groups, has an eighth of its width."""
+    backbone, neck = model.get("backbone"), model.get("neck")
+    first = neck[0] if isinstance(neck, list) else neck
+    if first is None or not str(backbone.type).endswith("ResNet") or "base_channels" in backbone:
+        return model
+    if backbone.get("norm_cfg", {}).get("type") == "GN":
+        return model
+    widths = [64 * 2**stage * (4 if backbone.depth >= 50 else 1) for stage in range(4)]
+    channels = first.get("in_channels")
+    if isinstance(channels, (list, tuple)) and list(channels) == widths[-len(channels) :]:
+        backbone.base_channels = 8
+        first.in_channels = [width // 8 for width in channels]
+        if "rfp_backbone" in first:
+            first.rfp_backbone.base_channels = 8
     return model
 
 
@@ -176,8 +201,8 @@ def batch(model: Any, side: int) -> Any:
     torch.manual_seed(0)
     shapes = [[3, side, side]] * 2  # of one size, as YOLACT wants them
     classes = classes_of(model)
-    data = demo_mm_inputs(  # it gives labels from 1 on
-        2, shapes, num_items=[3, 2], num_classes=max(classes, 2), with_mask=True, with_semantic=True
+    data = demo_mm_inputs(  # it gives labels from 1 to 254
+        2, shapes, num_items=[3, 2], num_classes=min(max(classes, 2), 255), with_mask=True, with_semantic=True
     )
     for sample in data["data_samples"]:
         objects = sample.gt_instances
@@ -256,7 +281,6 @@ _MISSING = {
     "implementation for device": "its layers run on CUDA alone",
     "mmpretrain": "it needs mmpretrain",
     "timm": "it needs timm",
-    "transformers": "it needs transformers, for BERT",
     "detectron2": "it needs Detectron2",
 }
 
@@ -267,9 +291,11 @@ def row_of(folder: str, verbose: bool = False) -> Row:
         return Row(folder, NONE, NO_DETECTORS[folder], NONE, NONE)
     path = config_of(folder)
     try:
-        model = small(Config.fromfile(path).model)
+        model = narrow(small(Config.fromfile(path).model))
     except Exception as error:
         return Row(folder, path.stem, NONE, _reason(error), NONE)
+    if "language_model" in model:  # or it would be looked for on the network
+        return Row(folder, path.stem, model.type, f"{MACHINE}it needs the weights of BERT", NONE)
     softmax = "roi_head" in model
     outputs = sorted(OUTPUTS, key=lambda loss: ("activation" in loss) != softmax)
     served, why = attempt(model, [[FEATURES, loss] for loss in outputs], verbose)
@@ -281,25 +307,35 @@ def row_of(folder: str, verbose: bool = False) -> Row:
     return Row(folder, path.stem, model.type, YES if served else of_features, why)
 
 
+def line(row: Row) -> str:
+    """A row of the table."""
+    named = row.config != NONE
+    cells = [
+        f"`{row.folder}`",
+        f"`{row.config}`" if named else NONE,
+        f"`{row.family}`" if named and row.family != NONE else row.family,
+        "✓" if row.features == YES else row.features,
+        f"`{row.outputs}`" if row.predicts else row.outputs,
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
 def table(rows: Sequence[Row]) -> str:
     """As Markdown, with the totals."""
-    lines = ["| folder | config | detector | features | outputs |", "|---|---|---|---|---|"]
-    for row in rows:
-        config = NONE if row.config == NONE else f"`{row.config}`"
-        family = f"`{row.family}`" if row.config != NONE and row.family != NONE else row.family
-        features = "✓" if row.features == YES else row.features
-        outputs = f"`{row.outputs}`" if row.outputs in (*DENSE, *PLACES) else row.outputs
-        lines.append(f"| `{row.folder}` | {config} | {family} | {features} | {outputs} |")
     counted = [row for row in rows if row.counts]
     features = sum(row.features == YES for row in counted)
-    outputs = sum(row.outputs in (*DENSE, *PLACES) for row in counted)
-    lines += [
-        "",
-        f"Of {len(rows)} folders {len(counted)} have a detector that ran and may be a student. Features: "
-        f"{features} ({100 * features / len(counted):.0f} %). Outputs: {outputs} "
-        f"({100 * outputs / len(counted):.0f} %).",
-    ]
-    return "\n".join(lines)
+    outputs = sum(row.predicts for row in counted)
+    return "\n".join(
+        [
+            "| folder | config | detector | features | outputs |",
+            "|---|---|---|---|---|",
+            *map(line, rows),
+            "",
+            f"Of {len(rows)} folders {len(counted)} have a detector that ran here and may be a student. "
+            f"Features: {features} ({100 * features / len(counted):.0f} %). Outputs: {outputs} "
+            f"({100 * outputs / len(counted):.0f} %).",
+        ]
+    )
 
 
 def read_rows(path: Path) -> dict[str, Row]:
@@ -316,21 +352,28 @@ def write_table(rows: Sequence[Row]) -> None:
     PAGE.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{after}", encoding="utf-8")
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Try folders one by one, keep each row, and write the table when none is left."""
+def tried(asked: Sequence[str], verbose: bool = False) -> Iterator[Row]:
+    """Try folders, each in a process of its own: what some layers hold on to goes with it."""
+    with multiprocessing.get_context("fork").Pool(1, prepare, maxtasksperchild=1) as pool:
+        yield from pool.imap(partial(row_of, verbose=verbose), asked)
+
+
+def prepare() -> None:
+    """Make a process ready for `row_of`."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     register_all_modules()
     MessageHub.get_current_instance().update_info("iter", 0)  # BoxInst reads it
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Try folders one by one, keep each row, and write the table when none is left."""
     path, *asked = [Path(arguments[0]), *(arg for arg in arguments[1:] if not arg.startswith("-"))]
     done = {} if asked else read_rows(path)
-    todo = [folder for folder in asked or folders() if folder not in done]
-    # A process for each: what some layers hold on to goes with it.
-    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-        for row in pool.imap(partial(row_of, verbose="-v" in arguments), todo):
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
-            print(row, flush=True)
+    for row in tried([folder for folder in asked or folders() if folder not in done], "-v" in arguments):
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+        print(row, flush=True)
     rows = read_rows(path)
     if all(folder in rows for folder in folders()):
         write_table([rows[folder] for folder in folders()])
