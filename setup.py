@@ -46,6 +46,7 @@ setup(
         "openmmlab": ["mmdet>=3.2,<4", "mmengine>=0.10.4,<1", "mmcv>=2.0.1,<2.2", "setuptools<81"],
         "sweep": ["optuna>=4.4"],
         "wandb": ["wandb>=0.28"],
+        "examples": ["torchvision", "transformers>=4.42", "onnx", "onnxruntime", "scikit-learn"],
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "latex2mathml"],
         "compare": ["pandas>=2.1", "jinja2>=3.1", "scipy", "filelock"],
         "test": [

@@ -29,10 +29,9 @@ from mmkd.datasets import innermost
 from mmkd.doctor.annotations import classes_of
 from mmkd.errors import UserError
 from mmkd.registry import DATASETS, MODELS, TRANSFORMS, is_kind
-from mmkd.teachers import plain_detector
+from mmkd.teachers import plain_detector, weights_digest
 from mmkd.teachers.building import class_names_of
 from mmkd.teachers.checkpoint import load_strictly
-from mmkd.teachers.frozen import weights_digest
 
 Images = Mapping[str, tuple[str, Any]]  # by their names in the predictions: path and id
 

@@ -13,7 +13,7 @@ from mmkd.teachers.config import (
 )
 from mmkd.teachers.ema import EMATeacher
 from mmkd.teachers.fitted import FittedTeacher, check_class_map
-from mmkd.teachers.frozen import FrozenTeacher
+from mmkd.teachers.frozen import FrozenTeacher, weights_digest
 from mmkd.teachers.inherit import check_inherit, inherit_weights
 from mmkd.teachers.protocol import Teacher
 from mmkd.teachers.several import AveragedTeacher, NamedTeachers, asked_by, single_teachers
@@ -43,4 +43,5 @@ __all__ = [
     "split_teachers",
     "teacher_entries",
     "teacher_model_and_checkpoint",
+    "weights_digest",
 ]

@@ -1,0 +1,76 @@
+"""Write the predictions of a torchvision detector into a file that teaches a student of MMDetection.
+
+    pip install torchvision
+    python examples/teacher_torchvision.py data/bccd/images/train --out teacher.json \
+        --weights detector.pth --classes Platelets RBC WBC
+
+Then ``teacher=dict(predictions='teacher.json')`` in the student's config; see docs/any-teacher.md. Without
+``--weights`` it is torchvision's own model for COCO, which it downloads. The same command goes on after an
+interruption.
+
+Shape suffixes: C channels, H and W size of an image, M boxes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from torchvision.models import get_model, get_model_weights
+from torchvision.transforms.functional import pil_to_tensor
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no installation
+
+from mmkd.data import PredictionsWriter, listed_images
+from mmkd.teachers import weights_digest
+
+
+def load(name: str, weights: str | None, classes: Sequence[str]) -> tuple[Any, list[str]]:
+    """A detector and its class names, without the background, which torchvision counts as class 0."""
+    if weights is None:
+        known = get_model_weights(name).DEFAULT
+        return get_model(name, weights=known), known.meta["categories"][1:]
+    model = get_model(name, weights=None, weights_backbone=None, num_classes=1 + len(classes))
+    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    return model, list(classes)
+
+
+@torch.inference_mode()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the options, predict what is not predicted yet."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("images", help="a folder")
+    parser.add_argument("--out", required=True, help="a file ending in .json, or a folder for large sets")
+    parser.add_argument(
+        "--model", default="fasterrcnn_mobilenet_v3_large_fpn", help="torchvision's name of it"
+    )
+    parser.add_argument("--weights", help="its state_dict in a file (default: torchvision's, for COCO)")
+    parser.add_argument("--classes", nargs="+", default=[], help="names, in the order of --weights")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(arguments)
+    model, classes = load(options.model, options.weights, options.classes)
+    about = {"model": options.model, "weights": weights_digest(model)}
+    model.eval().to(options.device)
+    with PredictionsWriter(options.out, classes, about) as writer:
+        for path in tqdm(listed_images(options.images), disable=not sys.stderr.isatty()):
+            name = os.path.relpath(path, options.images)
+            if name in writer:
+                continue
+            with Image.open(path) as file:
+                image = ImageOps.exif_transpose(file).convert("RGB")  # turned as MMDetection turns it
+            image_CHW = pil_to_tensor(image).to(options.device) / 255
+            (found,) = model([image_CHW])
+            boxes_M4, scores_M, labels_M = (found[key].cpu() for key in ("boxes", "scores", "labels"))
+            writer.add(name, image.size, boxes_M4, scores_M, labels_M - 1)
+    print(f"{options.out}: {len(writer)} images")
+
+
+if __name__ == "__main__":
+    main()
