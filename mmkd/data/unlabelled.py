@@ -89,9 +89,14 @@ class UnlabelledImages(BaseDetDataset):
                     "text and COCO files begin",
                 )
             found = kept
+        text = (
+            {"text": self.metainfo["classes"], "caption_prompt": self.caption_prompt, "custom_entities": True}
+            if self.return_classes
+            else {}
+        )
         return [
             # By its path, so that other images in the list change nothing for the teacher's cache.
-            {"img_path": path, "img_id": os.path.relpath(path, root or "."), "instances": [], **about}
+            {"img_path": path, "img_id": os.path.relpath(path, root or "."), "instances": [], **text, **about}
             for path, about in found.items()
         ]
 

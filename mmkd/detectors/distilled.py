@@ -91,7 +91,8 @@ class Distilled(BaseDetector):
 
     Images without labels (`mmkd.data.UnlabelledImages`) may be among a batch: the student's own losses are
     of the others, the distillation losses of all. Where these ask which objects there are, they are given
-    those that the teacher finds; of several teachers the first that such a loss learns from.
+    those that the teacher finds; of several teachers the first that such a loss learns from, of averaged ones
+    the first.
 
     Args:
         teacher: ``dict(config=…, checkpoint=…)``, see `mmkd.teachers.teacher_model_and_checkpoint`; a list
@@ -106,7 +107,8 @@ class Distilled(BaseDetector):
         task_loss_weight: factor ≥ 0 of the student's own losses. Hinton's
             ``α·T²·KL + (1 − α)·CE`` is ``loss_weight=α, task_loss_weight=1 − α``.
         pseudo_score: in [0, 1]: on images without labels the teacher's boxes with this score stand for the
-            annotated objects, for losses that ask for these (``region='foreground'``, FGD, …).
+            annotated objects, for losses that ask for these (``region='foreground'``, FGD, …). They are no
+            hard targets, so that finding all counts as much as finding no others.
         **student: the arguments of the student's own class.
 
     Raises:
@@ -124,7 +126,7 @@ class Distilled(BaseDetector):
         distill: Mapping[str, Any] | None = None,
         task_loss_weight: float = 1.0,
         inherit: Sequence[str] = (),
-        pseudo_score: float = 0.5,
+        pseudo_score: float = 0.3,
         **student: Any,
     ) -> None:
         super().__init__(**student)
@@ -311,6 +313,7 @@ class Distilled(BaseDetector):
                 targets[i] = without_objects(targets[i], batch_inputs)
             return targets
         samples = [targets[i] for i in index]
+        teacher = getattr(teacher, "members", [teacher])[0]  # the mean of boxes is none
         found = teacher.detect(teachers_view(self, batch_inputs[index], samples), samples)
         for i, boxes in zip(index, found, strict=True):
             targets[i] = with_boxes(targets[i], boxes[boxes.scores >= self.pseudo_score])

@@ -80,6 +80,13 @@ def test_a_sample_is_marked_and_empty() -> None:
     assert not is_labelled(plain)
 
 
+def test_detectors_that_read_a_text_get_the_classes() -> None:
+    info = cards(return_classes=True, metainfo={"classes": ("a", "b")}).get_data_info(0)
+    assert info["text"] == ("a", "b")
+    assert info["custom_entities"]
+    assert "text" not in cards().get_data_info(0)
+
+
 def test_labelled_samples_are_not_marked() -> None:
     labelled = {"type": "CocoDataset", "data_root": "data/cards/", "ann_file": "annotations/train.json"}
     labelled |= {"data_prefix": {"img": "images/train/"}, "pipeline": [LOADS[0], PIPELINE[-1]], "indices": 3}
