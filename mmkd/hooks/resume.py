@@ -8,12 +8,14 @@ from typing import Any
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 
 from mmkd.errors import UserError
 from mmkd.hooks.durable_checkpoint import DUE
 from mmkd.hooks.interrupted import CHECKPOINT
 from mmkd.registry import HOOKS
+from mmkd.teachers.checkpoint import load_weights, own_keys
 
 
 @HOOKS.register_module()
@@ -28,7 +30,8 @@ class ResumeHook(Hook):
     mmkd's train tool adds this hook.
 
     Raises:
-        UserError: there are checkpoints, and none of them can be read.
+        UserError: there are checkpoints, and none of them can be read; or the chosen one is of another model,
+            of which mmengine would load what fits.
     """
 
     priority = "LOWEST"  # the validation needs what other hooks prepare
@@ -44,13 +47,15 @@ class ResumeHook(Hook):
             runner._load_from = chosen[0] and str(chosen[0])
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Learn whether its validation was done.
+        """Check that it fits, and learn whether its validation was done.
 
         Raises:
-            UserError: training is resumed from a file that holds no training state.
+            UserError: training is resumed from a file that holds no training state, or that of another model.
         """
         if runner._resume:
             _check_state(checkpoint)
+            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            load_weights(model, own_keys(checkpoint["state_dict"], "it"), str(runner._load_from))
             self.due = bool(checkpoint["meta"].get(DUE))
 
     def before_train(self, runner: Runner) -> None:

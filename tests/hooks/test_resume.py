@@ -76,6 +76,17 @@ def test_weights_alone_are_not_resumed_from(trained: Path) -> None:
     toy_runner(trained, ResumeHook(), load_from=str(trained / "epoch_3.pth"), epochs=1).train()
 
 
+def test_a_state_of_another_model_is_not_resumed_from(trained: Path) -> None:
+    """mmengine would load what fits, and train on with random weights for the rest."""
+    path = trained / "epoch_3.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["state_dict"]["line.weight"] = torch.zeros(2, 1)
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match="does not fit the model") as error:
+        resumed(trained)
+    assert "line.weight" in str(error.value)
+
+
 def test_none_can_be_read(trained: Path) -> None:
     for path in trained.glob("*.pth"):
         truncate(path)
