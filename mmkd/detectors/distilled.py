@@ -23,7 +23,14 @@ from mmkd.detectors.assigned import (
 )
 from mmkd.detectors.checkpointing import watch_checkpointed
 from mmkd.detectors.finite import FiniteCheck, in_float16
-from mmkd.detectors.mixed import any_unlabelled, check_pseudo_score, times_zero, with_boxes, without_objects
+from mmkd.detectors.mixed import (
+    any_unlabelled,
+    check_pseudo_score,
+    copied,
+    times_zero,
+    with_boxes,
+    without_objects,
+)
 from mmkd.detectors.other_targets import check_other_targets, ready_for_boxes, retargeted
 from mmkd.detectors.views import teachers_view
 from mmkd.errors import UserError
@@ -289,7 +296,7 @@ class Distilled(BaseDetector):
             with with_features(self, of_images(feats, index, len(batch_inputs))):
                 losses = super().loss(own_inputs, own_samples)
         if not labelled:
-            losses = times_zero(losses)
+            losses = times_zero(losses, self.parameters())
         return self._add_terms(losses, step, batch_inputs, batch_data_samples)
 
     def _reads_heads(self, names: Sequence[str]) -> bool:
@@ -305,7 +312,7 @@ class Distilled(BaseDetector):
     def _targets(self, step: _Step, batch_inputs: Tensor, batch_data_samples: list[Any]) -> list[Any]:
         """The samples, with the teacher's boxes where there are no labels if a loss asks for objects."""
         index = [i for i, sample in enumerate(batch_data_samples) if not is_labelled(sample)]
-        targets = list(batch_data_samples)
+        targets = [copied(sample) for sample in batch_data_samples]  # the own losses read them anew
         asked = (teacher for teacher, names in step.asked if any(map(self._depends_on_objects, names)))
         teacher = next(asked, None)
         if teacher is None or not index:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,8 @@ def with_boxes(sample: Any, found: InstanceData) -> Any:
 
     Args:
         sample: mmdet's data sample, with ``gt_instances``.
-        found: ``bboxes`` (G, 4) and ``labels`` (G,). Where the sample has masks, theirs are the whole boxes.
+        found: ``bboxes`` (G, 4) and ``labels`` (G,). Where the sample has masks, theirs are the whole boxes;
+            what else its objects have is 0.
     """
     own, boxes_G4 = sample.gt_instances, found.bboxes
     objects = InstanceData(bboxes=boxes_G4, labels=found.labels)
@@ -41,6 +42,9 @@ def with_boxes(sample: Any, found: InstanceData) -> Any:
         objects.bboxes = type(own.bboxes)(boxes_G4)
     if "masks" in own:
         objects.masks = _whole_boxes(boxes_G4, own.masks)
+    for name, part in own.items():
+        if name not in objects and isinstance(part, Tensor):
+            objects[name] = part.new_zeros(len(objects), *part.shape[1:])
     return retargeted(sample, objects, InstanceData(bboxes=boxes_G4[:0], labels=found.labels[:0]))
 
 
@@ -50,16 +54,29 @@ def without_objects(sample: Any, inputs_BCHW: Tensor) -> Any:
     return with_boxes(sample, InstanceData(bboxes=boxes_G4, labels=boxes_G4.new_zeros(0, dtype=torch.long)))
 
 
-def times_zero(losses: Mapping[str, Any]) -> dict[str, Any]:
-    """Losses that count for nothing, and keep their gradient of zero, for which other processes wait."""
-    return {
-        key: value
-        if "loss" not in key
-        else value * 0
-        if isinstance(value, Tensor)
-        else [v * 0 for v in value]
-        for key, value in losses.items()
-    }
+def times_zero(losses: Mapping[str, Any], parameters: Iterable[Tensor]) -> dict[str, Any]:
+    """Losses that count for nothing, and give every parameter a gradient of 0, for which processes wait.
+
+    Args:
+        losses: of an image without objects, of which some heads learn nothing.
+        parameters: those of the student.
+    """
+    nothing = sum(parameter.sum() * 0 for parameter in parameters if parameter.requires_grad)
+    result = dict(losses)
+    for key, value in losses.items():
+        if "loss" in key:
+            result[key] = [part * 0 for part in value] if isinstance(value, (list, tuple)) else value * 0
+    first = next(key for key in losses if "loss" in key)
+    value = result[first]
+    result[first] = [value[0] + nothing, *value[1:]] if isinstance(value, list) else value + nothing
+    return result
+
+
+def copied(sample: Any) -> Any:
+    """A copy of a sample whose objects may be changed, as some heads do in their loss."""
+    copy = sample.new()
+    copy.gt_instances = sample.gt_instances.new()
+    return copy
 
 
 def check_pseudo_score(score: Any) -> float:

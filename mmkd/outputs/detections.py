@@ -109,7 +109,7 @@ def detect(detector: Any, pixels_BCHW: Tensor, image_shapes: Sequence[Any], feat
         feats = detector.extract_feat(pixels_BCHW)
     try:
         with with_features(detector, feats):
-            predicted = detector.predict(pixels_BCHW, samples, rescale=False)
+            predicted = [one.pred_instances for one in detector.predict(pixels_BCHW, samples, rescale=False)]
     except Exception as error:  # mmdet 3.3 cannot predict by its SSDHead
         raise UserError(
             f"The teacher, a {type(detector).__name__}, cannot predict boxes.",
@@ -119,5 +119,5 @@ def detect(detector: Any, pixels_BCHW: Tensor, image_shapes: Sequence[Any], feat
         ) from error
     return [
         within(detections(found.bboxes.float(), found.scores.float(), found.labels), shape)
-        for found, shape in zip((sample.pred_instances for sample in predicted), image_shapes, strict=True)
+        for found, shape in zip(predicted, image_shapes, strict=True)
     ]

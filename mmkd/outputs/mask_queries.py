@@ -90,6 +90,7 @@ class QueryMasks(Queries):
     bilinearly. Pixels in the padding are not valid.
     """
 
+    sampled = True
     gives = frozenset[Need]({"cls_logits"})
     source = Queries.__name__
 

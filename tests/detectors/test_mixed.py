@@ -15,7 +15,7 @@ from mmkd.detectors.mixed import any_unlabelled, times_zero, with_boxes, without
 from mmkd.errors import UserError
 
 from ..conftest import batch, build, distilled, losses_of, save_teacher, tiny_atss, tiny_teacher
-from ..outputs import queries, two_stage
+from ..outputs import instances, queries, two_stage
 from .test_kd_detector import distilled as distilled_any
 
 CLS = {"cls": {"type": "DistillationLoss", "region": "teacher"}}
@@ -305,6 +305,19 @@ def test_features_of_a_transformer_alone(tmp_path: Path) -> None:
     assert len(calls) == 1, "only for the student's own losses"
 
 
+@pytest.mark.parametrize("family", ["RTMDet-Ins", "BoxInst", "SOLOv2"])
+def test_students_of_masks_in_one_stage(family: str, tmp_path: Path) -> None:
+    """Whose heads change the samples, read more of objects than boxes, or learn nothing without objects."""
+    cfg = instances.tiny(family)
+    terms = {"x": {"type": "DistillationLoss", "region": "foreground"}, "neck": {"type": "PKDLoss"}}
+    model = build(distilled_any(cfg, instances.opinionated(tmp_path / "t.pth", cfg), distill=terms)).train()
+    for unlabelled in ((1,), (0, 1)):
+        answering(model, [objects(0.9, 0.8)] * 2)
+        losses = instances.losses_of(model, mixed(*unlabelled, data=instances.batch()))
+        assert all(value > 0 for value in kd(losses).values())
+        assert all(p is not None for p in gradients(model, losses).values())
+
+
 # --- parts
 
 
@@ -346,10 +359,13 @@ def test_a_batch_is_mixed_if_one_image_is_marked() -> None:
 
 def test_times_zero_keeps_the_gradient() -> None:
     x = torch.ones((), requires_grad=True)
-    losses = times_zero({"loss_a": x * 2, "loss_b": [x, x * 3], "acc": torch.tensor(50.0)})
-    assert losses["acc"] == 50
-    (losses["loss_a"] + sum(losses["loss_b"])).backward()
-    assert x.grad == 0
+    unused = torch.ones((), requires_grad=True)
+    for given in ({"loss_a": x * 2, "loss_b": [x, x * 3]}, {"loss_b": [x, x * 3], "loss_a": x * 2}):
+        x.grad = unused.grad = None
+        losses = times_zero({**given, "acc": torch.tensor(50.0)}, [x, unused])
+        assert losses["acc"] == 50
+        (losses["loss_a"] + sum(losses["loss_b"])).backward()
+        assert x.grad == unused.grad == 0
 
 
 @pytest.mark.parametrize("score", [-0.1, 1.5, "0.5", None, True])
