@@ -1,4 +1,4 @@
-# A DINO with a backbone of half the teacher's width, trained alone for 12 epochs.
+# A DINO with a backbone of half the teacher's width, trained alone for 5 epochs.
 _base_ = [
     '../_base_/models/dino_r18_narrow.py',
     '../_base_/datasets/bccd_detection.py',
@@ -11,18 +11,6 @@ model = dict(
     backbone=dict(base_channels=16), neck=dict(in_channels=[32, 64, 128]))
 
 train_dataloader = dict(batch_size=4)
-max_epochs = 12
-train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),
-    dict(
-        type='CosineAnnealingLR',
-        by_epoch=True,
-        begin=0,
-        end=max_epochs,
-        T_max=max_epochs,
-        convert_to_iter_based=True)
-]
 optim_wrapper = dict(
     optimizer=dict(lr=4e-4, weight_decay=1e-4),
     clip_grad=dict(max_norm=0.1, norm_type=2))

@@ -1,4 +1,4 @@
-# A narrow DINO-R18, from scratch, 30 epochs: the teacher of kd_dino.py.
+# A narrow DINO-R18, from scratch, 15 epochs: the teacher of kd_dino.py.
 _base_ = [
     '../_base_/models/dino_r18_narrow.py',
     '../_base_/datasets/bccd_detection.py',
@@ -8,15 +8,15 @@ _base_ = [
 custom_imports = dict(imports=['mmkd'])
 
 train_dataloader = dict(batch_size=4)
-train_cfg = dict(max_epochs=30, val_interval=10)
+train_cfg = dict(max_epochs=15, val_interval=5)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(
         type='CosineAnnealingLR',
         by_epoch=True,
         begin=0,
-        end=30,
-        T_max=30,
+        end=15,
+        T_max=15,
         convert_to_iter_based=True)
 ]
 default_hooks = dict(

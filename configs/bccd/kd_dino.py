@@ -6,7 +6,7 @@ model = dict(
     student='DINO',
     teacher=dict(
         config='mmkd::bccd/dino_teacher.py',
-        checkpoint='work_dirs/dino_teacher/epoch_30.pth'),
+        checkpoint='work_dirs/dino_teacher/epoch_15.pth'),
     inherit=['neck', 'encoder', 'decoder', 'bbox_head'],
     distill=dict(
         cls=dict(type='DistillationLoss', region='teacher'),
