@@ -8,7 +8,7 @@ _base_ = [
 custom_imports = dict(imports=['mmkd'])
 
 model = dict(
-    backbone=dict(base_channels=16), neck=dict(in_channels=[32, 64, 128]))
+    backbone=dict(base_channels=16), neck=dict(in_channels=[64, 128]))
 
 train_dataloader = dict(batch_size=4)
 optim_wrapper = dict(

@@ -1,6 +1,7 @@
 # A compact DINO that trains from scratch on small data: ResNet-18 with
-# `base_channels` 32 (stock: 64), two layers of encoder and three of decoder
-# (stock: six) with 512 hidden units (stock: 2048), 60 queries (stock: 900).
+# `base_channels` 32 (stock: 64), two levels (stock: four), one layer of encoder
+# and two of decoder (stock: six) with 512 hidden units (stock: 2048), 60 queries
+# (stock: 900).
 model = dict(
     type='DINO',
     num_queries=60,
@@ -16,31 +17,31 @@ model = dict(
         type='ResNet',
         depth=18,
         base_channels=32,
-        out_indices=(1, 2, 3),
+        out_indices=(2, 3),
         norm_cfg=dict(type='BN', requires_grad=True),
         norm_eval=False),
     neck=dict(
         type='ChannelMapper',
-        in_channels=[64, 128, 256],
+        in_channels=[128, 256],
         kernel_size=1,
         out_channels=256,
         act_cfg=None,
         norm_cfg=dict(type='GN', num_groups=32),
-        num_outs=3),
+        num_outs=2),
     encoder=dict(
-        num_layers=2,
+        num_layers=1,
         layer_cfg=dict(
             self_attn_cfg=dict(
-                embed_dims=256, num_levels=3, dropout=0.0),
+                embed_dims=256, num_levels=2, dropout=0.0),
             ffn_cfg=dict(
                 embed_dims=256, feedforward_channels=512, ffn_drop=0.0))),
     decoder=dict(
-        num_layers=3,
+        num_layers=2,
         return_intermediate=True,
         layer_cfg=dict(
             self_attn_cfg=dict(embed_dims=256, num_heads=8, dropout=0.0),
             cross_attn_cfg=dict(
-                embed_dims=256, num_levels=3, dropout=0.0),
+                embed_dims=256, num_levels=2, dropout=0.0),
             ffn_cfg=dict(
                 embed_dims=256, feedforward_channels=512, ffn_drop=0.0)),
         post_norm_cfg=None),
@@ -62,7 +63,7 @@ model = dict(
     dn_cfg=dict(
         label_noise_scale=0.5,
         box_noise_scale=1.0,
-        group_cfg=dict(dynamic=True, num_groups=None, num_dn_queries=60)),
+        group_cfg=dict(dynamic=True, num_groups=None, num_dn_queries=30)),
     train_cfg=dict(
         assigner=dict(
             type='HungarianAssigner',
