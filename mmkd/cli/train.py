@@ -15,7 +15,8 @@ from mmdet.models.detectors import BaseDetector
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.hooks import CheckpointHook
+from mmengine.dist import get_rank
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import init_default_scope
 from mmengine.runner import find_latest_checkpoint
 from mmengine.visualization import WandbVisBackend
@@ -29,15 +30,21 @@ from mmkd.cli.work_dir import check_work_dir
 from mmkd.datasets import innermost
 from mmkd.detectors.recipe import recommended
 from mmkd.doctor.annotations import classes_of
+from mmkd.doctor.examine import silence
 from mmkd.doctor.preconditions import require
+from mmkd.doctor.teacher_boxes import examine_predictions
 from mmkd.errors import UserError, type_of
 from mmkd.hooks import ProgressHook
 from mmkd.hooks.options import check_hooks
+from mmkd.hooks.teacher_views import teachers_with_views
 from mmkd.registry import HOOKS, VISBACKENDS, class_of, imported_modules, is_kind, name_in, name_of
 from mmkd.sweeps.agent import in_hosted_sweep, run_id
 from mmkd.teachers import distills, teacher_entries
 from mmkd.teachers.config import DISTILLER_OF_ANY
 from mmkd.visualization import WandbBackend
+
+# A teacher's predictions are scored on so many images before training.
+_SCORED = 200
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -175,6 +182,7 @@ def train(args: argparse.Namespace) -> None:
     runner.logger.info(f"mmkd {mmkd.__version__}")
     for one in warnings:
         runner.logger.warning(f"{one.what}: {one.found}; {one.remedy}")
+    runner.register_hook(_TellOfPredictions(), priority="LOWEST")
     try:
         runner.train()
     except KeyboardInterrupt:
@@ -188,6 +196,25 @@ def train(args: argparse.Namespace) -> None:
         for hook in runner.hooks:
             if isinstance(hook, ProgressHook):
                 hook.close()
+
+
+class _TellOfPredictions(Hook):
+    """Log what the doctor finds wrong with a teacher's predictions, which are read by now."""
+
+    def before_train(self, runner: Any) -> None:
+        entries = [x for x in teacher_entries(runner.cfg.model.get("teacher")) if "predictions" in x]
+        teachers = teachers_with_views(runner.model)
+        if not teachers or get_rank():
+            return
+        val = getattr(runner.val_loop, "dataloader", None)
+        sets = runner.train_dataloader.dataset, None if val is None else val.dataset
+        for entry, teacher in zip(entries, teachers):
+            with silence():
+                findings = list(examine_predictions(teacher.known, entry, *sets, most=_SCORED))
+            for one in findings:
+                if one.level != "ok" or one.what == "teacher: AP":
+                    say = runner.logger.info if one.level == "ok" else runner.logger.warning
+                    say(f"{one.what}: {one.found}{one.remedy and '; '}{one.remedy}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

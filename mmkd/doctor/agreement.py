@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
 from torch import Tensor
 
+from mmkd.doctor.findings import Finding
+
 # A class is judged by at least this many of its objects.
 _ENOUGH = 10
 # The chance that objects with right and wrong names would favour another order as clearly.
@@ -23,6 +26,8 @@ _CHANCE = 0.01
 _MORE, _TIMES = 0.05, 1.25
 # Of the objects of classes that change places, at least this share more must get the right name.
 _GAIN = 0.3
+# AP below these is no teacher's, whatever the data; below the second, hardly one's.
+_NOTHING, _LITTLE = 0.05, 0.15
 # Below this recall, the classes of the few objects that are found tell nothing.
 _RECALL = 0.3
 
@@ -98,6 +103,35 @@ def judge(detections: Sequence[Detections], classes: Sequence[str]) -> Agreement
         right=float(np.trace(confusion_KK)) / max(1, matched),
         order=order,
     )
+
+
+def compared(seen: Agreement, images: int, expected: float | None, source: str) -> Finding:
+    """An AP on a few images beside that of the whole data set.
+
+    Args:
+        seen: what was measured.
+        images: on how many.
+        expected: what is known, in [0, 1].
+        source: where from, in words.
+    """
+    text = f"{seen.ap:.3f} on {images} images, {seen.recall:.0%} of objects found with an IoU of 0.5"
+    remedy = "see the findings below; if they say nothing, check that this is the right checkpoint"
+    if expected is not None:
+        text += f"; {source} {expected:.3f}"
+        # The AP of few images scatters.
+        if seen.ap < min(expected / 2, expected - _scatter(images)):
+            return Finding("error", "teacher: AP", text, remedy)
+        if seen.ap < expected - _scatter(images):
+            return Finding("warning", "teacher: AP", text, remedy)
+    elif source:
+        text += f"; {source}"
+    if seen.ap < _LITTLE:
+        return Finding("error" if seen.ap < _NOTHING else "warning", "teacher: AP", text, remedy)
+    return Finding("ok", "teacher: AP", text)
+
+
+def _scatter(images: int) -> float:
+    return 0.05 + 0.6 / math.sqrt(max(1, images))
 
 
 def average_precision(detections: Sequence[Detections], classes: Sequence[str]) -> float:

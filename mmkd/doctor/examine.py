@@ -67,14 +67,15 @@ def examine(
         begin(title)
         set_random_seed((setup.cfg.get("randomness") or {}).get("seed") or 0)
         started = time.perf_counter()
-        with _silence():
+        with silence():
             findings = list(collect(title, partial(EXAMINATIONS[title], setup)))
         sections.append(Section(title, findings, time.perf_counter() - started))
     return sections
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
+    """Leave out what libraries print and log."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

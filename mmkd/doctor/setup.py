@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -17,6 +18,7 @@ from mmkd.datasets import annotation_file, innermost, metric_configs
 from mmkd.doctor.findings import NotExamined
 from mmkd.doctor.memory import StepMemory
 from mmkd.errors import UserError
+from mmkd.hooks.teacher_views import trace
 from mmkd.registry import DATASETS, MODELS, is_kind
 from mmkd.teachers import is_detector, plain_detector, teacher_entries
 
@@ -116,7 +118,15 @@ class TrainingSetup:
             path = annotation_file(cfg)
             if path is not None and not path.is_file():
                 raise NotExamined(f"there is no file {path}")
-        return self._once(f"the {which} data set", lambda: DATASETS.build(copy.deepcopy(loader["dataset"])))
+        return self._once(f"the {which} data set", lambda: self._build_dataset(which))
+
+    def _build_dataset(self, which: str) -> Any:
+        dataset = DATASETS.build(copy.deepcopy(self.cfg[f"{which}_dataloader"]["dataset"]))
+        entries = teacher_entries((self.cfg.get("model") or {}).get("teacher"))
+        if which == "train" and any("predictions" in entry for entry in entries):
+            with suppress(UserError):  # it is said where the teacher is examined
+                trace(dataset)
+        return dataset
 
     def batch(self) -> dict[str, Any]:
         """A first batch of training as the data loader gives it, of few images."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 from mmdet.datasets import CocoDataset
 
 from mmkd.datasets import class_names
-from mmkd.doctor.agreement import Agreement, judge
+from mmkd.doctor.agreement import compared, judge
 from mmkd.doctor.findings import Finding, NotExamined, collect, shortened
 from mmkd.doctor.setup import TrainingSetup
+from mmkd.doctor.teacher_boxes import examine_boxes, gives_boxes
 from mmkd.doctor.teacher_order import examine_order
 from mmkd.doctor.teacher_pixels import examine_pixels
 from mmkd.doctor.teacher_predictions import LoadedTeacher, detect, load_teacher
@@ -25,14 +25,16 @@ from mmkd.teachers import is_detector, single_teachers, teacher_entries
 from mmkd.teachers.checkpoint import read_checkpoint
 from mmkd.teachers.pixels import Renormalizer
 
-# AP below these is no teacher's, whatever the data; below the second, hardly one's.
-_NOTHING, _LITTLE = 0.05, 0.15
-
 
 def examine_teachers(setup: TrainingSetup) -> Iterator[Finding]:
-    """Each trained teacher of the config."""
+    """Each teacher of the config that is trained, or gives boxes."""
+    others = teacher_entries(setup.cfg.model.get("teacher"))
+    boxes = [(number, entry) for number, entry in enumerate(others) if gives_boxes(entry)]
+    for number, entry in boxes:
+        yield from collect("teacher", partial(examine_boxes, setup, entry, number))
     if not setup.teachers:
-        others = teacher_entries(setup.cfg.model.get("teacher"))
+        if len(boxes) == len(others) > 0:
+            return
         kind = "none in the config"
         if others:
             average = all("ema" in entry for entry in others)
@@ -107,35 +109,6 @@ def _quality(setup: TrainingSetup, teacher: LoadedTeacher) -> Iterator[Finding]:
     numbers = range(min(setup.images, len(dataset)))
     seen = judge(detect(setup, teacher, numbers), class_names(dataset.metainfo) or ())
     yield compared(seen, len(numbers), *_expected(setup, teacher))
-
-
-def compared(seen: Agreement, images: int, expected: float | None, source: str) -> Finding:
-    """An AP on a few images beside that of the whole data set.
-
-    Args:
-        seen: what was measured.
-        images: on how many.
-        expected: what is known, in [0, 1].
-        source: where from, in words.
-    """
-    text = f"{seen.ap:.3f} on {images} images, {seen.recall:.0%} of objects found with an IoU of 0.5"
-    remedy = "see the findings below; if they say nothing, check that this is the right checkpoint"
-    if expected is not None:
-        text += f"; {source} {expected:.3f}"
-        # The AP of few images scatters.
-        if seen.ap < min(expected / 2, expected - _scatter(images)):
-            return Finding("error", "teacher: AP", text, remedy)
-        if seen.ap < expected - _scatter(images):
-            return Finding("warning", "teacher: AP", text, remedy)
-    elif source:
-        text += f"; {source}"
-    if seen.ap < _LITTLE:
-        return Finding("error" if seen.ap < _NOTHING else "warning", "teacher: AP", text, remedy)
-    return Finding("ok", "teacher: AP", text)
-
-
-def _scatter(images: int) -> float:
-    return 0.05 + 0.6 / math.sqrt(max(1, images))
 
 
 def _expected(setup: TrainingSetup, teacher: LoadedTeacher) -> tuple[float | None, str]:

@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
+from mmkd.doctor.agreement import Agreement
 from mmkd.doctor.findings import Finding
 from mmkd.doctor.trial import Trial
 
 
 def examine_order(trial: Trial) -> Iterator[Finding]:
     """Whether its classes are in another order than it is thought."""
-    what, teacher, classes = "teacher: class order", trial.teacher, trial.classes
+    teacher = trial.teacher
     seen = trial.ask(trial.many)
+    yield order_found(seen, len(trial.many), trial.classes, teacher.names, teacher.class_map)
+
+
+def order_found(
+    seen: Agreement,
+    images: int,
+    classes: Sequence[str],
+    names: Sequence[str] | None,
+    class_map: Mapping[str, str],
+    where: str = "its checkpoint",
+) -> Finding:
+    """What an agreement says of the order of the teacher's classes.
+
+    Args:
+        seen: what was measured.
+        images: on how many.
+        classes: the data set's.
+        names: the teacher's, if they are known.
+        class_map: from a name of the data set's to the teacher's.
+        where: the teacher's names are from.
+    """
+    what = "teacher: class order"
     if not seen.order:
-        yield Finding(
+        return Finding(
             "ok" if seen.matched else "warning",
             what,
             f"{seen.right:.0%} of {seen.matched} objects that it finds get their right class "
-            f"({len(trial.many)} images)"
+            f"({images} images)"
             if seen.matched
-            else f"it finds no object in {len(trial.many)} images",
+            else f"it finds no object in {images} images",
             "" if seen.matched else "see the errors of this teacher",
         )
-        return
     said = ", ".join(f"{classes[is_]} is called {classes[a]}" for a, is_ in sorted(seen.order.items()))
-    if teacher.names is None:
+    if names is None:
         # A place in the teacher's order is a class of the data set's, said by mistake.
         order = tuple(classes[seen.order.get(place, place)] for place in range(len(classes)))
         remedy = (
@@ -32,14 +54,12 @@ def examine_order(trial: Trial) -> Iterator[Finding]:
             "then classes are found by name"
         )
     else:
-        mapping = {
-            classes[is_]: teacher.class_map.get(classes[a], classes[a]) for a, is_ in seen.order.items()
-        }
+        mapping = {classes[is_]: class_map.get(classes[a], classes[a]) for a, is_ in seen.order.items()}
         remedy = (
-            "the names in its checkpoint, or those of the data set, are wrong: correct them, or set "
+            f"the names in {where}, or those of the data set, are wrong: correct them, or set "
             f"teacher.class_map={mapping}"
         )
-    yield Finding(
+    return Finding(
         "error",
         what,
         f"it was trained on another class order: {said}; with them exchanged its AP is {seen.ap_best:.3f}, "

@@ -50,8 +50,19 @@ class LoadedTeacher:
         """For each class of the teacher's the data set's, −1 for none; by name, else by order."""
         if self.names is None:
             return torch.tensor([*range(len(classes)), *[-1] * _MANY])
-        theirs = [self.class_map.get(name, name) for name in classes]
-        return torch.tensor([theirs.index(name) if name in theirs else -1 for name in self.names])
+        return class_table(self.names, classes, self.class_map)
+
+
+def class_table(names: Sequence[str], classes: Sequence[str], class_map: Mapping[str, str]) -> Tensor:
+    """For each of a teacher's names the class of the data set's that it means, −1 for none.
+
+    Args:
+        names: the teacher's.
+        classes: the data set's.
+        class_map: from a name of the data set's to the teacher's.
+    """
+    theirs = [class_map.get(name, name) for name in classes]
+    return torch.tensor([theirs.index(name) if name in theirs else -1 for name in names])
 
 
 def load_teacher(entry: Mapping[str, Any], device: str) -> LoadedTeacher:

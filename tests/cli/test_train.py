@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,28 @@ def test_a_run_of_a_sweep_goes_on_by_itself(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "r" / "last_checkpoint").write_text(str(tmp_path / "r/interrupted.pth"))
     cfg = cfg_of(*command)
     assert (cfg.resume, cfg.load_from) == (True, None)
+
+
+def test_training_tells_of_a_file_with_exchanged_names(tmp_path: Path) -> None:
+    content = json.loads((ROOT / "data/bccd/annotations/train.json").read_text())
+    for box in content["annotations"]:
+        box["score"] = 0.9
+    one, other = (x for x in content["categories"] if x["name"] in ("RBC", "WBC"))
+    one["name"], other["name"] = other["name"], one["name"]
+    (tmp_path / "teacher.json").write_text(json.dumps(content))
+    (tmp_path / "kd.py").write_text(
+        f"_base_ = [{str(ROOT / STUDENT)!r}]\n"
+        f"teacher = dict(predictions={str(tmp_path / 'teacher.json')!r})\n"
+        "model = dict(type='KDDetector', student='ATSS', teacher=teacher,\n"
+        "             distill=dict(boxes=dict(type='TeacherBoxesLoss')))\n"
+    )
+    few = ["train_dataloader.dataset.indices=30", "val_dataloader.dataset.indices=1"]
+    quick = ["train_dataloader.num_workers=0", "train_dataloader.persistent_workers=False"]
+    options = [*few, *quick, "train_cfg.max_epochs=1", "train_dataloader.batch_size=10"]
+    assert (
+        main([str(tmp_path / "kd.py"), "--work-dir", str(tmp_path / "out"), "--cfg-options", *options]) == 0
+    )
+    (log,) = (tmp_path / "out").rglob("*.log")
+    said = log.read_text()
+    assert "WARNING - teacher: class order: it was trained on another class order" in said
+    assert "{'WBC': 'RBC', 'RBC': 'WBC'}" in said or "{'RBC': 'WBC', 'WBC': 'RBC'}" in said
