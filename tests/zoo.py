@@ -29,6 +29,7 @@ from typing import Any
 
 import mmdet
 import torch
+from mmdet.models.dense_heads import EmbeddingRPNHead
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config, ConfigDict
@@ -228,6 +229,9 @@ def step(model: ConfigDict, losses: Sequence[dict[str, Any]], side: int) -> list
     cfg.teacher = {"config": {"model": copy.deepcopy(model)}, "checkpoint": None, "precision": "fp32"}
     torch.manual_seed(1)
     detector = MODELS.build(cfg).train()
+    for one in (detector, detector.teacher.model):  # learned proposals have to be boxes
+        if isinstance(getattr(one, "rpn_head", None), EmbeddingRPNHead):
+            one.rpn_head.init_weights()
     data = detector.data_preprocessor(batch(model, side), True)
     found = detector.loss(data["inputs"], data["data_samples"])
     weights = [p for p in detector.parameters() if p.requires_grad]
@@ -363,7 +367,8 @@ def prepare() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     register_all_modules()
-    MessageHub.get_current_instance().update_info("iter", 0)  # BoxInst reads it
+    for count in ("iter", "epoch"):  # BoxInst and TOOD read them
+        MessageHub.get_current_instance().update_info(count, 0)
 
 
 def main(arguments: Sequence[str]) -> None:
