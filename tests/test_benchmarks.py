@@ -140,3 +140,15 @@ def test_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     module.main()
     assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_predictions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--images", "30", "--boxes", "4", "--workers", "0", "2", "--one-file", "20"]
+    found = run("predictions", monkeypatch, tmp_path / "out.json", *few)
+    assert [(row["images"], row["files"]) for row in found["rows"]] == [(30, 1), (20, 1)]
+    for row in found["rows"]:
+        assert row["workers"]["2"]["each_private_mib"] > 0
+        assert row["workers"]["2"]["all_mib"] > row["workers"]["0"]["all_mib"]
+    assert "| 30 | 1 |" in capsys.readouterr().out
