@@ -19,6 +19,7 @@ import logging
 import multiprocessing
 import re
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,6 @@ from typing import Any
 
 import mmdet
 import torch
-from mmdet.models.dense_heads import EmbeddingRPNHead
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config, ConfigDict
@@ -226,12 +226,11 @@ def step(model: ConfigDict, losses: Sequence[dict[str, Any]], side: int) -> list
     cfg = copy.deepcopy(model)
     distill = {f"loss{index}": dict(loss) for index, loss in enumerate(losses)}
     cfg.update(type="KDDetector", student=model.type, distill=distill)
-    cfg.teacher = {"config": {"model": copy.deepcopy(model)}, "checkpoint": None, "precision": "fp32"}
-    torch.manual_seed(1)
-    detector = MODELS.build(cfg).train()
-    for one in (detector, detector.teacher.model):  # learned proposals have to be boxes
-        if isinstance(getattr(one, "rpn_head", None), EmbeddingRPNHead):
-            one.rpn_head.init_weights()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = f"{folder}/teacher.pth"
+        torch.save({"state_dict": initialised(copy.deepcopy(model), seed=2).state_dict()}, checkpoint)
+        cfg.teacher = {"config": {"model": model}, "checkpoint": checkpoint, "precision": "fp32"}
+        detector = initialised(cfg, seed=1).train()
     data = detector.data_preprocessor(batch(model, side), True)
     found = detector.loss(data["inputs"], data["data_samples"])
     weights = [p for p in detector.parameters() if p.requires_grad]
@@ -244,6 +243,15 @@ def step(model: ConfigDict, losses: Sequence[dict[str, Any]], side: int) -> list
         place, _ = detector._places.get(name, (None, None))
         places.append(next((name for name, one in PLACES.items() if one is place), "dense"))
     return places
+
+
+def initialised(cfg: ConfigDict, seed: int) -> Any:
+    """A detector with random weights as a training begins with: others may give no finite features."""
+    torch.manual_seed(seed)
+    detector = MODELS.build(cfg)
+    with contextlib.redirect_stdout(io.StringIO()):
+        detector.init_weights()
+    return detector
 
 
 def attempt(
