@@ -37,9 +37,10 @@ from mmengine.logging import MessageHub
 from mmengine.structures import InstanceData
 
 import mmkd  # noqa: F401  (registers)
+from mmkd.detectors.kinds import check_student
 from mmkd.errors import UserError
 from mmkd.outputs import DENSE, PLACES
-from mmkd.registry import MODELS
+from mmkd.registry import MODELS, class_of
 
 CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
 PAGE = Path(__file__).parents[1] / "docs" / "heads.md"
@@ -223,6 +224,7 @@ def step(model: ConfigDict, losses: Sequence[dict[str, Any]], side: int) -> list
     Raises:
         AssertionError: a loss is not finite, or its gradient reaches no weight.
     """
+    check_student(class_of(model), model.type)
     cfg = copy.deepcopy(model)
     distill = {f"loss{index}": dict(loss) for index, loss in enumerate(losses)}
     cfg.update(type="KDDetector", student=model.type, distill=distill)
@@ -251,6 +253,9 @@ def initialised(cfg: ConfigDict, seed: int) -> Any:
     detector = MODELS.build(cfg)
     with contextlib.redirect_stdout(io.StringIO()):
         detector.init_weights()
+    for parameter in detector.parameters():
+        if not parameter.abs().max() < 1e3:  # as TridentNet leaves it: whatever was in the memory
+            torch.nn.init.normal_(parameter.data, std=0.02)
     return detector
 
 
