@@ -83,11 +83,14 @@ class Predictions:
         return {key: i for i, key in enumerate(self.ids) if key is not None}
 
     @cached_property
-    def _by_basename(self) -> dict[str, list[int]]:
-        found: dict[str, list[int]] = {}
+    def _by_basename(self) -> dict[str, tuple[int, ...]]:
+        # Tuples of numbers are nothing to Python's garbage collector. Into lists it would write, and so copy
+        # them into each worker that is forked.
+        found: dict[str, tuple[int, ...]] = {}
         for i, name in enumerate(self.names):
             if name is not None:
-                found.setdefault(name.rpartition("/")[2], []).append(i)
+                end = name.rpartition("/")[2]
+                found[end] = (*found.get(end, ()), i)
         return found
 
     def find(self, path: str, image_id: Any = None) -> int | None:
@@ -122,7 +125,7 @@ class Predictions:
         return found[0] if found else None
 
     def _ending(self, path: str) -> list[int]:
-        near = self._by_basename.get(path.rpartition("/")[2], [])
+        near = self._by_basename.get(path.rpartition("/")[2], ())
         return [i for i in near if f"/{path}".endswith(f"/{self.names[i]}")]
 
     def of(self, index: int) -> ImagePredictions:
