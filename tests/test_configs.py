@@ -36,7 +36,8 @@ def test_config_takes_a_training_step(path: Path, tmp_path: Path) -> None:
             cfg.model.teacher.config = {"model": teacher}
             small(cfg.model)
         if "inherit" in cfg.model:
-            teacher = load_config(cfg.model.teacher.config).model
+            config = cfg.model.teacher.config
+            teacher = (load_config(config) if isinstance(config, str) else config).model
             teacher.backbone.init_cfg = None
             cfg.model.teacher.checkpoint = save_teacher(tmp_path / "teacher.pth", teacher)
     model = MODELS.build(cfg.model)

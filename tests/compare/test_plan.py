@@ -9,6 +9,7 @@ from mmkd.compare.plan import Plan, plan_from, plan_of_configs, read_plan
 from mmkd.compare.run_configs import check_budget, check_teachers, training_config
 from mmkd.errors import UserError
 from mmkd.losses.base import build_losses
+from mmkd.teachers import distills
 
 from ..conftest import ROOT
 from .fabricated import plan
@@ -34,7 +35,7 @@ def test_every_shipped_plan_names_configs_and_losses_that_there_are(path: Path) 
     found = read_plan(path)
     assert found.name == path.stem
     configs = {m.name: training_config(m, {**found.options, **m.options}) for m in found.members}
-    distilled = [cfg.model for cfg in configs.values() if cfg.model.type == "KDSingleStageDetector"]
+    distilled = [cfg.model for cfg in configs.values() if distills(cfg.model)]
     assert distilled
     assert all(build_losses(model.distill, "distill") for model in distilled)
     check_budget(found, configs)

@@ -44,7 +44,7 @@ def lacks(case: Case, loss: str) -> str:
         return "a quality output"
     if "bbox_pred" in needs and case.channels == 4:  # the losses that read boxes as they come want these
         return "distributions for boxes"
-    if "detections" in needs and not hasattr(model.bbox_head, "loss_cls"):
+    if "detections" in needs and getattr(model.bbox_head, "loss_cls", None) is None:
         return "predictions: mmdet 3.3 cannot predict by it"
     if "towers" in needs and not has_towers(case, built_term.tower_layers):
         return "towers that all levels share"
