@@ -113,6 +113,14 @@ def build(cfg: ConfigDict, seed: int = 0) -> Any:
     return model
 
 
+def fill_unset(model: Any) -> Any:
+    """Give values to weights that mmdet leaves as it finds the memory where `init_weights` is not called."""
+    for parameter in model.parameters():
+        if not parameter.abs().max() < 1e3:
+            torch.nn.init.normal_(parameter.data, std=0.02)
+    return model
+
+
 def save_teacher(path: Path, cfg: ConfigDict, seed: int = 1, **meta: Any) -> str:
     """Write the checkpoint of a random teacher that has opinions."""
     model = build(cfg, seed)

@@ -16,7 +16,7 @@ from mmkd.heads import is_deformable
 from mmkd.registry import MODELS
 from mmkd.student_config import student_config
 
-from .conftest import ROOT, batch, build, save_teacher
+from .conftest import ROOT, batch, build, fill_unset, save_teacher
 from .heads.cases import STOCK_CONFIGS
 from .zoo import batch as batch_with_masks
 from .zoo import small
@@ -40,7 +40,7 @@ def test_config_takes_a_training_step(path: Path, tmp_path: Path) -> None:
             teacher = (load_config(config) if isinstance(config, str) else config).model
             teacher.backbone.init_cfg = None
             cfg.model.teacher.checkpoint = save_teacher(tmp_path / "teacher.pth", teacher)
-    model = MODELS.build(cfg.model)
+    model = fill_unset(MODELS.build(cfg.model))
     assert not any("teacher" in key for key in model.state_dict())
     assert cfg.default_hooks.checkpoint.max_keep_ckpts == 1
     assert cfg.default_hooks.checkpoint.save_best == "coco/bbox_mAP"

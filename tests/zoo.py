@@ -42,6 +42,8 @@ from mmkd.errors import UserError
 from mmkd.outputs import DENSE, PLACES
 from mmkd.registry import MODELS, class_of
 
+from .conftest import fill_unset
+
 CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
 PAGE = Path(__file__).parents[1] / "docs" / "heads.md"
 BEGIN, END = "<!-- zoo -->", "<!-- end of zoo -->"
@@ -253,10 +255,7 @@ def initialised(cfg: ConfigDict, seed: int) -> Any:
     detector = MODELS.build(cfg)
     with contextlib.redirect_stdout(io.StringIO()):
         detector.init_weights()
-    for parameter in detector.parameters():
-        if not parameter.abs().max() < 1e3:  # as TridentNet leaves it: whatever was in the memory
-            torch.nn.init.normal_(parameter.data, std=0.02)
-    return detector
+    return fill_unset(detector)  # as TridentNet's
 
 
 def attempt(
