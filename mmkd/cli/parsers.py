@@ -129,7 +129,7 @@ def predict() -> argparse.ArgumentParser:
         type=int,
         default=1000,
         metavar="N",
-        help="images in each file of the folder; a kill loses at most so many (default: 1000)",
+        help="images in each file of the folder; a kill loses at most this many (default: 1000)",
     )
     return parser
 

@@ -43,7 +43,7 @@ from mmkd.teachers import distills, teacher_entries
 from mmkd.teachers.config import DISTILLER_OF_ANY
 from mmkd.visualization import WandbBackend
 
-# A teacher's predictions are scored on so many images before training.
+# How many images a teacher's predictions are scored on before training.
 _SCORED = 200
 
 

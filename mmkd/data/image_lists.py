@@ -22,7 +22,7 @@ def listed_images(
 
     Args:
         listed: a folder, which is read with all that is below it; a ``.txt`` file with a name on each line; a
-            ``.json`` file in COCO's form, of which the images count; an image file; or several of these.
+            ``.json`` file in COCO's form, whose annotations are not read; an image file; or several of these.
         root: where relative paths in ``listed`` begin.
         folder: where the names within text and COCO files begin; they may be absolute.
         what: how a message names the list.

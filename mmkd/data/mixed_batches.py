@@ -1,4 +1,4 @@
-"""`MixedBatchSampler`: so many labelled images in each batch, and so many without labels."""
+"""`MixedBatchSampler`: batches with a fixed ratio of labelled to unlabelled images."""
 
 from __future__ import annotations
 

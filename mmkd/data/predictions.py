@@ -200,7 +200,7 @@ def _read(file: Path, classes: Sequence[str] | None) -> Predictions:
         raise UserError(
             f"The teacher's predictions cannot be read: {file}.",
             expected="JSON in COCO's format",
-            found=f"{file.stat().st_size} bytes, of which the end is missing or no JSON: {error}",
+            found=f"{file.stat().st_size} bytes that are not valid JSON, or end too early: {error}",
             remedy=_REMEDY,
         ) from None
     if isinstance(content, list):

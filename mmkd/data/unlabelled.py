@@ -31,7 +31,7 @@ class UnlabelledImages(BaseDetDataset):
 
     Args:
         images: a folder, read with all that is below it; a ``.txt`` file with a name on each line; a
-            ``.json`` file in COCO's form, of which the images count and the annotations do not; image files;
+            ``.json`` file in COCO's form, whose annotations are not read; image files;
             or a list of these. Relative to ``data_root``.
         leave_out: images that are not taken, in the same form, like those that are labelled.
         data_prefix: ``img`` is the folder in which the names within text and COCO files are, relative to

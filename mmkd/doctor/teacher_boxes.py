@@ -75,7 +75,7 @@ def examine_predictions(
         entry: the teacher's in the config.
         train: the data set of training, built.
         val: that of validation, or ``None``.
-        most: on so many images AP is measured.
+        most: how many images AP is measured on.
     """
     infos = _infos(train)
     at = [known.find(str(info["img_path"]), info.get("img_id")) for info in infos]

@@ -152,15 +152,7 @@ def test_soft_boxes_take_part_as_often_as_they_are_sure() -> None:
     torch.testing.assert_close(counts / 4000, torch.tensor([0.0, 0.3, 0.8, 1.0]), atol=0.03, rtol=0)
 
 
-def test_a_soft_target_is_the_mean_of_draws() -> None:
-    """A prior's class score is pulled to the score of its box, as binary cross entropy with a soft target."""
-    logit, score = torch.tensor(0.4), 0.3
-    bce = torch.nn.functional.binary_cross_entropy_with_logits
-    drawn = score * bce(logit, torch.tensor(1.0)) + (1 - score) * bce(logit, torch.tensor(0.0))
-    torch.testing.assert_close(drawn, bce(logit, torch.tensor(score)))
-
-
-def test_ignored_boxes_are_no_background(tmp_path: Path) -> None:
+def test_ignored_boxes_are_no_background() -> None:
     """Without the ignored box its priors are negatives, and the loss is another."""
     values = {}
     for ignore_score in (None, 0.2):
