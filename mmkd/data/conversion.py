@@ -1,0 +1,265 @@
+"""What the readers of foreign annotations share: open images, collect problems, write COCO files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from mmkd.durable import write_durably
+from mmkd.errors import UserError
+
+PROBLEMS = "problems.txt"
+_SHOWN = 3
+_EXIF_ORIENTATION = 0x0112
+_TURNED = (5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class Box:
+    """An object: its label from 0, corners in pixels, outline if there is one, and whether it is ignored."""
+
+    label: int
+    corners: tuple[float, float, float, float]
+    outline: tuple[float, ...] = ()
+    ignored: bool = False
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image as a reader sees it: size in pixels as mmcv loads it, and a digest of its content."""
+
+    path: Path
+    width: int
+    height: int
+    digest: bytes
+
+
+@dataclass
+class Problems:
+    """What is wrong with a data set: places (files, or lines of files) by what is wrong with them."""
+
+    places: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, place: object) -> None:
+        """Note one more place of a kind."""
+        self.places.setdefault(kind, []).append(str(place))
+
+    def counts(self) -> dict[str, int]:
+        """How many places each kind has."""
+        return {kind: len(places) for kind, places in self.places.items()}
+
+    def lines(self) -> list[str]:
+        """A line for each kind: count, kind and the first places."""
+        return [
+            f"{len(places)} × {kind}: {', '.join(places[:_SHOWN])}"
+            + (f", … {len(places) - _SHOWN} more" if len(places) > _SHOWN else "")
+            for kind, places in self.places.items()
+        ]
+
+    def write(self, path: Path) -> None:
+        """Write all places to a text file; remove the file of an earlier conversion if there are none."""
+        text = "".join(
+            f"{len(places)} × {kind}\n" + "".join(f"  {place}\n" for place in places)
+            for kind, places in self.places.items()
+        )
+        if text:
+            _write(path, text)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a converted data set.
+
+    Attributes:
+        name: ``train``, ``val`` or ``test``.
+        annotations: its COCO file.
+        images: the folder in which the file's names begin.
+        image_count, box_count: what is in the file.
+    """
+
+    name: str
+    annotations: Path
+    images: Path
+    image_count: int
+    box_count: int
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A converted data set: its root, class names in the order of the labels, splits by name, problems."""
+
+    root: Path
+    classes: tuple[str, ...]
+    splits: dict[str, Split]
+    problems: Problems
+
+    def lines(self) -> list[str]:
+        """What was written and what is wrong, for a terminal."""
+        written = [
+            f"{split.name}: {split.image_count} images, {split.box_count} boxes → {split.annotations}"
+            for split in self.splits.values()
+        ]
+        return [f"classes: {', '.join(self.classes)}", *written, *self.problems.lines()]
+
+
+def open_images(paths: Sequence[Path], root: Path, problems: Problems) -> list[ImageFile]:
+    """Open image files, several at a time; those that cannot be decoded become problems.
+
+    The size is that after the turn that EXIF asks for, because mmcv turns images when it loads them.
+    """
+    found = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        opened = pool.map(_opened, paths)
+        for path, image in zip(paths, tqdm(opened, total=len(paths), desc="reading images", disable=None)):
+            if isinstance(image, ImageFile):
+                found.append(image)
+            else:
+                problems.add("corrupt image, left out", f"{relative(path, root)} ({image})")
+    return found
+
+
+def _opened(path: Path) -> ImageFile | str:
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+            if image.getexif().get(_EXIF_ORIENTATION) in _TURNED:
+                width, height = height, width
+            image.draft("L", (width // 8, height // 8))  # JPEG: an eighth of the size shows a torn file too
+            image.load()
+    except Exception as error:  # Pillow's decoders raise nearly anything
+        return str(error) or type(error).__name__
+    return ImageFile(path, width, height, hashlib.sha256(content).digest())
+
+
+def note_shared(images: Mapping[str, Sequence[ImageFile]], root: Path, problems: Problems) -> None:
+    """Note the images whose content is in several splits.
+
+    Args:
+        images: of each split, by its name.
+        root: where the noted paths begin.
+        problems: gets them.
+    """
+    seen: dict[bytes, tuple[str, Path]] = {}
+    for split, files in images.items():
+        for file in files:
+            other = seen.setdefault(file.digest, (split, file.path))
+            if other[0] != split:
+                pair = f"{relative(file.path, root)} is {relative(other[1], root)}"
+                problems.add(f"same image in {other[0]} and {split}", pair)
+
+
+def relative(path: Path, folder: Path) -> str:
+    """A path as seen from a folder, with ``/``; as it is where it is not below it."""
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
+
+
+def write_coco(
+    path: Path,
+    folder: Path,
+    images: Sequence[tuple[ImageFile, Sequence[Box]]],
+    classes: Sequence[str],
+    made_by: str,
+) -> int:
+    """Write a COCO file: category ids from 1 in the order of the classes, image ids from 1.
+
+    Boxes are clipped to their image and rounded to a hundredth of a pixel; those without area are left out.
+
+    Args:
+        path: of the file.
+        folder: in which its ``file_name`` begin.
+        images: with their boxes.
+        classes: names by label.
+        made_by: the reader's name; a file that something else made is not overwritten.
+
+    Returns:
+        How many boxes are in it.
+
+    Raises:
+        UserError: a file of something else is there, or it cannot be written.
+    """
+    _check_made_by(path, made_by)
+    listed: list[dict[str, Any]] = []
+    boxes: list[dict[str, Any]] = []
+    for number, (image, found) in enumerate(images, start=1):
+        name = Path(os.path.relpath(image.path, folder)).as_posix()
+        listed.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
+        for box in found:
+            entry = _annotation(box, image)
+            if entry is not None:
+                boxes.append({"id": len(boxes) + 1, "image_id": number, **entry})
+    content = {
+        "info": {"made_by": made_by},
+        "images": listed,
+        "annotations": boxes,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],
+    }
+    _write(path, json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n")
+    return len(boxes)
+
+
+def has_area(box: Box, width: int, height: int) -> bool:
+    """Whether something of a box is left within its image."""
+    return min(_clipped(box, width, height)[2:]) > 0
+
+
+def _annotation(box: Box, image: ImageFile) -> dict[str, Any] | None:
+    x, y, w, h = _clipped(box, image.width, image.height)
+    if w <= 0 or h <= 0:
+        return None
+    entry: dict[str, Any] = {"category_id": box.label + 1, "bbox": [x, y, w, h], "area": round(w * h, 2)}
+    if box.outline:
+        xs = [min(max(x, 0.0), image.width) for x in box.outline[::2]]
+        ys = [min(max(y, 0.0), image.height) for y in box.outline[1::2]]
+        pairs = zip(xs, ys, xs[1:] + xs[:1], ys[1:] + ys[:1])
+        entry["area"] = round(abs(sum(x1 * y2 - x2 * y1 for x1, y1, x2, y2 in pairs)) / 2, 2)
+        entry["segmentation"] = [[round(value, 2) for point in zip(xs, ys) for value in point]]
+    return {**entry, "iscrowd": int(box.ignored)}
+
+
+def _clipped(box: Box, width: int, height: int) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = box.corners
+    x1, y1 = max(x1, 0.0), max(y1, 0.0)
+    x2, y2 = min(x2, width), min(y2, height)
+    return round(x1, 2), round(y1, 2), round(x2 - x1, 2), round(y2 - y1, 2)
+
+
+def _check_made_by(path: Path, made_by: str) -> None:
+    if not path.exists():
+        return
+    try:
+        other = json.loads(path.read_bytes())["info"]["made_by"]
+    except (ValueError, KeyError, TypeError):
+        other = None
+    if other != made_by:
+        raise UserError(
+            f"{path} would be overwritten.",
+            expected=f"no file there, or one that {made_by} made",
+            found=f"one that {other} made" if isinstance(other, str) else "a file of unknown origin",
+            remedy="move it away, or name another folder for the annotations",
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, text.encode())
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written.",
+            expected="a folder that can be written to, with enough space",
+            found=error.strerror or str(error),
+            remedy="make room, or name another folder for the annotations",
+        ) from error
