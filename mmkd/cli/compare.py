@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmengine.registry import init_default_scope
+
 from mmkd.cli import parsers
-from mmkd.cli.common import run
+from mmkd.cli.common import prepare_data, run
 from mmkd.compare.plan import Plan, plan_of_configs, read_plan
 from mmkd.errors import UserError, check_options
 
@@ -27,6 +30,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"{', '.join(given)}: write it into the plan file")
     if args.teacher_checkpoint and not args.teacher:
         parser.error("--teacher-checkpoint goes with --teacher")
+    if args.share is not None and not args.probe:
+        parser.error("--share goes with --probe")
+    if args.probe and args.report_only:
+        parser.error("--probe has no report of its own: call it again, what is finished is kept")
     return args
 
 
@@ -67,6 +74,8 @@ def compare(args: argparse.Namespace) -> int:
     plan = plan_of(args)
     folder = args.work_dir or Path("work_dirs") / plan.name
     runs = Runs(plan, folder)
+    if args.probe:
+        return probe(args, runs)
     records = runs.records() if args.report_only else runs.make(args.rerun)
     failed = [record for record in records if record.error is not None]
     if not any(record.finished for record in records):
@@ -80,6 +89,31 @@ def compare(args: argparse.Namespace) -> int:
     for record in failed:
         print(f"failed: {record.member}, seed {record.seed}: {record.error}", file=sys.stderr)
     return len(failed)
+
+
+def probe(args: argparse.Namespace, runs: Any) -> int:
+    """Make short trainings of the plan, and print what they say about the whole.
+
+    Returns:
+        How many of them failed.
+
+    Raises:
+        UserError: as for `Probe`.
+    """
+    from mmkd.compare.probe import VERDICT, Probe
+    from mmkd.compare.shorten import budget_of
+    from mmkd.compare.verdict import page
+
+    def budget(cfg: Any) -> tuple[int, int]:
+        cfg = copy.deepcopy(cfg)
+        init_default_scope(cfg.get("default_scope") or "mmdet")
+        prepare_data(cfg, ["train_dataloader"])
+        return budget_of(cfg)
+
+    short = Probe(runs, 0.1 if args.share is None else args.share, budget)
+    found = short.make(args.rerun)
+    print(f"\n{page(found)}\n{short.folder / VERDICT} has the figures")
+    return len(found["failed"])
 
 
 def _is_file(words: Sequence[str]) -> bool:

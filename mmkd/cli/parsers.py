@@ -166,6 +166,10 @@ def compare() -> argparse.ArgumentParser:
     parser.add_argument("--work-dir", type=Path, help="default: work_dirs/<name of the plan>")
     parser.add_argument("--rerun", nargs="+", default=[], metavar="NAME", help="make these runs anew")
     parser.add_argument("--report-only", action="store_true", help="train nothing, report what is finished")
+    parser.add_argument(
+        "--probe", action="store_true", help="train a part of the budget only, and say whether it will pay"
+    )
+    parser.add_argument("--share", type=float, help="of the budget for --probe (default: 0.1)")
     configs = parser.add_argument_group("in place of a plan file")
     configs.add_argument("--name", help="of the comparison (default: of its variants)")
     configs.add_argument("--dataset", help="what the report calls the data")

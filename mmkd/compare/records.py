@@ -43,6 +43,7 @@ class Record:
         commit: of the clone, ``+`` where files were changed since.
         versions: of the packages.
         hardware: of the machine.
+        seconds: that its processes took, by ``train`` and ``test``, the last time each was called.
     """
 
     member: str
@@ -58,6 +59,7 @@ class Record:
     commit: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:

@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,11 +97,12 @@ class Runs:
             runs += [Run(m, seed, self.folder / m.name / f"seed_{seed}") for m in others]
         return runs
 
-    def make(self, rerun: Sequence[str] = ()) -> list[Record]:
+    def make(self, rerun: Sequence[str] = (), only: str | None = None) -> list[Record]:
         """Make the runs that are not finished.
 
         Args:
             rerun: names of members whose runs are made anew.
+            only: the name of the one member whose runs are made; ``None`` for all.
 
         Returns:
             The record of each run.
@@ -114,10 +116,14 @@ class Runs:
         try:
             with FileLock(str(self.folder / ".lock"), timeout=0), _ended_by_signals():
                 for run in self.all:
-                    if run.member.name in rerun and read_record(run.folder) is not None:
+                    if (
+                        run.member.name in rerun
+                        and only in (None, run.member.name)
+                        and read_record(run.folder) is not None
+                    ):
                         shutil.rmtree(run.folder)
                 self._refuse_changed()
-                return self._make()
+                return self._make([run for run in self.all if only in (None, run.member.name)])
         except Timeout as error:
             raise UserError(f"another comparison is at work in {self.folder}") from error
 
@@ -129,11 +135,11 @@ class Runs:
         """The config by which a member is evaluated."""
         return evaluation_config(self.configs[member.name], self.student, self.plan.evaluate)
 
-    def _make(self) -> list[Record]:
-        left = [run for run in self.all if not self._is_finished(run)]
-        done = len(self.all) - len(left)
+    def _make(self, wanted: list[Run]) -> list[Record]:
+        left = [run for run in wanted if not self._is_finished(run)]
+        done = len(wanted) - len(left)
         if done:
-            print(f"{done} of {len(self.all)} runs are finished already", flush=True)
+            print(f"{done} of {len(wanted)} runs are finished already", flush=True)
         with tqdm(
             total=len(left), disable=None, smoothing=0, dynamic_ncols=True, bar_format=_bar(len(left))
         ) as bar:
@@ -182,7 +188,9 @@ class Runs:
         record.command = shlex.join(["python", "tools/train.py", *arguments, *words])
         write_record(run.folder, record)
         epochs = cfg.get("train_cfg", {}).get("max_epochs")
+        began = time.perf_counter()
         call("train", [*arguments, "--resume", *words], run.folder / TRAIN_LOG, progress, epochs)
+        record.seconds["train"] = time.perf_counter() - began
         last = run.folder / "last_checkpoint"
         if not last.is_file():
             raise UserError("it wrote no checkpoint; the config needs a CheckpointHook")
@@ -205,7 +213,9 @@ class Runs:
         cfg.dump(config)
         out = folder / PREDICTIONS
         arguments = [str(config), str(record.checkpoint), "--work-dir", str(folder), "--out", str(out)]
+        began = time.perf_counter()
         call("test", arguments, run.folder / TEST_LOG)
+        record.seconds["test"] = time.perf_counter() - began
         written = json.loads(max(folder.glob("*/*.json")).read_text(encoding="utf-8"))
         record.metrics = {k: float(v) for k, v in written.items() if k not in ("time", "data_time")}
         record.evaluated = mark

@@ -3,6 +3,7 @@
 from mmkd.data.image_lists import ImageList, listed_images
 from mmkd.data.mixed_batches import MixedBatchSampler
 from mmkd.data.predictions import Predictions, read_predictions
+from mmkd.data.short_epochs import ShortEpochs
 from mmkd.data.two_views import VIEW, PackTwoViews
 from mmkd.data.unlabelled import UnlabelledImages, is_labelled
 from mmkd.data.views import TracedPipeline, follow
@@ -15,6 +16,7 @@ __all__ = [
     "PackTwoViews",
     "Predictions",
     "PredictionsWriter",
+    "ShortEpochs",
     "TracedPipeline",
     "UnlabelledImages",
     "follow",

@@ -54,6 +54,8 @@ def test_a_comparison_of_a_few_images(
         (["plan.yaml", "--seeds", "1", "--name", "x"], "--name, --seeds: write it into the plan file"),
         ([STUDENT, KD, "--teacher-checkpoint", "a.pth"], "goes with --teacher"),
         ([STUDENT, KD, "--evaluate", "train"], "invalid choice"),
+        ([STUDENT, KD, "--share", "0.2"], "--share goes with --probe"),
+        ([STUDENT, KD, "--probe", "--report-only"], "no report of its own"),
     ],
 )
 def test_wrong_words(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +71,7 @@ def test_wrong_words(argv: list[str], message: str, capsys: pytest.CaptureFixtur
         ([STUDENT], "nothing to compare"),
         ([STUDENT, KD, "--rerun", "boxes"], "--rerun has no option boxes"),
         ([STUDENT, KD, "--report-only"], "has figures"),
+        ([STUDENT, KD, "--probe", "--share", "2"], "--share is out of its range"),
         ([STUDENT, "configs/bccd/new_classes.py"], "not the same model, data or budget"),
     ],
 )

@@ -1,0 +1,80 @@
+"""What a student will reach with its whole budget, by a power law through shorter trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import f as fisher_f
+
+from mmkd.compare.statistics import CONFIDENCE
+
+Floats = NDArray[np.float64]
+EXPONENTS = np.geomspace(0.05, 4.0, 90)
+LEAST_BUDGETS = 3
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A metric with the whole budget.
+
+    Attributes:
+        mean: of the best fit.
+        low: lower end of the interval.
+        high: upper end.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+def extrapolate(points: Sequence[tuple[float, float]]) -> tuple[Forecast | None, str]:
+    r"""Fit :math:`y = a - k\,b^{-c}`, k ≥ 0, to a metric over budgets, and give it at b = 1.
+
+    The interval is that of the profile likelihood: all values at b = 1 that some exponent c in [0.05, 4]
+    makes likely enough, by an F test. It widens with the distance from the budgets to 1 by itself.
+
+    Args:
+        points: (budget in (0, 1], metric in [0, 1]), one for each training; several for each budget.
+
+    Returns:
+        The forecast, or ``None`` and why there is none.
+
+    Example:
+        >>> law = lambda b: 0.6 - 0.1 * b**-0.5
+        >>> found, _ = extrapolate([(b, law(b) + e) for b in (0.05, 0.1, 0.2) for e in (-0.001, 0.001)])
+        >>> round(found.mean, 2)
+        0.5
+    """
+    budgets, values = np.array(points, float).reshape(-1, 2).T
+    if len(set(budgets)) < LEAST_BUDGETS:
+        return None, f"its learning curve has {len(set(budgets))} budgets of the {LEAST_BUDGETS} needed"
+    free = len(points) - LEAST_BUDGETS
+    if free < 1:
+        return None, "with one seed its learning curve has no known scatter"
+    fits = np.array([_fit(budgets, values, c) for c in EXPONENTS])  # value at 1, its variance factor, error
+    best = int(fits[:, 2].argmin())
+    limit = fits[best, 2] * (1 + float(fisher_f.ppf(CONFIDENCE, 1, free)) / free)
+    rises = float(values.var() * len(values)) > limit
+    if best == 0 and rises:
+        return None, "its learning curve has not begun to flatten"
+    likely = fits[fits[:, 2] <= limit]
+    half = np.sqrt((limit - likely[:, 2]) * likely[:, 1])
+    low, high = (likely[:, 0] - half).min(), (likely[:, 0] + half).max()
+    if rises and fits[0, 2] <= limit:  # that it does not flatten yet is likely, too: no end is known
+        high = 1.0
+    return Forecast(*(float(np.clip(value, 0, 1)) for value in (fits[best, 0], low, high))), ""
+
+
+def _fit(budgets: Floats, values: Floats, exponent: float) -> tuple[float, float, float]:
+    """Least squares: the value at 1, what its variance is of the noise's, and the sum of squared errors."""
+    growth = budgets**-exponent - 1
+    design = np.stack([np.ones_like(growth), -growth], 1)
+    (value, slope), *_ = np.linalg.lstsq(design, values, rcond=None)
+    if slope < 0:  # more training makes it worse: by chance, if at all
+        design, value, slope = design[:, :1], values.mean(), 0.0
+    errors = values - value + slope * growth
+    return float(value), float(np.linalg.inv(design.T @ design)[0, 0]), float((errors**2).sum())

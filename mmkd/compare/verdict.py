@@ -1,0 +1,175 @@
+"""Whether distillation pays, by what short trainings show: figures, a verdict, and why."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmkd.compare.extrapolation import Forecast
+from mmkd.compare.statistics import SMALLEST_GAP, Difference
+
+PAYS, LOSES, UNDECIDED = "pays", "does not pay", "undecided"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The gain over the student alone with the whole budget.
+
+    Attributes:
+        mean: the best guess; ``None`` where the share of the gap that will be left is not known.
+        low: lower end; ``None`` without an interval of the short trainings.
+        high: upper end.
+    """
+
+    mean: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def verdict(self) -> str:
+        """`PAYS` if the interval is above 0, `LOSES` if it is below `SMALLEST_GAP`, else `UNDECIDED`."""
+        if self.low is None or self.high is None:
+            return UNDECIDED
+        return PAYS if self.low > 0 else LOSES if self.high < SMALLEST_GAP else UNDECIDED
+
+
+def predict_gain(
+    difference: Difference, student: float, forecast: Forecast | None, teacher: float | None
+) -> Gain:
+    """The gain with the whole budget: what the short trainings gained, as far as the gap is still there.
+
+    The share of the way from the student to its teacher that distillation goes is taken to stay as it is, so
+    the gain shrinks with the gap and is 0 where the student alone will be as good as its teacher. What a
+    student gains beyond its teacher is not foreseen. The ends are the extremes that the interval of the
+    difference and that of the forecast allow together.
+
+    Args:
+        difference: of the short trainings, to the student alone.
+        student: mean metric of the student alone in these.
+        forecast: of the student alone with the whole budget.
+        teacher: its metric.
+
+    Example:
+        >>> gain = predict_gain(Difference(0.04, 0.03, 0.05, 3, 3), 0.4, Forecast(0.5, 0.45, 0.5), 0.6)
+        >>> round(gain.mean, 3), round(gain.low, 3), round(gain.high, 4), gain.verdict
+        (0.02, 0.015, 0.0375, 'pays')
+    """
+
+    def left(value: float) -> float:
+        assert teacher is not None
+        gap = teacher - student
+        return float(np.clip((teacher - value) / gap, 0, 1)) if gap >= SMALLEST_GAP else 0.0
+
+    if teacher is not None and teacher - student < SMALLEST_GAP:
+        shares, mean = [0.0, 0.0], 0.0
+    elif teacher is not None and forecast is not None:
+        shares = [left(forecast.high), left(forecast.low)]
+        mean = difference.mean * left(forecast.mean)
+    else:
+        shares, mean = [0.0, 1.0], None
+    if difference.low is None or difference.high is None:
+        return Gain(mean, None, None)
+    ends = [end * share for end in (difference.low, difference.high) for share in shares]
+    return Gain(mean, min(ends), max(ends))
+
+
+def reasons(
+    gain: Gain,
+    difference: Difference,
+    forecast: Forecast | None,
+    why_no_forecast: str,
+    teacher: float | None,
+    cosines: Mapping[str, Sequence[float]],
+    unknown_classes: Sequence[str],
+) -> list[str]:
+    """Why the verdict is what it is, the strongest first; one sentence each.
+
+    Args:
+        gain: with the whole budget.
+        difference: of the short trainings.
+        forecast: of the student alone.
+        why_no_forecast: if there is none.
+        teacher: its metric.
+        cosines: by term, of each seed, between its gradient and the task's.
+        unknown_classes: that the teacher finds worse than the student alone already does.
+    """
+    found = []
+    if difference.low is None:
+        found.append("one seed gives no interval: give the plan two or more")
+    elif difference.low <= 0 <= (difference.high or 0):
+        found.append("its difference to the student alone may be chance: more seeds, or a larger --share")
+    elif difference.low > 0:
+        found.append("it is better than the student alone by more than chance")
+    else:
+        found.append("it is worse than the student alone by more than chance")
+    if teacher is None:
+        found.append("there is no teacher's AP to compare with")
+    elif forecast is None:
+        found.append(f"the student's AP at the whole budget is not known: {why_no_forecast}")
+    else:
+        expected = f"{forecast.mean:.3f} ({forecast.low:.3f} to {forecast.high:.3f})"
+        by = f"the student alone will have {expected} with the whole budget, the teacher has {teacher:.3f}"
+        if teacher - forecast.low < SMALLEST_GAP:
+            found.insert(0, f"the teacher is no better than the student will be: {by}; take a better teacher")
+        elif teacher - forecast.high < SMALLEST_GAP:
+            found.append(f"the teacher may be no better than the student will be: {by}")
+        else:
+            found.append(f"the teacher stays ahead: {by}")
+    for term, values in cosines.items():
+        if values and max(values) < 0:
+            mean = statistics.fmean(values)
+            found.append(
+                f"{term} pulls against the task (mean cosine {mean:+.2f}, below 0 with each seed): lower its "
+                "weight, or leave it out"
+            )
+    if unknown_classes:
+        names = ", ".join(unknown_classes)
+        found.append(f"the teacher knows {names} no better than the student already does: no gain there")
+    return found
+
+
+def page(probe: Mapping[str, Any]) -> str:
+    """The verdicts for a terminal.
+
+    Args:
+        probe: as it is written as JSON.
+    """
+    seeds = len(probe["seeds"])
+    lines = [
+        f"{probe['name']}: does it pay? By {probe['share']:.1%} of the budget ({probe['iterations']} of "
+        f"{probe['whole_iterations']} iterations), {seeds} seed{'s' if seeds > 1 else ''}",
+        "",
+    ]
+    curve = ", ".join(f"{row['map_mean']:.3f} at {row['share']:.1%}" for row in probe["student"]["curve"])
+    lines.append(f"student alone   {curve}")
+    forecast = probe["student"]["forecast"]
+    told = "not known" if forecast is None else f"{forecast['mean']:.3f} ({_ends(forecast)})"
+    lines.append(f"                with the whole budget: {told}")
+    teacher = probe["teacher"]
+    lines.append(f"teacher         {'none' if teacher is None else f'{teacher:.3f}'}")
+    for variant in probe["variants"]:
+        lines += ["", f"{variant['name']}: {variant['verdict'].upper()}"]
+        now, then = variant["difference"], variant["predicted"]
+        lines.append(f"  now           {now['mean']:+.3f} ({_ends(now, '+')})")
+        best = "" if then["mean"] is None else f"{then['mean']:+.3f} "
+        lines.append(f"  predicted     {best}({_ends(then, '+')}) with the whole budget")
+        lines += [f"  - {reason}" for reason in variant["reasons"]]
+    lines += ["", _hours(probe["hours"])]
+    lines += [f"failed: {line}" for line in probe["failed"]]
+    return "\n".join(lines)
+
+
+def _ends(of: Mapping[str, Any], sign: str = "") -> str:
+    if of["low"] is None:
+        return "no interval"
+    return f"{of['low']:{sign}.3f} to {of['high']:{sign}.3f}"
+
+
+def _hours(hours: Mapping[str, Any]) -> str:
+    parts = ", ".join(f"{name} {value:.2g}" for name, value in hours["of_members"].items())
+    whole = f"{hours['whole_plan']:.2g}"
+    return f"The whole plan will take {whole} hours here ({parts}); this probe took {hours['probe']:.2g}."

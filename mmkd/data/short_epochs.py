@@ -1,0 +1,84 @@
+"""`ShortEpochs`: epochs of a few batches, for a training with a part of its budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from torch.utils.data import BatchSampler
+
+from mmkd.errors import UserError
+from mmkd.registry import DATA_SAMPLERS
+
+
+@DATA_SAMPLERS.register_module()
+class ShortEpochs(BatchSampler):
+    """Epochs of a given number of batches, each beginning where the last one ended.
+
+    So a training can have a tenth of its iterations and all of its epochs: whatever counts in epochs
+    (schedules, hooks, ``stop_epoch``) keeps its place, and no image is left out for good. What is drawn
+    depends on the sampler's seed and epoch alone, so a resumed training goes on with the same images.
+
+    It is the loader's ``batch_sampler``, for `EpochBasedTrainLoop`.
+
+    Args:
+        sampler: with ``set_epoch``, as `DefaultSampler`.
+        batch_size: images of one process.
+        batches: of an epoch, ≥ 1.
+        of: config of the batch sampler whose epochs become short; ``None`` for plain batches.
+        drop_last: of plain batches, whether an incomplete one at the end of the data is left out.
+
+    Raises:
+        UserError: ``batches`` is out of its range, or the sampler counts no epochs.
+
+    Example:
+        Ten iterations in each epoch::
+
+            train_dataloader = dict(
+                batch_size=8,
+                sampler=dict(type='DefaultSampler', shuffle=True),
+                batch_sampler=dict(type='ShortEpochs', batches=10),
+                dataset=data)
+    """
+
+    def __init__(
+        self,
+        sampler: Any,
+        batch_size: int,
+        batches: int,
+        of: Mapping[str, Any] | None = None,
+        drop_last: bool = False,
+    ) -> None:
+        if not isinstance(batches, int) or isinstance(batches, bool) or batches < 1:
+            raise UserError(f"ShortEpochs: batches must be a whole number ≥ 1, found {batches!r}")
+        if not hasattr(sampler, "set_epoch"):
+            raise UserError(
+                "ShortEpochs needs a sampler that counts epochs.",
+                expected="a sampler with set_epoch, like DefaultSampler",
+                found=type(sampler).__name__,
+                remedy="an IterBasedTrainLoop needs no short epochs: lower train_cfg.max_iters",
+            )
+        self.sampler: Any = sampler
+        self.batch_size, self.drop_last, self.batches = batch_size, drop_last, batches
+        options = {"sampler": sampler, "batch_size": batch_size}
+        self.inner: Any = (
+            BatchSampler(**options, drop_last=drop_last)
+            if of is None
+            else DATA_SAMPLERS.build({**of}, default_args=options)
+        )
+
+    def __len__(self) -> int:
+        """Batches of this process in an epoch."""
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, left = self.sampler.epoch, self.batches
+        number, skipped = divmod(epoch * self.batches, max(1, len(self.inner)))
+        while left and len(self.inner):
+            self.sampler.set_epoch(number)
+            for batch in islice(self.inner, skipped, skipped + left):
+                self.sampler.set_epoch(epoch)  # it was read when this pass began
+                yield batch
+                left -= 1
+            number, skipped = number + 1, 0
