@@ -119,9 +119,9 @@ def compared(seen: Agreement, images: int, expected: float | None, source: str) 
     if expected is not None:
         text += f"; {source} {expected:.3f}"
         # The AP of few images scatters.
-        if seen.ap < min(expected / 2, expected - _scatter(images)):
+        if seen.ap < min(expected / 2, expected - scatter(images)):
             return Finding("error", "teacher: AP", text, remedy)
-        if seen.ap < expected - _scatter(images):
+        if seen.ap < expected - scatter(images):
             return Finding("warning", "teacher: AP", text, remedy)
     elif source:
         text += f"; {source}"
@@ -130,7 +130,8 @@ def compared(seen: Agreement, images: int, expected: float | None, source: str) 
     return Finding("ok", "teacher: AP", text)
 
 
-def _scatter(images: int) -> float:
+def scatter(images: int) -> float:
+    """By how much the AP of so few images may differ from that of all by chance."""
     return 0.05 + 0.6 / math.sqrt(max(1, images))
 
 

@@ -10,9 +10,10 @@ from typing import Any
 from mmdet.datasets import CocoDataset
 
 from mmkd.datasets import class_names
-from mmkd.doctor.agreement import compared, judge
+from mmkd.doctor.agreement import compared, judge, scatter
 from mmkd.doctor.findings import Finding, NotExamined, collect, shortened
 from mmkd.doctor.setup import TrainingSetup
+from mmkd.doctor.student_runs import behind_student
 from mmkd.doctor.teacher_boxes import examine_boxes, gives_boxes
 from mmkd.doctor.teacher_order import examine_order
 from mmkd.doctor.teacher_pixels import examine_pixels
@@ -108,7 +109,13 @@ def _quality(setup: TrainingSetup, teacher: LoadedTeacher) -> Iterator[Finding]:
     dataset = setup.dataset("val")
     numbers = range(min(setup.images, len(dataset)))
     seen = judge(detect(setup, teacher, numbers), class_names(dataset.metainfo) or ())
-    yield compared(seen, len(numbers), *_expected(setup, teacher))
+    expected, source = _expected(setup, teacher)
+    yield compared(seen, len(numbers), expected, source)
+    if len(numbers) < len(dataset) and expected is not None:
+        yield from behind_student(setup.cfg, expected, source, 0.0)
+    else:
+        chance = scatter(len(numbers)) if len(numbers) < len(dataset) else 0.0
+        yield from behind_student(setup.cfg, seen.ap, f"on {len(numbers)} images", chance)
 
 
 def _expected(setup: TrainingSetup, teacher: LoadedTeacher) -> tuple[float | None, str]:
