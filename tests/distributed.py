@@ -87,6 +87,12 @@ TRAINED: dict[str, Any] = {
     "never": {"type": "FitNetsLoss", "align": "conv", "loss_weight": 0},
 }
 # Which images have no labels; the first two are of the first process.
+# Those of `BY_IMAGE`, so that one process and two have the same gradients on the neck.
+AUTOMATIC: dict[str, Any] = {
+    "cls": {**REGIONS_AND_NORMALIZERS["all_batch"], "loss_weight": "auto"},
+    "pkd": {"type": "PKDLoss", "statistics": "image", "share": 0.3},
+    "foreground": {**REGIONS_AND_NORMALIZERS["foreground_region"], "share": 0.2},
+}
 MIXED = {"in_each": (1, 3), "all_in_one": (2, 3), "in_one": (0,), "everywhere": (0, 1, 2, 3)}
 Results = tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]
 
@@ -172,6 +178,7 @@ def trained(
     accumulate: int = 1,
     sync: bool = False,
     unlabelled: Sequence[int] = (),
+    terms: Mapping[str, Any] = TRAINED,
 ) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
     """Train a student by mmengine's own steps, in DistributedDataParallel if there are several processes.
 
@@ -183,12 +190,13 @@ def trained(
         accumulate: ``accumulative_counts``.
         sync: normalise by the statistics of the batch, of all processes; else by those kept.
         unlabelled: the images whose labels are left out.
+        terms: the losses.
 
     Returns:
         The losses of each step, the mean over the processes, and the gradients at each update by name.
     """
     student = tiny_atss(backbone__norm_eval=not sync)
-    model = build(distilled(student, tiny_teacher(), checkpoint, distill=TRAINED)).train()
+    model = build(distilled(student, tiny_teacher(), checkpoint, distill=dict(terms))).train()
     model.teacher.detect = found_by_teacher
     wrapped = model
     if is_distributed():
@@ -263,6 +271,7 @@ def worker(checkpoint: str, out: str) -> None:
         "mixed_accumulated": trained(
             checkpoint, [[first], [first + 1]] * 3, accumulate=2, unlabelled=MIXED["in_each"]
         ),
+        "automatic": trained(checkpoint, [[first, first + 1]] * 3, terms=AUTOMATIC),
         "synced": trained(checkpoint, [[first, first + 1]], sync=True),
         "not_finite": _errors_of_a_loss_that_is_not_finite(),
         "refusal": _error_of_sync_batch_norm(first),

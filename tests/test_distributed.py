@@ -133,6 +133,17 @@ def test_training_in_distributed_data_parallel(two: dict[str, Any], checkpoint: 
     assert all(logs[len(logs) // 2][f"loss_kd_{name}"] == 0 for name in distributed.TRAINED)
 
 
+def test_automatic_weights(two: dict[str, Any], checkpoint: str) -> None:
+    """Two processes measure what one does, of the whole batch; the second step is without the terms."""
+    logs, _ = distributed.trained(checkpoint, [range(4)] * 3, terms=distributed.AUTOMATIC)
+    two_logs, _ = two["automatic"]
+    for found, wanted in zip(two_logs, logs, strict=True):
+        weights = {key: float(value) for key, value in wanted.items() if key.startswith("kd_weight_")}
+        assert weights.keys() == {f"kd_weight_{name}" for name in distributed.AUTOMATIC}
+        assert {key: float(found[key]) for key in weights} == pytest.approx(weights, rel=1e-4, abs=0)
+    assert [float(log["kd_weight_pkd"]) > 0 for log in logs] == [True, False, True]
+
+
 @pytest.mark.parametrize("kind", [*distributed.MIXED, "accumulated"])
 def test_images_without_labels(two: dict[str, Any], checkpoint: str, kind: str) -> None:
     """In each process, in one, all of one or of all: none waits for another, and all learn as one does."""

@@ -21,6 +21,7 @@ from mmkd.detectors.assigned import (
     check_quality,
     scored_priors,
 )
+from mmkd.detectors.automatic import check_automatic, weigh
 from mmkd.detectors.checkpointing import watch_checkpointed
 from mmkd.detectors.finite import FiniteCheck, in_float16
 from mmkd.detectors.mixed import (
@@ -37,7 +38,7 @@ from mmkd.errors import UserError
 from mmkd.heads import adapter_for, check_heads
 from mmkd.heads.observe import Observation, observe
 from mmkd.heads.towers import Towers, check_towers, record_towers, with_towers
-from mmkd.losses import DistillLoss, build_losses
+from mmkd.losses import AutoWeight, DistillLoss, build_losses, split_shares
 from mmkd.outputs import (
     DENSE,
     Place,
@@ -107,7 +108,8 @@ class Distilled(BaseDetector):
             student's own weights over training; or a dict of these by name.
         distill: name → config of a distillation loss; at least one. Its ``place`` names where it reads a
             detector that predicts at several places, see `mmkd.outputs`; with teachers by name its
-            ``teacher`` names the one that it learns from.
+            ``teacher`` names the one that it learns from. With ``loss_weight='auto'``, or a ``share``, its
+            weight sets itself, see `mmkd.losses.AutoWeight`.
         inherit: names of parts of the student, like ``['neck', 'bbox_head']``, that begin with the teacher's
             weights where names and shapes agree; see `inherit_weights`. Of several teachers it is the first
             one's. A checkpoint that is loaded or resumed from replaces them.
@@ -143,7 +145,11 @@ class Distilled(BaseDetector):
         self.task_loss_weight = task_loss_weight
         losses, places = split_places(distill)
         losses, asks = split_teachers(teacher, losses)
+        losses, shares = split_shares(losses)
+        check_automatic(shares, task_loss_weight)
         self.distill = build_losses(losses, "distill")
+        for name, share in shares.items():
+            self.terms[name].auto = AutoWeight(share)
         self._has_dense_head = has_dense_head(self)
         self._places = self._find_places(places)
         of_dense = [term for name, term in self.terms.items() if name not in self._places]
@@ -403,7 +409,7 @@ class Distilled(BaseDetector):
                 )
         for name, term in self.terms.items():
             losses[f"loss_kd_{name}"] = values[name] if name in values else _nothing(term, batch_inputs)
-        return losses
+        return weigh(losses, self.terms, list(values), step.student)
 
     def _on_maps(
         self,

@@ -10,12 +10,13 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from torch import Tensor
 
+from mmkd.balance import Balance, measure_balance, recorded_calls, suggested_weight
 from mmkd.doctor.findings import Finding, NotExamined, collect, shortened
 from mmkd.doctor.first_iteration import first_iteration
 from mmkd.doctor.memory import StepMemory, count_saved, largest_layer, of_parameters
 from mmkd.doctor.setup import TrainingSetup
-from mmkd.hooks.balance import Balance, measure_balance, recorded_calls, suggested_weight
 from mmkd.hooks.ema_teacher import ema_teacher
+from mmkd.losses import AutoWeight
 from mmkd.teachers import single_teachers
 
 # Between a term's gradient and the task's, a larger factor than this is out of balance.
@@ -133,6 +134,9 @@ def _balance(balance: Balance | None, terms: Mapping[str, Any]) -> Iterator[Find
         suggested, _ = suggested_weight(weight, ratio)
         cosine = f", cosine {balance.cosines[name]:.2f}" if name in balance.cosines else ""
         text = f"its gradient on the neck is {ratio:.3g} times the task's{cosine}"
+        if terms[name].auto is not None:
+            yield _automatic(what, terms[name].auto, text)
+            continue
         advice = f"loss_weight={suggested:.3g} instead of {weight:.3g} would make them equal at this step"
         if ratio > _DROWN:
             yield Finding("warning", what, f"{text}: it drowns the task", advice)
@@ -143,6 +147,17 @@ def _balance(balance: Balance | None, terms: Mapping[str, Any]) -> Iterator[Find
     if balance.agreement is not None:
         text = f"student and teacher name the same class for {balance.agreement:.0%} of the priors"
         yield Finding("ok", "agreement", f"{text} that the teacher is sure of, before training")
+
+
+def _automatic(what: str, auto: AutoWeight, text: str) -> Finding:
+    if auto.measured:
+        return Finding("ok", what, f"{text}; its automatic weight begins with {auto.weight:.3g}")
+    return Finding(
+        "warning",
+        what,
+        f"{text}, so its automatic weight is 0 in this step",
+        "nothing, if the batch has no objects; else check the loss's region and options",
+    )
 
 
 def _optimizer_state(optimizer: Any) -> int:

@@ -10,9 +10,9 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmkd.balance import Call, measure_balance, recorded_calls, scalar_name, suggested_weight
 from mmkd.errors import UserError
-from mmkd.hooks.balance import Call, measure_balance, recorded_calls, suggested_weight
-from mmkd.hooks.schedule import DistillScheduleHook, distill_terms, scalar_name, unwrapped
+from mmkd.hooks.schedule import DistillScheduleHook, distill_terms, unwrapped
 from mmkd.registry import HOOKS
 
 # So many measurements in a row are no accident.
@@ -36,7 +36,7 @@ class DistillMonitorHook(Hook):
     A term is reported once if after ``drown`` its ratio is above ``drown``, or below 1 / ``drown``, in three
     measurements in a row: one of the two does not take part in training. The report suggests the weight
     at which the ratio is 1, a starting point and no optimum. With `DistillScheduleHook` it is
-    about the weight in the config, not that of the moment.
+    about the weight in the config, not that of the moment. Terms whose weight is automatic are not reported.
 
     The gradients are taken in the forward pass of training itself: there is no second one, and neither
     weights, statistics nor random numbers differ from a training without the hook. An iteration with a
@@ -106,7 +106,8 @@ class DistillMonitorHook(Hook):
             log[f"kd_ratio_{scalar_name(name)}"] = ratio
             if name in balance.cosines:
                 log[f"kd_cosine_{scalar_name(name)}"] = balance.cosines[name]
-            self._judge(runner, name, ratio)
+            if unwrapped(runner.model).distill[name].auto is None:
+                self._judge(runner, name, ratio)
         if balance.agreement is not None:
             log["kd_agreement"] = balance.agreement
         for key, value in log.items():

@@ -1,4 +1,4 @@
-"""The losses' own layers in checkpoints, beside the student and not in it."""
+"""The losses' own layers and automatic weights in checkpoints, beside the student and not in it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from mmkd.registry import HOOKS
 from mmkd.sharding import unwrapped
 
 KEY = "distill_state"
+_OF_WEIGHT = "auto._extra_state"  # as torch names the state of `AutoWeight`
 
 
 @HOOKS.register_module()
 class DistillStateHook(Hook):
-    """Save and restore the layers of distillation losses, under ``distill_state``.
+    """Save and restore what distillation losses have of their own, under ``distill_state``.
 
-    A feature loss may have a 1×1 convolution of its own, which trains with the student. It is in none of
-    the student's ``state_dict``; this hook keeps it, so that training can go on. mmkd's train tool adds it.
+    A feature loss may have a 1×1 convolution, which trains with the student; an automatic weight has its
+    running measurement. They are in none of the student's ``state_dict``; this hook keeps them, so that
+    training can go on. With ``load_from`` a weight is measured anew. mmkd's train tool adds the hook.
 
     Raises:
         UserError: on ``--resume``, if what was saved is of other losses; before training, if the model is
@@ -43,16 +45,25 @@ class DistillStateHook(Hook):
         """Take them from there."""
         losses, saved = _losses(runner), checkpoint.get(KEY)
         wanted = {} if losses is None else losses.state_dict()
-        if not wanted:
+        layers = {name for name in wanted if not name.endswith(_OF_WEIGHT)}
+        # A training that takes another's weights to begin with measures anew.
+        kept = set(wanted) if runner._resume else layers
+        if not kept:
             return
-        if saved is None:
+        lacking = kept if saved is None else kept - layers - set(saved)
+        if lacking:
             print_log(
-                "the checkpoint has no layers of distillation losses (distill_state): they begin anew",
+                "the checkpoint has no distill_state of these distillation losses, so they begin anew: "
+                + ", ".join(sorted({name.partition(".")[0] for name in lacking})),
                 "current",
                 logging.WARNING,
             )
+        if saved is None:
             return
-        shapes, found = ({name: tuple(t.shape) for name, t in part.items()} for part in (wanted, saved))
+        shapes, found = (
+            {name: tuple(t.shape) for name, t in part.items() if not name.endswith(_OF_WEIGHT)}
+            for part in (wanted, saved)
+        )
         if shapes != found:
             differing = sorted(name for name in {*shapes, *found} if shapes.get(name) != found.get(name))
             raise UserError(
@@ -61,7 +72,7 @@ class DistillStateHook(Hook):
                 found=f"others: {', '.join(differing[:10])}",
                 remedy="resume with the config that wrote the checkpoint",
             )
-        losses.load_state_dict(saved)
+        losses.load_state_dict({**wanted, **{name: saved[name] for name in kept if name in saved}})
 
 
 def _losses(runner: Runner) -> Any:

@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from mmkd.balance import scalar_name
 from mmkd.errors import UserError
 from mmkd.losses import DistillLoss
 from mmkd.registry import HOOKS
@@ -20,9 +21,9 @@ Kind = Literal["constant", "linear", "cosine"]
 class DistillScheduleHook(Hook):
     r"""Set the ``loss_weight`` of distillation losses before each training iteration.
 
-    It becomes :math:`\lambda f(i)`, where λ is the weight in the config and i the iterations done. With w
-    iterations of warm-up, e the iteration where the decay ends (that of ``stop_epoch``, else that of
-    training) and :math:`p = \frac{i - w}{e - w}`
+    It becomes :math:`\lambda f(i)`, where λ is the weight in the config, or the automatic one, and i the
+    iterations done. With w iterations of warm-up, e the iteration where the decay ends (that of
+    ``stop_epoch``, else that of training) and :math:`p = \frac{i - w}{e - w}`
 
     .. math::
 
@@ -143,7 +144,8 @@ class DistillScheduleHook(Hook):
         terms = distill_terms(runner.model, "DistillScheduleHook")
         for name, base in self.base.items():
             terms[name].loss_weight = base * factor
-            runner.message_hub.update_scalar(f"train/kd_weight_{scalar_name(name)}", base * factor)
+            if terms[name].auto is None:  # else the detector logs the product of both
+                runner.message_hub.update_scalar(f"train/kd_weight_{scalar_name(name)}", base * factor)
 
     def _stop_iteration(self, runner: Runner) -> int | None:
         if self.stop_epoch is None:
@@ -198,11 +200,6 @@ def distill_terms(model: Any, asking: str) -> dict[str, DistillLoss]:
 def unwrapped(model: Any) -> Any:
     """The model itself, without what distributes it."""
     return model.module if is_model_wrapper(model) else model
-
-
-def scalar_name(term: str) -> str:
-    """A term's name in the log; mmengine averages what has the word in it over a window."""
-    return term.replace("loss", "term")
 
 
 def _is_number(value: Any) -> bool:

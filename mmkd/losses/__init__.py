@@ -1,6 +1,7 @@
 """Distillation losses: pure functions and the registered modules over them."""
 
 from mmkd.functional.kl import kl_divergence
+from mmkd.losses.automatic import AutoWeight, split_shares
 from mmkd.losses.base import DistillLoss, build_losses, registered_losses
 from mmkd.losses.bckd import BCKDLoss
 from mmkd.losses.box_iou import BoxIoULoss
@@ -22,6 +23,7 @@ from mmkd.losses.row_base import RowLoss
 from mmkd.losses.teacher_boxes import TeacherBoxesLoss
 
 __all__ = [
+    "AutoWeight",
     "BCKDLoss",
     "BoxIoULoss",
     "BoxL1Loss",
@@ -44,4 +46,5 @@ __all__ = [
     "build_losses",
     "kl_divergence",
     "registered_losses",
+    "split_shares",
 ]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmkd.errors import UserError, check_arguments
 from mmkd.functional.checks import check_choice, check_not_negative
+from mmkd.losses.automatic import AutoWeight
 from mmkd.registry import MODELS, class_of
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
 
@@ -24,7 +25,9 @@ class DistillLoss(nn.Module):
     teacher computes those and no others.
 
     Args:
-        loss_weight: factor ≥ 0 of the term. At 0 the term is not computed.
+        loss_weight: factor ≥ 0 of the term. At 0 the term is not computed. In a config it may be ``'auto'``,
+            with ``share`` beside it: the detector then chooses it, see `AutoWeight`, and the loss itself is
+            built with 1.
         valid: which priors count, for losses on priors. ``'image'``: those on their image; ``'pad'``: also
             those in its own padding, up to ``pad_shape``, as in mmdet's anchor heads; ``'loss'``: those with
             a weight in the student's classification loss, which is ``'pad'`` without the anchors that its
@@ -47,6 +50,7 @@ class DistillLoss(nn.Module):
             check_not_negative("loss_weight", loss_weight)
         self.valid = valid
         self.loss_weight = loss_weight
+        self.auto: AutoWeight | None = None
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
         """Raise `UserError` if the loss makes no sense for this pair of heads."""

@@ -72,9 +72,13 @@ class Recorded:
         self.feats: Calls[Sequence[Tensor]] = Calls()
         self.memory: Calls[Mapping[str, Any]] = Calls()
 
+    def neck(self) -> Levels:
+        """What its neck gave, per level B×C×H×W; all of its losses depend on these very tensors."""
+        return tuple(next(iter(self.feats)))
+
     def levels(self) -> Levels:
         """Its features, per level B×C×H×W."""
-        feats = tuple(next(iter(self.feats)))
+        feats = self.neck()
         memory = next(iter(self.memory), None)
         return feats if memory is None else memory_levels(memory["memory"], feats)
 

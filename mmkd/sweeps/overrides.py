@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ ALIASES = {
 }
 # Arguments of the Runner that a config may leave out and an override may add.
 _OPTIONAL = ("randomness", "auto_scale_lr", "optim_wrapper.clip_grad", "model.task_loss_weight", "work_dir")
+# What the detector takes out of a loss's config before it is built.
+_OF_LOSSES = re.compile(r"model\.distill\.\w+\.share")
 
 
 class KeepingDictAction(DictAction):
@@ -76,7 +79,8 @@ def check_overrides(cfg: Config, options: Mapping[str, Any], strict: bool) -> No
                 remedy="in a sweep file, write flat dotted `parameters` instead of nested ones",
             )
         is_argument = key.endswith(f".{missing}") and missing in _arguments(found)
-        if strict and missing and not is_argument and not key.startswith(_OPTIONAL):
+        optional = key.startswith(_OPTIONAL) or _OF_LOSSES.fullmatch(key)
+        if strict and missing and not is_argument and not optional:
             siblings = [str(name) for name in found] if isinstance(found, Mapping) else []
             siblings = sorted({*siblings, *_arguments(found)})
             near = difflib.get_close_matches(missing, siblings, n=3) or siblings

@@ -67,6 +67,17 @@ def test_balance(weight: float, word: str) -> None:
     assert f"instead of {weight:.3g}" in finding.remedy
 
 
+def test_automatic_weights() -> None:
+    def damage(cfg: Config) -> None:
+        two_images(cfg)
+        cfg.model.distill.cls.loss_weight = "auto"
+
+    finding = examined(bccd.setup(damage))[0]["distill.cls"]
+    assert finding.level == "ok"
+    assert "its gradient on the neck is 0.1 times the task's" in finding.found
+    assert "its automatic weight begins with " in finding.found
+
+
 def test_a_parameter_without_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     setup = bccd.setup(two_images)
     setup.model().neck.register_parameter("idle", torch.nn.Parameter(torch.zeros(3)))

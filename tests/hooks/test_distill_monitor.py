@@ -264,7 +264,7 @@ def test_processes_share_one_value(teacher: str, monkeypatch: pytest.MonkeyPatch
         assert op == "sum"
         sums.append(tensor.clone())
 
-    monkeypatch.setattr("mmkd.hooks.balance.all_reduce", all_reduce)
+    monkeypatch.setattr("mmkd.balance.all_reduce", all_reduce)
     for part in (slice(0, 1), slice(1, 2), slice(0, 2)):
         Log(model).step(DistillMonitorHook(interval=1), {key: value[part] for key, value in data.items()})
     # What a batch of one image gives of the distillation is twice that of its half of the batch of two.

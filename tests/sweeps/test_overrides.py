@@ -57,7 +57,7 @@ def test_aliases_name_what_is_there(cfg: Config) -> None:
 
 
 def test_parameters_of_a_loss_that_are_left_to_their_default_may_be_searched(cfg: Config) -> None:
-    check_overrides(cfg, {"model.distill.cls.temperature": 2}, strict=True)
+    check_overrides(cfg, {"model.distill.cls.temperature": 2, "model.distill.cls.share": 0.2}, strict=True)
     check_overrides(cfg, {"train_dataloader.dataset.indices": 0.1}, strict=True)
     check_overrides(cfg, {"optim_wrapper.optimizer.betas": (0.9, 0.99)}, strict=True)
     with pytest.raises(UserError, match=r"no model\.distill\.box\.temperature"):

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from mmkd.hooks.balance import measure_balance, recorded_calls, suggested_weight
+from mmkd.balance import compare_gradients, measure_balance, recorded_calls, suggested_weight
 
-from ..conftest import batch, losses_of
-from .kd_runner import kd_model
+from .conftest import batch, losses_of
+from .hooks.kd_runner import kd_model
 
 
 def test_a_weight_scales_the_ratio_and_not_the_direction() -> None:
@@ -40,8 +40,7 @@ def test_watches_no_longer() -> None:
 
 def test_frozen_features_have_no_balance() -> None:
     level: Any = SimpleNamespace(requires_grad=False)
-    call: Any = (SimpleNamespace(feats=[level]), None, None)
-    assert measure_balance({"loss": torch.zeros(())}, {"cls": call}, ["cls"]) is None
+    assert compare_gradients(torch.zeros(()), {"cls": torch.zeros(())}, [level]) is None
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -69,30 +69,52 @@ def measure_balance(
     """
     names = sorted(calls)
     student, teacher, context = calls[names[0]]
-    own = {f"loss_kd_{name}" for name in terms}
-    task = sum(_scalar(value) for key, value in losses.items() if "loss" in key and key not in own)
-    feats = [level for level in student.feats if level.requires_grad]
+    values = {name: scalar_loss(losses[f"loss_kd_{name}"]) for name in names}
+    counted = _agreement(student, teacher, context)
+    return compare_gradients(task_loss(losses, terms), values, student.feats, scale, counted)
+
+
+def compare_gradients(
+    task: Any,
+    terms: Mapping[str, Any],
+    feats: Sequence[Tensor],
+    scale: float = 1.0,
+    counted: Sequence[Tensor] = (),
+) -> Balance | None:
+    """Compare the gradients that losses send to features; their graph is kept.
+
+    Args:
+        task: the task's loss, a scalar.
+        terms: name → the term's loss, a scalar.
+        feats: the neck's output, per level B×C×H×W.
+        scale: as in `measure_balance`.
+        counted: priors that agree, and of how many; summed over processes in the same reduction.
+
+    Returns:
+        As `measure_balance`.
+    """
+    feats = [level for level in feats if level.requires_grad]
     if not feats:
         return None  # backbone and neck are frozen
     g_task = _gradient(task, feats, scale)
     # Of the gradients that the processes have of their own images the squares add up.
     sums = [_dot(g_task, g_task)]
-    for name in names:
-        g_kd = _gradient(_scalar(losses[f"loss_kd_{name}"]), feats, scale)
+    for value in terms.values():
+        g_kd = _gradient(value, feats, scale)
         sums += [_dot(g_kd, g_kd), _dot(g_kd, g_task)]
-    sums += _agreement(student, teacher, context)
-    total = torch.stack(sums)
+    total = torch.stack([*sums, *counted])
     all_reduce(total, op="sum")
-    task_task, *rest, agreeing, sure = total.double().tolist()
+    task_task, *rest = total[: len(sums)].double().tolist()
     ratios: dict[str, float] = {}
     cosines: dict[str, float] = {}
-    for name, kd_kd, kd_task in zip(names, rest[::2], rest[1::2]):
+    for name, kd_kd, kd_task in zip(terms, rest[::2], rest[1::2]):
         if not (math.isfinite(kd_kd) and math.isfinite(task_task)) or task_task <= 0:
             continue  # fp16's scale was too high, or the task has no gradient
         ratios[name] = math.sqrt(kd_kd / task_task)
         if kd_kd > 0:
             cosine = kd_task / math.sqrt(kd_kd) / math.sqrt(task_task)
             cosines[name] = max(-1.0, min(1.0, cosine))
+    agreeing, sure = total[len(sums) :].tolist() if counted else (0.0, 0.0)
     return Balance(ratios, cosines, agreeing / sure if sure > 0 else None)
 
 
@@ -110,7 +132,18 @@ def suggested_weight(weight: float, ratio: float) -> tuple[float, bool]:
     return weight * change, ratio > 0 and change == 1 / ratio
 
 
-def _scalar(value: Any) -> Any:
+def scalar_name(term: str) -> str:
+    """A term's name in the log; mmengine averages what has the word in it over a window."""
+    return term.replace("loss", "term")
+
+
+def task_loss(losses: Mapping[str, Any], terms: Iterable[str]) -> Any:
+    """The sum of a detector's losses without the terms of these names."""
+    own = {f"loss_kd_{name}" for name in terms}
+    return sum(scalar_loss(value) for key, value in losses.items() if "loss" in key and key not in own)
+
+
+def scalar_loss(value: Any) -> Any:
     """A loss as mmengine counts it."""
     return value.mean() if isinstance(value, Tensor) else sum(part.mean() for part in value)
 

@@ -1,0 +1,10 @@
+# Class logits, boxes, centerness, the neck's features and inherited weights, as in kd_features.py, with no number in it:
+# each weight sets itself (docs/methods.md, "Weights that set themselves").
+_base_ = ['./kd_inherit.py']
+
+model = dict(
+    distill=dict(
+        cls=dict(loss_weight='auto'),
+        box=dict(loss_weight='auto'),
+        quality=dict(loss_weight='auto'),
+        neck=dict(type='PKDLoss', loss_weight='auto')))
