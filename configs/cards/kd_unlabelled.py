@@ -1,7 +1,6 @@
-# The recommended recipe with labels for a quarter of the cards; the other three quarters come without. In each
-# batch two images have labels and six have none; an epoch is one pass over the labels, and as long as one over
-# all cards.
-_base_ = ['./student.py']
+# The recommended recipe with labels for a quarter of the cards; the other three quarters come without. In each batch
+# two images have labels and six have none; an epoch is one pass over the labels, and as long as one over all cards.
+_base_ = ['./kd_quarter.py']
 
 unlabelled = dict(
     type='UnlabelledImages',
@@ -11,24 +10,21 @@ unlabelled = dict(
     leave_out='annotations/quarter.json',
     data_prefix=dict(img='images/train/'),
     pipeline=_base_.train_pipeline)
-labelled = _base_.train_dataloader.dataset
-labelled.ann_file = 'annotations/quarter.json'
 train_dataloader = dict(
-    batch_size=8,
     batch_sampler=dict(type='MixedBatchSampler', source_ratio=[1, 3]),
     dataset=dict(
         _delete_=True,
         type='ConcatDataset',
-        datasets=[labelled, unlabelled]))
-
-model = dict(
-    type='KDSingleStageDetector',
-    teacher=dict(
-        config='mmkd::cards/teacher_quarter.py',
-        checkpoint='work_dirs/cards_teacher_quarter/epoch_60.pth'),
-    inherit=['neck', 'bbox_head'],
-    distill=dict(
-        cls=dict(type='DistillationLoss'),
-        box=dict(type='BoxIoULoss'),
-        quality=dict(type='QualityLoss'),
-        neck=dict(type='PKDLoss', loss_weight=0.3)))
+        datasets=[_base_.train_dataloader.dataset, unlabelled]))
+max_epochs = 80
+train_cfg = dict(max_epochs=max_epochs, val_interval=8)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(
+        type='CosineAnnealingLR',
+        by_epoch=True,
+        begin=0,
+        end=max_epochs,
+        T_max=max_epochs,
+        convert_to_iter_based=True)
+]

@@ -1,0 +1,14 @@
+# The recommended recipe on the quarter that has labels.
+_base_ = ['./student_quarter.py']
+
+model = dict(
+    type='KDSingleStageDetector',
+    teacher=dict(
+        config='mmkd::cards/teacher_quarter.py',
+        checkpoint='work_dirs/cards_quarter/teacher/epoch_200.pth'),
+    inherit=['neck', 'bbox_head'],
+    distill=dict(
+        cls=dict(type='DistillationLoss'),
+        box=dict(type='BoxIoULoss'),
+        quality=dict(type='QualityLoss'),
+        neck=dict(type='PKDLoss', loss_weight=0.3)))
