@@ -43,8 +43,28 @@ def load(name: str, weights: str | None, classes: Sequence[str]) -> tuple[Any, l
 
 
 @torch.inference_mode()
+def write_predictions(
+    model: Any, classes: Sequence[str], images: str, out: str, device: str, about: str = "torchvision"
+) -> None:
+    """Predict what is in a folder and not yet in the file."""
+    described = {"model": about, "weights": weights_digest(model)}
+    model.eval().to(device)
+    with PredictionsWriter(out, classes, described) as writer:
+        for path in tqdm(listed_images(images), disable=not sys.stderr.isatty()):
+            name = os.path.relpath(path, images)
+            if name in writer:
+                continue
+            with Image.open(path) as file:
+                image = ImageOps.exif_transpose(file).convert("RGB")  # turned as MMDetection turns it
+            image_CHW = pil_to_tensor(image).to(device) / 255
+            (found,) = model([image_CHW])
+            boxes_M4, scores_M, labels_M = (found[key].cpu() for key in ("boxes", "scores", "labels"))
+            writer.add(name, image.size, boxes_M4, scores_M, labels_M - 1)
+    print(f"{out}: {len(writer)} images")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the options, predict what is not predicted yet."""
+    """Read the options and predict."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("images", help="a folder")
     parser.add_argument("--out", required=True, help="a file ending in .json, or a folder for large sets")
@@ -56,20 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     model, classes = load(options.model, options.weights, options.classes)
-    about = {"model": options.model, "weights": weights_digest(model)}
-    model.eval().to(options.device)
-    with PredictionsWriter(options.out, classes, about) as writer:
-        for path in tqdm(listed_images(options.images), disable=not sys.stderr.isatty()):
-            name = os.path.relpath(path, options.images)
-            if name in writer:
-                continue
-            with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file).convert("RGB")  # turned as MMDetection turns it
-            image_CHW = pil_to_tensor(image).to(options.device) / 255
-            (found,) = model([image_CHW])
-            boxes_M4, scores_M, labels_M = (found[key].cpu() for key in ("boxes", "scores", "labels"))
-            writer.add(name, image.size, boxes_M4, scores_M, labels_M - 1)
-    print(f"{options.out}: {len(writer)} images")
+    write_predictions(model, classes, options.images, options.out, options.device, options.model)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ model = dict(
     type='KDSingleStageDetector',
     teacher=dict(
         config='mmkd::cards/teacher_quarter.py',
-        checkpoint='work_dirs/cards_quarter/teacher/epoch_200.pth'),
+        checkpoint='work_dirs/cards_teacher_quarter/epoch_200.pth'),
     inherit=['neck', 'bbox_head'],
     distill=dict(
         cls=dict(type='DistillationLoss'),

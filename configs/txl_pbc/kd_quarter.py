@@ -5,7 +5,7 @@ model = dict(
     type='KDSingleStageDetector',
     teacher=dict(
         config='mmkd::txl_pbc/teacher_quarter.py',
-        checkpoint='work_dirs/txl_pbc_quarter/teacher/epoch_60.pth'),
+        checkpoint='work_dirs/txl_pbc_teacher_quarter/epoch_60.pth'),
     inherit=['neck', 'bbox_head'],
     distill=dict(
         cls=dict(type='DistillationLoss'),
