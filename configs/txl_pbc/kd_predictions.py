@@ -5,6 +5,6 @@
 _base_ = ['./kd_unlabelled.py']
 
 model = dict(
-    inherit=None,
+    inherit=[],
     teacher=dict(_delete_=True, predictions='work_dirs/torchvision.json'),
     distill=dict(_delete_=True, boxes=dict(type='TeacherBoxesLoss')))
