@@ -1,10 +1,10 @@
-"""Train a Faster R-CNN of torchvision on a COCO file and write its predictions, which teach a student of MMDetection.
+"""Train a Faster R-CNN of torchvision on a COCO file and write its predictions, which teach a student.
 
     python examples/train_torchvision.py data/txl-pbc/annotations/quarter.json data/txl-pbc/images/train \
         --backbone weights/mobilenet_v2_imagenet_mmdet.pth --out teacher.json
 
-Then ``teacher=dict(predictions='teacher.json')`` in the student's config; see docs/any-teacher.md. It learns from the
-images that are in the COCO file and predicts all that are in the folder. The detector is torchvision's own
+Then ``teacher=dict(predictions='teacher.json')`` in the student's config; see docs/any-teacher.md. It learns
+from the images in the COCO file and predicts all images in the folder. The detector is torchvision's own
 `FasterRCNN` on its MobileNetV2 with FPN.
 
 Shape suffixes: C channels, H and W size of an image, M boxes.
@@ -58,7 +58,7 @@ class CocoImages(Dataset[Any]):
 
 
 def build(classes: int, backbone: str | None, size: int) -> Any:
-    """torchvision's Faster R-CNN on its MobileNetV2, which may begin with weights in mmdet's names or its own."""
+    """torchvision's Faster R-CNN on its MobileNetV2; ``backbone`` may have mmdet's names or torchvision's."""
     mobilenet = mobilenet_v2(weights=None)
     if backbone is not None:
         weights = torch.load(backbone, map_location="cpu", weights_only=True)
@@ -88,11 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--backbone", help="ImageNet weights of MobileNetV2")
     parser.add_argument("--size", type=int, default=320, help="longest side of the images in pixels")
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
     data = CocoImages(options.annotations, options.images)
-    loader = DataLoader(data, batch_size=4, shuffle=True, drop_last=True, collate_fn=lambda b: tuple(zip(*b)))
+    loader = DataLoader(
+        data, options.batch_size, shuffle=True, drop_last=True, collate_fn=lambda b: tuple(zip(*b))
+    )
     names = [data.coco.cats[category]["name"] for category in data.labels]
     model = build(len(names), options.backbone, options.size).to(options.device).train()
     steps = options.epochs * len(loader)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from mmkd.data import read_predictions
+from mmkd.registry import MODELS
 
 from .conftest import ROOT, batch, build, tiny_atss
 
@@ -70,6 +72,36 @@ def test_torchvision(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     np.testing.assert_allclose(said.scores_M, expected["scores"], atol=1e-4)
     np.testing.assert_allclose(said.boxes_M4, expected["boxes"], atol=0.03)
     assert said.labels_M.tolist() == (expected["labels"] - 1).tolist()
+
+
+def test_train_torchvision(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torchvision.models", reason=HOW)
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    example = script("train_torchvision", monkeypatch)
+    labels = json.loads(Path("data/bccd/annotations/val.json").read_text())
+    labels["images"] = [each for each in labels["images"] if (images / each["file_name"]).exists()]
+    known = {each["id"] for each in labels["images"]}
+    labels["annotations"] = [each for each in labels["annotations"] if each["image_id"] in known]
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    backbone = MODELS.build({"type": "MobileNetV2", "out_indices": (2,)})
+    backbone.eval()
+    torch.save({"state_dict": backbone.state_dict()}, tmp_path / "backbone.pth")
+
+    model = example.build(3, str(tmp_path / "backbone.pth"), 64).eval()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        theirs = torch.nn.Sequential(*[model.backbone.body[str(i)] for i in range(7)])(image)
+        torch.testing.assert_close(theirs, backbone(image)[0])
+
+    out = tmp_path / "teacher.json"
+    arguments = [str(tmp_path / "labels.json"), str(images), "--out", str(out), "--device", "cpu"]
+    example.main([*arguments, "--batch-size", "2", "--epochs", "2", "--size", "96"])
+    found = read_predictions(out)
+    assert list(found.classes) == CLASSES
+    assert len(found.names) == 3
+    trained = torch.load(tmp_path / "teacher.pth", weights_only=True)
+    first = next(iter(example.build(3, None, 96).state_dict()))
+    assert first in trained
 
 
 def test_transformers(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
