@@ -16,7 +16,7 @@ train_dataloader = dict(
         _delete_=True,
         type='ConcatDataset',
         datasets=[_base_.train_dataloader.dataset, unlabelled]))
-max_epochs = 80
+max_epochs = 40
 train_cfg = dict(max_epochs=max_epochs, val_interval=8)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

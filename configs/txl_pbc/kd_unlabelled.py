@@ -16,8 +16,8 @@ train_dataloader = dict(
         _delete_=True,
         type='ConcatDataset',
         datasets=[_base_.train_dataloader.dataset, unlabelled]))
-max_epochs = 20
-train_cfg = dict(max_epochs=max_epochs, val_interval=4)
+max_epochs = 10
+train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),
     dict(
