@@ -1,4 +1,4 @@
-# The student alone on all cards at longest side 160 40 epochs of 31 batches.
+# The student alone on all cards at longest side 160: 40 epochs of 31 batches.
 _base_ = ['./student_160.py']
 
 train_dataloader = dict(batch_size=8)
