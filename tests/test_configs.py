@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from mmengine.logging import MessageHub
 from mmengine.optim import build_optim_wrapper
 
 from mmkd.compat import load_config
+from mmkd.data import PredictionsWriter
 from mmkd.heads import is_deformable
 from mmkd.registry import MODELS
 from mmkd.student_config import student_config
@@ -24,18 +26,29 @@ from .zoo import small
 CONFIGS = sorted((ROOT / "configs").glob("[!_]*/*.py"))
 
 
+def predicted(folder: Path, classes: Sequence[str]) -> str:
+    """A file with a box for each of two images."""
+    with PredictionsWriter(folder / "teacher.json", classes) as writer:
+        for index in range(2):
+            writer.add(f"{index}.png", (160, 128), [[20, 20, 90, 80]], scores_M=[0.9], labels_M=[index])
+    return str(folder / "teacher.json")
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
 def test_config_takes_a_training_step(path: Path, tmp_path: Path) -> None:
     cfg = Config.fromfile(path)
     if "teacher" in cfg.model:
         assert cfg.model.type in ("KDSingleStageDetector", "KDDetector")
-        assert cfg.model.teacher.checkpoint
-        cfg.model.teacher.checkpoint = None
+        if "predictions" in cfg.model.teacher:
+            cfg.model.teacher.predictions = predicted(tmp_path, cfg.metainfo.classes)
+        else:
+            assert cfg.model.teacher.checkpoint
+            cfg.model.teacher.checkpoint = None
         if "num_queries" in cfg.model:  # of 128 pixels not even 900 queries can be made
             teacher = small(load_config(cfg.model.teacher.config).model)
             cfg.model.teacher.config = {"model": teacher}
             small(cfg.model)
-        if "inherit" in cfg.model:
+        if cfg.model.get("inherit"):
             config = cfg.model.teacher.config
             teacher = (load_config(config) if isinstance(config, str) else config).model
             teacher.backbone.init_cfg = None
@@ -48,7 +61,10 @@ def test_config_takes_a_training_step(path: Path, tmp_path: Path) -> None:
 
     # What the Runner tells, which batch augmentations and heads ask for.
     hub = MessageHub.get_current_instance()
-    for name, value in {"iter": 0, "epoch": 0, "max_iters": 10, "max_epochs": 1}.items():
+    told = {"iter": 0, "epoch": 0, "max_iters": 10, "max_epochs": 1}
+    if "predictions" in cfg.model.get("teacher", {}):
+        told["dataset_meta"] = cfg.metainfo.to_dict()
+    for name, value in told.items():
         hub.update_info(name, value)
     # Deformable convolutions need positions on the coarsest level, PAA's mixture model many candidates.
     large = is_deformable(model) or cfg.model.get("bbox_head", {}).get("type") == "PAAHead"
@@ -59,6 +75,8 @@ def test_config_takes_a_training_step(path: Path, tmp_path: Path) -> None:
         settings.pop(of_amp, None)
     with_masks = "'with_mask': True" in str(cfg.train_dataloader)
     data = batch_with_masks(cfg.model, shape[0]) if with_masks else batch(shape, shape)
+    for index, sample in enumerate(data["data_samples"]):
+        sample.set_metainfo({"img_path": f"{index}.png", "view": []})
     if "UnlabelledImages" in str(cfg.train_dataloader.dataset):
         data["data_samples"][0].set_metainfo({"labelled": False})
     log_vars = model.train_step(data, build_optim_wrapper(model, settings))
