@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from mmdet.models.backbones import MobileNetV2
 from PIL import Image
 
 from .conftest import ROOT
@@ -41,6 +44,18 @@ def test_the_split_to_choose_by_is_what_its_command_makes(tmp_path: Path) -> Non
         assert {a["image_id"] for a in content["annotations"]} <= parts[-1]
     assert [len(part) for part in parts] == [219, 73]
     assert parts[0] | parts[1] == whole
+
+
+def test_mobilenet_has_the_same_layers_in_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = pytest.importorskip("torchvision.models", reason="pip install '.[examples]'")
+    monkeypatch.syspath_prepend(ROOT / "data")
+    theirs = models.mobilenet_v2(weights=None).features.eval()
+    ours = MobileNetV2(out_indices=(7,))
+    ours.load_state_dict(importlib.import_module("mobilenet_v2").in_mmdets_names(theirs))
+    ours.eval()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image)[0], theirs(image))
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -1,5 +1,5 @@
 # TXL-PBC blood cells at longest side 160, from https://github.com/lugan113/TXL-PBC_Dataset under data/txl-pbc, its
-# YOLO labels converted by data/yolo_to_coco.py.
+# YOLO labels converted (data/README.md).
 data_root = 'data/txl-pbc/'
 metainfo = dict(
     classes=('WBC', 'RBC', 'Platelets'),
