@@ -32,11 +32,14 @@ from razor import import_mmrazor, single_teacher_distill
 from mmkd.compat import load_config
 from mmkd.detectors.recipe import recommended
 from mmkd.heads.calls import Calls
+from mmkd.losses.automatic import INTERVAL
 from mmkd.outputs import has_dense_head
 from mmkd.registry import MODELS
 from mmkd.teachers import CachedTeacher
 
 MIB = 2**20
+RECIPE = "mmkd, what --teacher chooses"
+MEASURING = "the same, a step that measures its automatic weights"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -121,6 +124,18 @@ def leaves(value: Any) -> Any:
     return value
 
 
+def measuring(model: Any, batch: Any) -> Step:
+    """A step that measures the automatic weights of all terms, as every 50th does."""
+    step = trained(model, batch)
+
+    def first() -> None:
+        for term in model.terms.values():
+            term.auto.done = 0
+        step()
+
+    return first
+
+
 def build_steps(args: argparse.Namespace, folder: Path) -> dict[str, Step]:
     """A training step of each variant."""
     student, teacher = load_config(args.student).model, load_config(args.teacher).model
@@ -145,12 +160,14 @@ def build_steps(args: argparse.Namespace, folder: Path) -> dict[str, Step]:
 
     alone = stock(student)
     steps = {"student alone": trained(alone, batch)}
+    found = recommended(student, {"config": teacher, "checkpoint": None}, None)["distill"]
+    automatic = {name: {**cfg, "loss_weight": "auto"} for name, cfg in found.items()}
     if not has_dense_head(alone):
-        found = recommended(student, {"config": teacher, "checkpoint": None}, None)["distill"]
         print(f"mmkd: {', '.join(found)}")
         steps["mmkd, features alone"] = trained(distilled({"neck": found["neck"]}), batch)
         default = distilled(found)
         steps["mmkd"] = trained(default, batch)
+        steps[MEASURING] = measuring(distilled(automatic), batch)
         steps["mmkd, the later heads and the losses alone"] = losses_alone(default, batch)
         steps["student alone, again"] = trained(stock(student), batch)
         return steps
@@ -170,6 +187,9 @@ def build_steps(args: argparse.Namespace, folder: Path) -> dict[str, Step]:
     steps["mmkd"] = trained(default, batch)
     steps["mmkd, cached"] = trained(distilled(terms, cache={"dir": str(folder / "cache")}), batch)
     steps["mmkd, the losses alone"] = losses_alone(default, batch)
+    print(f"{RECIPE}: {', '.join(found)}")
+    steps[RECIPE] = trained(distilled(found), batch)
+    steps[MEASURING] = measuring(distilled(automatic), batch)
     steps["student alone, again"] = trained(stock(student), batch)
     return steps
 
@@ -187,6 +207,10 @@ def main() -> None:
     print("| a training step | time | allocated at its peak |\n|---|---|---|")
     for name, ratio in ratios.items():
         print(f"| {name} | {ratio:.3f} × | {memory[name]:.0f} MiB |")
+    more = ratios[MEASURING] - ratios.get(RECIPE, ratios["mmkd"])
+    print(
+        f"\nAutomatic weights, in the mean over {INTERVAL} steps: {more / INTERVAL:+.4f} × of the student's step"
+    )
     options = {key: str(value) for key, value in vars(args).items()}
     write("step_cost", args.out, options=options, ratios=ratios, peak_mib=memory, seconds=times)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmkd.balance import scalar_name
 from mmkd.compare.extrapolation import extrapolate
 from mmkd.compare.history import class_metrics, metric, read_history, seconds_per_iteration
 from mmkd.compare.plan import STUDENT, TEACHER, Member
@@ -20,7 +21,6 @@ from mmkd.compare.shorten import short_budget, shortened
 from mmkd.compare.statistics import SMALLEST_GAP, paired_difference
 from mmkd.compare.verdict import predict_gain, reasons
 from mmkd.errors import UserError
-from mmkd.hooks.schedule import scalar_name
 
 FOLDER, VERDICT = "probe", "verdict.json"
 # Of the share that is asked for; the student alone trains with each, for its learning curve.

@@ -15,7 +15,7 @@ from mmkd.functional.checks import is_number
 AUTO = "auto"
 DEFAULT_SHARE = 0.1
 # Iterations from one measurement to the next, once the first so many are over.
-_INTERVAL = 50
+INTERVAL = 50
 # How much of the running mean a measurement leaves in place.
 _MOMENTUM = 0.75
 # A measurement this many times above the running mean replaces it; one so far below counts no lower.
@@ -71,9 +71,9 @@ class AutoWeight(nn.Module):
     @property
     def due(self) -> bool:
         """Whether this iteration is measured."""
-        if self.done < _INTERVAL:
+        if self.done < INTERVAL:
             return not self.measured or self.done & (self.done - 1) == 0
-        return not self.measured or self.done % _INTERVAL == 0
+        return not self.measured or self.done % INTERVAL == 0
 
     @property
     def weight(self) -> float:
