@@ -209,7 +209,7 @@ def main() -> None:
         print(f"| {name} | {ratio:.3f} × | {memory[name]:.0f} MiB |")
     more = ratios[MEASURING] - ratios.get(RECIPE, ratios["mmkd"])
     print(
-        f"\nAutomatic weights, in the mean over {INTERVAL} steps: {more / INTERVAL:+.4f} × of the student's step"
+        f"\nAutomatic weights cost {more / INTERVAL:+.4f} × of the student's step in the mean over {INTERVAL}"
     )
     options = {key: str(value) for key, value in vars(args).items()}
     write("step_cost", args.out, options=options, ratios=ratios, peak_mib=memory, seconds=times)
