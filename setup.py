@@ -72,6 +72,7 @@ setup(
     entry_points={
         "console_scripts": [
             "mmkd=mmkd.cli.main:main",
+            "mmkd-init=mmkd.cli.main:init",
             "mmkd-train=mmkd.cli.main:train",
             "mmkd-test=mmkd.cli.main:test",
             "mmkd-cache-teacher=mmkd.cli.main:cache_teacher",

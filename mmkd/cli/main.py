@@ -15,6 +15,7 @@ from mmkd.cli.console import nobody_reads, print_anything
 from mmkd.version import __version__
 
 TOOLS = {
+    "init": "make a project for your data",
     "train": "train a detector, alone or with a teacher",
     "test": "evaluate a checkpoint",
     "doctor": "examine a config before it is trained",
@@ -36,7 +37,7 @@ def run_tool(name: str, argv: Sequence[str] | None = None) -> int:
     return code
 
 
-train, test, doctor, compare, sweep, cache_teacher, predict, publish, convert = (
+init, train, test, doctor, compare, sweep, cache_teacher, predict, publish, convert = (
     partial(run_tool, x) for x in TOOLS
 )
 

@@ -22,7 +22,8 @@ class _Overrides(argparse.Action):
         )
 
 
-# Of `mmkd.compare.plan` and `mmkd.cli.convert`; a test compares them.
+# Of `mmkd.project.dataset`, `mmkd.compare.plan` and `mmkd.cli.convert`; a test compares them.
+FORMATS = ("coco", "yolo", "voc")
 SPLITS = ("test", "val")
 PARTS = ("student", "teacher")
 
@@ -54,6 +55,26 @@ def base(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     # Set by torch.distributed.launch.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def init() -> argparse.ArgumentParser:
+    """A project's folder, its data, and the two detectors."""
+    parser = _plain(
+        "Make a project for a data set: look at the data, and write configs of teacher, student and "
+        "distillation, a comparison, a sweep and the commands to call."
+    )
+    parser.add_argument("project", type=Path, help="folder to write; new or empty")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="DIR",
+        help="a COCO, YOLO or VOC data set, or the data.yaml of YOLO labels",
+    )
+    pair = "(default: ATSS, small where there is no GPU)"
+    parser.add_argument("--student", metavar="CONFIG", help=f"a config like mmdet::…, or a file {pair}")
+    parser.add_argument("--teacher", metavar="CONFIG", help=f"likewise {pair}")
+    parser.add_argument("--format", choices=FORMATS, help="of the data, where a folder holds several")
     return parser
 
 

@@ -206,8 +206,17 @@ def write_coco(
         "annotations": boxes,
         "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],
     }
-    _write(path, json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n")
+    write_json(path, content)
     return len(boxes)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a COCO file as a whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    _write(path, json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n")
 
 
 def has_area(box: Box, width: int, height: int) -> bool:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from mmkd.cli import convert, parsers
 from mmkd.compare.plan import SPLITS
+from mmkd.project.dataset import KINDS
 
 
 def test_choices_are_those_of_the_tools() -> None:
     assert parsers.SPLITS == SPLITS
+    assert parsers.FORMATS == KINDS
     assert tuple(convert.PREFIXES) == parsers.PARTS
 
 

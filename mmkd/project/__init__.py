@@ -1,0 +1,5 @@
+"""A project made for a data set: configs of teacher, student and distillation, a comparison and a sweep."""
+
+from mmkd.project.make import Project, make_project
+
+__all__ = ["Project", "make_project"]

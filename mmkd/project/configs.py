@@ -1,0 +1,436 @@
+"""The text of a project's configs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import yaml
+
+from mmkd.compat import load_config
+from mmkd.errors import UserError
+from mmkd.project.dataset import DataSet
+from mmkd.project.fit import Fit, Setting
+
+# AdamW from scratch on small data: the learning rate of configs/bccd and configs/cards at this batch.
+_ADAMW = (1e-3, 8)
+_WARM_UP = 500
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a teacher or student comes from.
+
+    Attributes:
+        about: what it is, in words.
+        base: bases of its config; ``None`` if it inherits the teacher's.
+        model: overrides of the model.
+        stock: the config that ``base`` names, if it is a whole one; ``None`` for bases of ours.
+        weights: what it begins with; ``""`` for none.
+    """
+
+    about: str
+    base: tuple[str, ...] | None
+    model: Mapping[str, Any]
+    stock: Any = None
+    weights: str = ""
+
+
+class Code(str):
+    """Text that is written into a config as it is."""
+
+
+def compact_teacher() -> Part:
+    """The narrow ATSS that the recipes of BCCD and the cards were measured with."""
+    return Part("a narrow ATSS-R18, from scratch", ("mmkd::_base_/models/atss_r18_narrow.py",), {})
+
+
+def compact_student() -> Part:
+    """The same with half of the backbone's width."""
+    model = {"backbone": {"base_channels": 16}, "neck": {"in_channels": [16, 32, 64, 128]}}
+    return Part("the teacher with a backbone of half the width", None, model)
+
+
+def smaller_backbone(base: tuple[str, ...] | None, stock: Any) -> Part:
+    """The stock ATSS with a ResNet-18."""
+    backbone = {"depth": 18, "init_cfg": {"checkpoint": "torchvision://resnet18"}}
+    model = {"backbone": backbone, "neck": {"in_channels": [64, 128, 256, 512]}}
+    return Part("ATSS-R18, its backbone from ImageNet", base, model, stock)
+
+
+def teacher_text(part: Part, data: DataSet, fit: Fit, project: Path) -> str:
+    """``teacher.py``."""
+    return _whole(
+        f"The teacher: {part.about}.", part, data, fit, fit.teacher_epochs, project / "work_dirs/teacher"
+    )
+
+
+def student_text(part: Part, data: DataSet, fit: Fit, project: Path) -> str:
+    """``student.py``: inherits the teacher's, unless it has a base of its own."""
+    about, work_dir = f"The student alone: {part.about}.", project / "work_dirs/student"
+    if part.base is not None:
+        return _whole(about, part, data, fit, fit.student_epochs, work_dir)
+    load = "load_from = None\n" if part.stock is not None else ""
+    return "\n".join(
+        [
+            f"# {about}",
+            '_base_ = ["./teacher.py"]',
+            "",
+            f"model = {code(part.model)}",
+            load + _schedule(fit.student_epochs, data, fit, stock=False),
+            f'work_dir = "{work_dir.as_posix()}"',
+            "",
+        ]
+    )
+
+
+def kd_text(kind: str, recipe: Mapping[str, Any], fit: Fit, project: Path) -> str:
+    """``kd.py``: the student with a teacher, by the losses that fit both."""
+    checkpoint = project / f"work_dirs/teacher/epoch_{fit.teacher_epochs.value}.pth"
+    entry = {"config": (project / "teacher.py").as_posix(), "checkpoint": checkpoint.as_posix()}
+    entry.update(recipe.get("teacher", {}))
+    model = {"type": "KDDetector", "student": kind, "teacher": entry}
+    model |= {key: recipe[key] for key in ("inherit", "distill") if key in recipe}
+    return "\n".join(
+        [
+            "# The student, distilled: the losses that fit this pair. Same data, seed and schedule.",
+            '_base_ = ["./student.py"]',
+            "",
+            f"model = {code(model)}",
+            f'work_dir = "{(project / "work_dirs/kd").as_posix()}"',
+            "",
+        ]
+    )
+
+
+def compare_text(project: Path, fit: Fit, data: DataSet) -> str:
+    """``compare.yaml``: teacher, student and distilled student over three seeds."""
+    checkpoint = f"work_dirs/teacher/epoch_{fit.teacher_epochs.value}.pth"
+    judged = "test" if "test" in data.splits else "val: there is no test split, so choose no recipe by it"
+    content = {
+        "name": _plain_name(project),
+        "dataset": data.root.resolve().name,
+        "teacher": {
+            name: _path(project, file)
+            for name, file in (("config", "teacher.py"), ("checkpoint", checkpoint))
+        },
+        "student": _path(project, "student.py"),
+        "variants": {"kd": {"config": _path(project, "kd.py"), "recommended": True}},
+        "seeds": [0, 1, 2],
+        "evaluate": "test",
+    }
+    return f"# Teacher, student alone and distilled, three seeds each; judged on {judged}.\n" + _yaml(content)
+
+
+def sweep_text(project: Path, recipe: Mapping[str, Any], rate: float) -> str:
+    """``sweep.yaml``: learning rate, and the weights of the losses."""
+
+    def around(low: float, high: float) -> dict[str, Any]:
+        return {"min": low, "max": high, "distribution": "log_uniform_values"}
+
+    weights = {
+        f"model.distill.{name}.loss_weight": around(0.1, 4.0)
+        for name in ("cls", "neck")
+        if name in recipe["distill"]
+    }
+    command = ["${env}", "${interpreter}", "-m", "mmkd", "train", _path(project, "kd.py")]
+    content = {
+        "program": "mmkd-train",
+        "method": "bayes",
+        "metric": {"name": "val/bbox_mAP", "goal": "maximize"},
+        "early_terminate": {"type": "hyperband", "min_iter": 2, "eta": 2},
+        "parameters": {"optim_wrapper.optimizer.lr": around(rate / 4, rate * 4), **weights},
+        "command": [*command, "--cfg-options", "randomness.seed=0", "${args_no_hyphens}"],
+    }
+    about = "# Learning rate and weights of the losses, judged on the validation images; needs no account:\n"
+    return f"{about}#   mmkd-sweep {shlex.quote(_path(project, 'sweep.yaml'))} --local --count 20\n" + _yaml(
+        content
+    )
+
+
+def readme_text(project: Path, fit: Fit) -> str:
+    """``README.md``: the commands, in their order."""
+    commands = "\n".join(f"    {command}" for command in commands_of(project, fit))
+    return f"# {project.resolve().name}\n\nCall these in {Path.cwd()}, where the paths begin:\n\n{commands}\n"
+
+
+def commands_of(project: Path, fit: Fit) -> list[str]:
+    """The commands that come next, in their order."""
+    teacher, kd, plan, last = (
+        shlex.quote((project / name).as_posix())
+        for name in (
+            "teacher.py",
+            "kd.py",
+            "compare.yaml",
+            f"work_dirs/kd/epoch_{fit.student_epochs.value}.pth",
+        )
+    )
+    return [
+        f"mmkd-train {teacher}",
+        f"mmkd-doctor {kd}",
+        f"mmkd-train {kd}",
+        f"mmkd-test {kd} {last}",
+        f"mmkd-compare {plan}",
+    ]
+
+
+def learning_rate(stock: Any, batch: int) -> Setting:
+    """The learning rate for a batch: in proportion for SGD, by the square root for Adam's kind."""
+    rate, at, kind = *_ADAMW, "AdamW"
+    if stock is not None:
+        optimizer = (stock.get("optim_wrapper") or {}).get("optimizer") or {}
+        rate, kind = optimizer.get("lr", 0.01), str(optimizer.get("type", "SGD"))
+        at = (stock.get("auto_scale_lr") or {}).get("base_batch_size", 16)
+    ratio = batch / at
+    scaled = rate * (ratio**0.5 if "adam" in kind.lower() else ratio)
+    why = f"{rate:g} is for batches of {at}"
+    return Setting(float(f"{scaled:.2g}"), why if ratio != 1 else f"{kind}'s for batches of {at}")
+
+
+def class_overrides(model: Any, count: int) -> dict[str, Any]:
+    """Overrides that give a model's heads another number of classes."""
+    usual = next(_class_counts(model), None)
+    if usual is None:
+        raise UserError(
+            "This model's number of classes cannot be set.",
+            expected="a detector whose head has num_classes",
+            found=f"none in a {model.get('type')}",
+            remedy="choose another --student or --teacher",
+        )
+    return _with_classes(model, usual, count, "_base_.model")
+
+
+def code(value: Any, indent: int = 0) -> str:
+    """A value as Python, dicts as ``dict(…)``; one entry a line where it is long."""
+    if isinstance(value, Code):
+        return str(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        entries, ends = [f"{key}={code(each, indent + 4)}" for key, each in value.items()], ("dict(", ")")
+    elif isinstance(value, (list, tuple)):
+        entries = [code(each, indent + 4) for each in value]
+        ends = ("[", "]") if isinstance(value, list) else ("(", ",)" if len(value) == 1 else ")")
+    else:
+        return repr(value)
+    line = ends[0] + ", ".join(entries) + ends[1]
+    if len(line) + indent <= 88 and "\n" not in line:
+        return line
+    space = " " * (indent + 4)
+    return ends[0] + "\n" + "".join(f"{space}{each},\n" for each in entries) + " " * indent + ends[1][-1]
+
+
+def _whole(about: str, part: Part, data: DataSet, fit: Fit, epochs: Setting, work_dir: Path) -> str:
+    assert part.base is not None
+    base = [*part.base]
+    if part.stock is None:
+        base += ["mmkd::_base_/schedules/adamw_20e.py", "mmdet::_base_/default_runtime.py"]
+    names = class_overrides(_model_of(part), len(data.classes))
+    model = _merged(names, part.model)
+    scaled = _anchors(_model_of(part), fit)
+    lines = [
+        f"# {about}",
+        f"_base_ = {code(base)}",
+        'custom_imports = dict(imports=["mmkd"])',
+        "",
+        *_data(data, fit, part.stock),
+        "",
+        *(comment(f"Anchors: {fit.anchor_scale.why}.") if scaled else []),
+        f"model = {code(_merged(model, scaled))}",
+    ]
+    if part.stock is not None:
+        if "batch_augments" in (part.stock.model.get("data_preprocessor") or {}):
+            lines.insert(-1, "# No resizing in the preprocessor: the pipeline does it.")
+            lines[-1] = (
+                f"model = {code(_merged(model, {'data_preprocessor': {'batch_augments': None}}, scaled))}"
+            )
+        lines.append(f"load_from = {code(part.weights or None)}")
+    rate = learning_rate(part.stock, fit.batch.value)
+    lines += [
+        *comment(f"Learning rate: {rate.why}."),
+        f"optim_wrapper = {code({'optimizer': {'lr': rate.value}})}",
+        _schedule(epochs, data, fit, part.stock is not None),
+        "default_hooks = dict(",
+        "    logger=dict(interval=10),",
+        '    checkpoint=dict(by_epoch=True, interval=1, max_keep_ckpts=1, save_best="coco/bbox_mAP"),',
+        ")",
+        'custom_hooks = [dict(type="MetricsFileHook")]',
+        f'work_dir = "{work_dir.as_posix()}"',
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _data(data: DataSet, fit: Fit, stock: Any) -> Iterator[str]:
+    train, val, test = data.splits["train"], data.splits["val"], data.test
+    side = fit.side.value
+    masks = stock is not None and _reads_masks(stock)
+    annotations = {"type": "LoadAnnotations", "with_bbox": True} | ({"with_mask": True} if masks else {})
+    keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+    yield f"classes = {code(data.classes)}"
+    yield from comment(f"Longest side: {fit.side.why}.")
+    yield f"image_scale = {code((side, side))}"
+    yield "train_pipeline = " + code(
+        [
+            {"type": "LoadImageFromFile"},
+            annotations,
+            {
+                "type": "RandomResize",
+                "scale": Code("image_scale"),
+                "ratio_range": (0.8, 1.25),
+                "keep_ratio": True,
+            },
+            {"type": "RandomFlip", "prob": 0.5},
+            {"type": "PackDetInputs"},
+        ]
+    )
+    yield "test_pipeline = " + code(
+        [
+            {"type": "LoadImageFromFile"},
+            {"type": "Resize", "scale": Code("image_scale"), "keep_ratio": True},
+            annotations,
+            {"type": "PackDetInputs", "meta_keys": keys},
+        ]
+    )
+    yield from comment(f"Batch: {fit.batch.why}.")
+    for split, name in ((train, "train"), (val, "val"), (test, "test")):
+        if name == "test" and test is val:
+            yield "test_dataloader = val_dataloader"
+            continue
+        dataset: dict[str, Any] = {
+            "type": "CocoDataset",
+            "metainfo": {"classes": Code("classes")},
+            "ann_file": split.annotations.as_posix(),
+            "data_prefix": {"img": f"{split.images.as_posix()}/"},
+        }
+        # No filter: images without objects teach what is background.
+        dataset |= {} if name == "train" else {"test_mode": True}
+        dataset["pipeline"] = Code("train_pipeline" if name == "train" else "test_pipeline")
+        loader: dict[str, Any] = {"_delete_": True} if stock is not None else {}
+        loader |= {
+            "batch_size": fit.batch.value,
+            "num_workers": fit.workers,
+            "persistent_workers": True,
+            "sampler": {"type": "DefaultSampler", "shuffle": name == "train"},
+            "dataset": dataset,
+        }
+        yield f"{name}_dataloader = {code(loader)}"
+    for split, name in ((val, "val"), (test, "test")):
+        if name == "test" and test is val:
+            yield "test_evaluator = val_evaluator"
+            continue
+        evaluator: dict[str, Any] = {"_delete_": True} if stock is not None else {}
+        evaluator |= {"type": "CocoMetric", "ann_file": split.annotations.as_posix(), "metric": "bbox"}
+        yield f"{name}_evaluator = {code(evaluator)}"
+
+
+def _schedule(epochs: Setting, data: DataSet, fit: Fit, stock: bool) -> str:
+    steps = max(1, data.splits["train"].image_count // fit.batch.value)
+    warm_up = min(_WARM_UP, max(1, epochs.value * steps // 10))
+    loop: dict[str, Any] = {"_delete_": True, "type": "EpochBasedTrainLoop"} if stock else {}
+    loop |= {"max_epochs": Code("max_epochs"), "val_interval": max(1, epochs.value // 10)}
+    return "\n".join(
+        [
+            *comment(f"Schedule: {epochs.why}."),
+            f"max_epochs = {epochs.value}",
+            f"train_cfg = {code(loop)}",
+            "param_scheduler = [",
+            f'    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end={warm_up}),',
+            "    dict(",
+            '        type="CosineAnnealingLR",',
+            "        by_epoch=True,",
+            "        begin=0,",
+            "        end=max_epochs,",
+            "        T_max=max_epochs,",
+            "        convert_to_iter_based=True,",
+            "    ),",
+            "]",
+        ]
+    )
+
+
+def comment(text: str) -> list[str]:
+    """A comment, broken into lines."""
+    return fill(text, 100, initial_indent="# ", subsequent_indent="# ").splitlines()
+
+
+def _model_of(part: Part) -> Any:
+    if part.stock is not None:
+        return part.stock.model
+    assert part.base is not None
+    return load_config(part.base[0]).model
+
+
+def _anchors(model: Any, fit: Fit) -> dict[str, Any]:
+    """An override where the anchors of a dense head begin above what fits."""
+    head = model.get("bbox_head")
+    generator = head.get("anchor_generator") if _is_map(head) else None
+    given = None if generator is None else generator.get("octave_base_scale")
+    if given is None or given <= fit.anchor_scale.value:
+        return {}
+    return {"bbox_head": {"anchor_generator": {"octave_base_scale": fit.anchor_scale.value}}}
+
+
+def _reads_masks(stock: Any) -> bool:
+    text = json.dumps(stock.get("train_pipeline") or [], default=str)
+    return '"with_mask": true' in text
+
+
+def _class_counts(part: Any) -> Iterator[int]:
+    if _is_map(part):
+        for key, value in part.items():
+            if key == "num_classes" and isinstance(value, int):
+                yield value
+            elif key not in ("backbone", "rpn_head", "semantic_head"):
+                yield from _class_counts(value)
+    elif isinstance(part, (list, tuple)):
+        for value in part:
+            yield from _class_counts(value)
+
+
+def _with_classes(part: Any, usual: int, count: int, place: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in part.items():
+        if key == "num_classes" and value == usual:
+            found[key] = count
+        elif key in ("backbone", "rpn_head", "semantic_head"):
+            continue
+        elif _is_map(value) and (inner := _with_classes(value, usual, count, f"{place}.{key}")):
+            found[key] = inner
+        elif isinstance(value, (list, tuple)) and any(usual in _class_counts(each) for each in value):
+            found[key] = Code(f"[dict(head, num_classes={count}) for head in {place}.{key}]")
+    return found
+
+
+def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            both = _is_map(merged.get(key)) and _is_map(value)
+            merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _is_map(part: Any) -> bool:
+    return isinstance(part, Mapping)
+
+
+def _path(project: Path, name: str) -> str:
+    return (project / name).as_posix()
+
+
+def _yaml(content: Mapping[str, Any]) -> str:
+    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110))
+
+
+def _plain_name(project: Path) -> str:
+    """A name that a comparison can have."""
+    name = "".join(
+        letter if letter.isalnum() or letter in "_.+-" else "_" for letter in project.resolve().name
+    )
+    return name.lstrip(".+-") or "project"

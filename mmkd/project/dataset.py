@@ -1,0 +1,227 @@
+"""The user's data set: which kind it is, its splits as COCO files, what is wrong, and its sizes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmkd.data import voc, yolo
+from mmkd.data.coco_folder import find_coco
+from mmkd.data.conversion import Converted, Split, write_json
+from mmkd.data.split import split_by_hash
+from mmkd.doctor.annotations import examine_keys
+from mmkd.doctor.boxes import examine_boxes
+from mmkd.doctor.findings import Finding, collect
+from mmkd.doctor.images import examine_files, examine_images, examine_overlap
+from mmkd.errors import UserError
+
+KINDS = ("coco", "yolo", "voc")
+# Where there is no validation split: one image in so many.
+EVERY = 5
+_OPENED = 20
+_WANTED = {
+    "annotations": ("image_id", "category_id", "bbox", "area", "iscrowd"),
+    "images": ("id", "file_name", "width", "height"),
+}
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What is known of a data set.
+
+    Attributes:
+        kind: ``coco``, ``yolo`` or ``voc``.
+        root: its folder, as given.
+        classes: names, in the order of the labels.
+        splits: by name; ``train`` and ``val`` are always there.
+        boxes: how many boxes each class has in training.
+        longest_side: median over the training images, in pixels.
+        object_sizes: 10 %, 50 % and 90 % quantiles of the square root of the boxes' areas, as parts of their
+            images' longest sides.
+        made_val: validation was cut from training.
+        remarks: what is wrong with it without stopping a training, one line each.
+    """
+
+    kind: str
+    root: Path
+    classes: tuple[str, ...]
+    splits: Mapping[str, Split]
+    boxes: Mapping[str, int]
+    longest_side: int
+    object_sizes: tuple[float, float, float]
+    made_val: bool
+    remarks: tuple[str, ...]
+
+    @property
+    def test(self) -> Split:
+        """The split that judges in the end: validation where there is no other."""
+        return self.splits.get("test", self.splits["val"])
+
+
+def read_dataset(data: str | Path, project: Path, own: Path, kind: str | None = None) -> DataSet:
+    """Read a data set of any kind; convert what is no COCO; cut off a validation split if there is none.
+
+    Args:
+        data: its folder, or the ``data.yaml`` of YOLO labels.
+        project: the folder of the project, as its files will name it.
+        own: where files of the project are written until it is complete.
+        kind: ``coco``, ``yolo`` or ``voc``; found by itself if ``None``.
+
+    Raises:
+        UserError: nothing is found, or training would fail on it.
+    """
+    path = Path(data)
+    if not path.exists():
+        raise UserError(
+            "The data is not there.",
+            expected="a folder with a COCO, YOLO or VOC data set",
+            found=f"no {path} below {Path.cwd()}",
+            remedy="correct --data",
+        )
+    kind, converted = _read(path, own, kind)
+    remarks = converted.problems.lines()
+    contents = {name: json.loads(split.annotations.read_bytes()) for name, split in converted.splits.items()}
+    if kind == "coco":
+        remarks += _examined(converted, contents)
+    if "train" not in contents:
+        raise UserError(
+            "There are no training images.",
+            expected="a split called train",
+            found=", ".join(contents),
+            remedy="name one of them train, or correct the data set",
+        )
+    splits = dict(converted.splits)
+    made_val = "val" not in splits
+    if made_val:
+        parts = split_by_hash(contents["train"], EVERY)
+        for name, content in zip(("train", "val"), parts, strict=True):
+            file = own / f"annotations/{name}.json"
+            write_json(file, content)
+            counts = len(content["images"]), len(content["annotations"])
+            splits[name] = Split(name, file, converted.splits["train"].images, *counts)
+            contents[name] = content
+    splits = {name: _in_project(split, own, project) for name, split in splits.items()}
+    for name, split in splits.items():
+        if not split.box_count:
+            raise UserError(
+                f"There is no box in {name}.",
+                expected="images with boxes",
+                found=f"{split.image_count} images, none with a box, in {split.annotations}",
+                remedy="correct the labels" if not made_val else "add images: there are too few to split",
+            )
+    sides, sizes = _sizes(contents["train"])
+    low, middle, high = np.quantile(sizes, [0.1, 0.5, 0.9]).tolist()
+    names = {one["id"]: str(one["name"]) for one in contents["train"]["categories"]}
+    found = Counter(names[one["category_id"]] for one in contents["train"]["annotations"])
+    boxes = {name: found[name] for name in converted.classes}
+    remarks += [f"no box of {name} in training" for name, count in boxes.items() if not count]
+    return DataSet(
+        kind,
+        path if path.is_dir() else path.parent,
+        converted.classes,
+        splits,
+        boxes,
+        round(float(np.median(sides))),
+        (low, middle, high),
+        made_val,
+        tuple(remarks),
+    )
+
+
+def _read(path: Path, own: Path, kind: str | None) -> tuple[str, Converted]:
+    if kind == "coco" or (kind is None and path.is_dir()):
+        found = find_coco(path, without=(yolo.MADE_BY, voc.MADE_BY)) if path.is_dir() else None
+        if found is not None:
+            return "coco", found
+    if kind == "yolo" or (kind is None and (path.is_file() or _is_yolo(path))):
+        return "yolo", yolo.convert_yolo(path, _out(path, own))
+    if kind == "voc" or (kind is None and _is_voc(path)):
+        return "voc", voc.convert_voc(path, _out(path, own))
+    raise UserError(
+        f"There is no data set in {path}.",
+        expected="COCO (annotations/*.json), YOLO (data.yaml and labels) or VOC (Annotations/*.xml)",
+        found=f"no annotations of {'these kinds' if kind is None else kind} in "
+        + (", ".join(sorted(one.name for one in path.iterdir())[:8]) if path.is_dir() else "a file")
+        + (" (empty)" if path.is_dir() and not any(path.iterdir()) else ""),
+        remedy="correct --data: it is the folder with annotations and images in it",
+    )
+
+
+def _is_yolo(path: Path) -> bool:
+    try:
+        yolo.find_yaml(path)
+    except UserError:
+        return False
+    return True
+
+
+def _is_voc(path: Path) -> bool:
+    try:
+        voc.find_voc(path)
+    except UserError:
+        return False
+    return True
+
+
+def _out(path: Path, own: Path) -> Path | None:
+    """Annotations are written beside the data, unless that is read-only."""
+    folder = path if path.is_dir() else path.parent
+    return None if os.access(folder, os.W_OK) else own / "annotations"
+
+
+def _in_project(split: Split, own: Path, project: Path) -> Split:
+    if not split.annotations.is_relative_to(own):
+        return split
+    return replace(split, annotations=project / split.annotations.relative_to(own))
+
+
+def _examined(found: Converted, contents: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the doctor says of COCO files; a `UserError` for what would stop a training or spoil it."""
+    remarks = []
+    for finding in _findings(found, contents):
+        if finding.level == "error":
+            raise UserError(
+                f"The data set cannot be trained on: {finding.what}.",
+                expected="annotations and images that fit each other",
+                found=finding.found,
+                remedy=finding.remedy,
+            )
+        if finding.level == "warning":
+            remarks.append(f"{finding.what}: {finding.found}; {finding.remedy}")
+    return remarks
+
+
+def _findings(found: Converted, contents: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+    for name, split in found.splits.items():
+        content = contents[name]
+        what = f"{name}: annotations"
+        yield from collect(what, partial(examine_keys, what, content, _WANTED))
+        yield from collect(f"{name}: boxes", partial(examine_boxes, name, content))
+        yield from collect(f"{name}: files", partial(examine_files, name, split.images, content["images"]))
+        images = partial(examine_images, name, split.images, content["images"], _OPENED)
+        yield from collect(f"{name}: images", images)
+    parts = {
+        name: [(split.images, image) for image in contents[name]["images"]]
+        for name, split in found.splits.items()
+    }
+    if "train" in parts and "val" in parts:
+        yield from collect("train and val", lambda: examine_overlap(parts["train"], parts["val"]))
+
+
+def _sizes(content: Mapping[str, Any]) -> tuple[list[int], list[float]]:
+    """The longest sides of images in pixels, and the sizes of objects as parts of them."""
+    sides = {one["id"]: max(one["width"], one["height"]) for one in content["images"]}
+    sizes = [
+        max(0.0, one["bbox"][2] * one["bbox"][3]) ** 0.5 / sides[one["image_id"]]
+        for one in content["annotations"]
+        if not one.get("iscrowd")
+    ]
+    return list(sides.values()), sizes or [0.0]
