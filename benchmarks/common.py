@@ -127,7 +127,7 @@ def write(name: str, out: Path | None = None, **content: Any) -> None:
             versions[package] = "not installed"
     hardware = {
         "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": processor(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -138,8 +138,11 @@ def write(name: str, out: Path | None = None, **content: Any) -> None:
     print(f"\nwritten: {out}")
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Its name, and which units for half precision it says it has."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    name = names[0] if names else platform.processor()
+    flags = {word for line in lines if line.startswith("flags") for word in line.split()}
+    return ", ".join([name, *(sorted(flags & {"amx_bf16", "avx512_bf16"}) or ["no bfloat16"])])

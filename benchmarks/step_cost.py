@@ -4,8 +4,11 @@
     python benchmarks/step_cost.py --student mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py \\
         --teacher mmdet::faster_rcnn/faster-rcnn_r101_fpn_1x_coco.py
 
-A one-stage student learns class logits; another what `--teacher` of the tools chooses for it, and features
-alone: what lies between the two is the teacher's later heads, on what the student looks at.
+The student learns what `--teacher` of the tools chooses for it, the recommended recipe: for the default pair
+logits, boxes, centerness and neck, live and cached. Beside that a one-stage student learns class logits
+alone, which is all that mmdet's way and MMRazor's do here; another features alone: what lies between the two
+is the teacher's later heads, on what the student looks at. The processor is named: what it has for bfloat16
+decides.
 
 The variants take turns, step by step, so that whatever else the machine does meets all of them; each figure
 is the median over the rounds of the ratio within a round. The student is there twice: the second one shows
@@ -24,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Step, paired_ratios, peak_bytes, random_batch, take_turns, trained, write
+from common import Step, paired_ratios, peak_bytes, processor, random_batch, take_turns, trained, write
 from mmdet.models.losses import KnowledgeDistillationKLDivLoss
 from mmdet.utils import register_all_modules
 from razor import import_mmrazor, single_teacher_distill
@@ -38,8 +41,7 @@ from mmkd.registry import MODELS
 from mmkd.teachers import CachedTeacher
 
 MIB = 2**20
-RECIPE = "mmkd, what --teacher chooses"
-MEASURING = "the same, a step that measures its automatic weights"
+MEASURING = "mmkd, a step that measures its automatic weights"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -159,19 +161,26 @@ def build_steps(args: argparse.Namespace, folder: Path) -> dict[str, Step]:
         return model
 
     alone = stock(student)
+    recipe = recommended(student, {"config": teacher, "checkpoint": None}, None)["distill"]
+    print("mmkd:", ", ".join(f"{name} {loss['type']}" for name, loss in recipe.items()))
     steps = {"student alone": trained(alone, batch)}
-    found = recommended(student, {"config": teacher, "checkpoint": None}, None)["distill"]
-    automatic = {name: {**cfg, "loss_weight": "auto"} for name, cfg in found.items()}
+    automatic = {name: {**loss, "loss_weight": "auto"} for name, loss in recipe.items()}
+    default = distilled(recipe)
+    steps["mmkd"] = trained(default, batch)
     if not has_dense_head(alone):
-        print(f"mmkd: {', '.join(found)}")
-        steps["mmkd, features alone"] = trained(distilled({"neck": found["neck"]}), batch)
-        default = distilled(found)
-        steps["mmkd"] = trained(default, batch)
+        steps["mmkd, features alone"] = trained(distilled({"neck": recipe["neck"]}), batch)
         steps[MEASURING] = measuring(distilled(automatic), batch)
         steps["mmkd, the later heads and the losses alone"] = losses_alone(default, batch)
         steps["student alone, again"] = trained(stock(student), batch)
         return steps
+    steps["mmkd, cached"] = trained(distilled(recipe, cache={"dir": str(folder / "recipe")}), batch)
+    steps[MEASURING] = measuring(distilled(automatic), batch)
+    steps["mmkd, the losses alone"] = losses_alone(default, batch)
     terms = {"cls": {"type": "DistillationLoss"}}
+    steps["mmkd, logits alone"] = trained(distilled(terms), batch)
+    cached = distilled(terms, cache={"dir": str(folder / "logits")})
+    steps["mmkd, logits alone, cached"] = trained(cached, batch)
+    steps["mmkd, logits alone, precision='fp32'"] = trained(distilled(terms, precision="fp32"), batch)
     steps["mmdet style"] = mmdet_style(stock(student), stock(teacher).eval().requires_grad_(False), batch)
     registry = import_mmrazor()
     if isinstance(registry, str):
@@ -182,14 +191,6 @@ def build_steps(args: argparse.Namespace, folder: Path) -> dict[str, Step]:
         model = single_teacher_distill(registry, student, teacher, args.cls_layer, levels).to(args.device)
         model.train()
         steps["MMRazor 1.0.0"] = trained(model, batch)
-    steps["mmkd, precision='fp32'"] = trained(distilled(terms, precision="fp32"), batch)
-    default = distilled(terms)
-    steps["mmkd"] = trained(default, batch)
-    steps["mmkd, cached"] = trained(distilled(terms, cache={"dir": str(folder / "cache")}), batch)
-    steps["mmkd, the losses alone"] = losses_alone(default, batch)
-    print(f"{RECIPE}: {', '.join(found)}")
-    steps[RECIPE] = trained(distilled(found), batch)
-    steps[MEASURING] = measuring(distilled(automatic), batch)
     steps["student alone, again"] = trained(stock(student), batch)
     return steps
 
@@ -203,11 +204,12 @@ def main() -> None:
         times = take_turns(steps, args.rounds, CLOCKS[args.clock])
         memory = {name: peak_bytes(step, args.device) / MIB for name, step in steps.items()}
     ratios = paired_ratios(times, "student alone")
-    print(f"\n{args.student} ← {args.teacher}, {args.size}², batch {args.batch}, {args.device}\n")
+    print(f"\n{processor()}, {torch.get_num_threads()} threads")
+    print(f"{args.student} ← {args.teacher}, {args.size}², batch {args.batch}, {args.device}\n")
     print("| a training step | time | allocated at its peak |\n|---|---|---|")
     for name, ratio in ratios.items():
         print(f"| {name} | {ratio:.3f} × | {memory[name]:.0f} MiB |")
-    more = ratios[MEASURING] - ratios.get(RECIPE, ratios["mmkd"])
+    more = ratios[MEASURING] - ratios["mmkd"]
     print(
         f"\nAutomatic weights cost {more / INTERVAL:+.4f} × of the student's step in the mean over {INTERVAL}"
     )

@@ -34,12 +34,17 @@ def test_step_cost(
     few = ["--batch", "2", "--rounds", "2", "--device", "cpu"]
     found = run("step_cost", monkeypatch, tmp_path / "out.json", *SMALL, *few)
     assert found["ratios"]["student alone"] == 1
-    ours = {"mmkd", "mmkd, precision='fp32'", "mmkd, cached", "mmkd, the losses alone"}
-    assert set(found["ratios"]) >= {"student alone", "student alone, again", "mmdet style", *ours}
+    assert list(found["ratios"])[:3] == ["student alone", "mmkd", "mmkd, cached"], "the recipe comes first"
+    logits = {f"mmkd, logits alone{more}" for more in ("", ", cached", ", precision='fp32'")}
+    others = {"student alone, again", "mmdet style", "mmkd, the losses alone"}
+    others.add("mmkd, a step that measures its automatic weights")
+    assert set(found["ratios"]) >= logits | others
     assert all(len(values) == 2 for values in found["seconds"].values())
     assert found["peak_mib"]["mmkd"] > found["peak_mib"]["mmkd, the losses alone"] > 0
     assert found["versions"]["torch"]
-    assert "| mmkd, cached |" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "| mmkd, cached |" in said
+    assert "mmkd: cls DistillationLoss, box BoxIoULoss, quality QualityLoss, neck PKDLoss" in said
 
 
 @pytest.mark.parametrize("model", [lambda: small(FASTER), lambda: tiny("ConditionalDETR")])
@@ -55,9 +60,99 @@ def test_step_cost_of_two_stages_and_queries(
         "student alone",
         "mmkd, features alone",
         "mmkd",
+        "mmkd, a step that measures its automatic weights",
         "mmkd, the later heads and the losses alone",
         "student alone, again",
     }
+
+
+def test_train_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the benchmark's own process; the tools themselves are called by `test_train_cost_of_the_tools`."""
+    module = importlib.import_module("train_cost")
+    calls: list[str] = []
+
+    def train(tool: Path, config: Path, folder: Path) -> dict[str, float]:
+        calls.append(tool.parts[-3])
+        cfg = Config.fromfile(config, import_custom_modules=False)
+        assert cfg.custom_imports.imports == ["clock"]
+        assert [hook.type for hook in cfg.custom_hooks] == ["mmengine.ClockHook"]
+        ends = [[1.0, 2.0, 3.0, 4.0, 6.0], [7.0, 8.0, 9.0, 10.0, 12.0]]
+        value = module.seconds({"epochs": [0.5, 6.5], "iterations": ends, "end": 12.5})
+        return {part: number * (1.1 if tool.parts[-3] == ROOT.name else 1) for part, number in value.items()}
+
+    monkeypatch.setattr(module, "train", train)
+    found = run("train_cost", monkeypatch, tmp_path / "out.json", "--rounds", "2")
+    assert len(calls) == 6
+    assert found["seconds"]["step"][module.MMDET] == [1.5, 1.5]
+    assert found["seconds"]["epoch"][module.MMDET] == [6, 6]
+    assert found["ratios"]["step"] == {module.MMDET: 1, module.MMKD: pytest.approx(1.1), module.AGAIN: 1}
+    assert "| mmkd's tools/train.py | 1.100 × | 1.100 × |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_train_cost_of_the_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = ["train_dataloader.dataset.indices=12", "train_dataloader.batch_size=2"]
+    few += ["val_dataloader=None", "val_cfg=None", "val_evaluator=None"]
+    short = ["--epochs", "1", "--rounds", "1", "--cfg-options", *few]
+    found = run("train_cost", monkeypatch, tmp_path / "out.json", *short)
+    assert all(0.1 < ratio < 10 for part in found["ratios"].values() for ratio in part.values())
+
+
+def test_verdicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def result(recipe: str, seed: int | None, ap: float, easy: float) -> dict[str, Any]:
+        metrics = {"coco/bbox_mAP": ap, "coco/easy_precision": easy, "coco/hard_precision": ap}
+        return {"recipe": recipe, "seed": seed, "metrics": metrics}
+
+    def written(name: str, gains: tuple[float, ...], alone: float) -> str:
+        runs = [result("teacher", None, 0.5, 0.5)]
+        for seed, gain in enumerate(gains):
+            runs.append(result("student", seed, alone, 0.6))
+            runs.append(result("kd_features", seed, alone + gain, 0.59))
+        roles = {"teacher": "teacher", "student": "student", "kd_features": "distilled"}
+        content = {"name": name, "runs": runs}
+        content["summary"] = [
+            {"recipe": recipe, "role": role, "config": f"{recipe}.py"} for recipe, role in roles.items()
+        ]
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        return str(tmp_path / f"{name}.json")
+
+    monkeypatch.setattr(importlib.import_module("verdicts"), "REPEATS", 3)
+    results = [
+        written("bccd_sweep", (0.04, 0.041, 0.042), 0.4),
+        written("bccd_long", (0.02, 0.021, -0.05), 0.45),
+    ]
+    probe = {
+        "name": "bccd_long",
+        "share": 0.1,
+        "student": {"forecast": None},
+        "variants": [
+            {
+                "name": "kd_features",
+                "verdict": "undecided",
+                "difference": {"mean": 0.03},
+                "predicted": {"mean": None, "low": 0.0, "high": 0.04},
+            }
+        ],
+    }
+    (tmp_path / "verdict.json").write_text(json.dumps(probe))
+    arguments = ["--results", *results, "--probes", str(tmp_path / "verdict.json")]
+    found = run("verdicts", monkeypatch, tmp_path / "out.json", *arguments)
+    # Two seeds that agree speak wrongly of the third; with it they are undecided.
+    assert found["left_out"] == {"undecided": 2, "right": 3, "wrong": 1}
+    assert found["by_class"]["teacher better"]["pairs"] == 2
+    assert found["by_class"]["teacher no better"]["gain"] == pytest.approx(-0.01)
+    assert all(row["held"] <= row["forecasts"] <= 3 for row in found["curves"])
+    assert found["curves"][3]["held"] >= 2
+    (row,) = found["budgets"]
+    assert row["predicted"] == pytest.approx(0.041 / 2)
+    assert row["found"] == pytest.approx(-0.003)
+    (row,) = found["probes"]
+    assert (row["verdict"], row["found"]) == ("undecided", pytest.approx(-0.003))
+    assert "| bccd_long, 0.1 | kd_features | undecided | +0.030 | –" in capsys.readouterr().out
 
 
 def test_loss_kernels(

@@ -14,6 +14,7 @@ from mmkd.compare.statistics import CONFIDENCE
 Floats = NDArray[np.float64]
 EXPONENTS = np.geomspace(0.05, 4.0, 90)
 LEAST_BUDGETS = 3
+LEAST_VALUE = 0.02  # a detector that finds next to nothing yet is not on its curve
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,14 @@ def extrapolate(points: Sequence[tuple[float, float]]) -> tuple[Forecast | None,
         0.5
     """
     budgets, values = np.array(points, float).reshape(-1, 2).T
-    if len(set(budgets)) < LEAST_BUDGETS:
-        return None, f"its learning curve has {len(set(budgets))} budgets of the {LEAST_BUDGETS} needed"
-    free = len(points) - LEAST_BUDGETS
+    known = [budget for budget in set(budgets) if values[budgets == budget].mean() >= LEAST_VALUE]
+    if len(known) < LEAST_BUDGETS:
+        return None, (
+            f"its learning curve has {len(known)} budgets of the {LEAST_BUDGETS} needed where it is at least "
+            f"{LEAST_VALUE}"
+        )
+    budgets, values = budgets[np.isin(budgets, known)], values[np.isin(budgets, known)]
+    free = len(values) - LEAST_BUDGETS
     if free < 1:
         return None, "with one seed its learning curve has no known scatter"
     fits = np.array([_fit(budgets, values, c) for c in EXPONENTS])  # value at 1, its variance factor, error

@@ -51,6 +51,10 @@ def test_a_plateau() -> None:
         ([(0.1, 0.2), (0.2, 0.3), (0.4, 0.35)], "one seed"),
         ([(b, b + e) for b in (0.1, 0.2, 0.4) for e in (0, 0.001)], "not begun to flatten"),
         ([], "0 budgets"),
+        (
+            [(b, ap + e) for b, ap in ((0.1, 0.01), (0.2, 0.2), (0.4, 0.3)) for e in (0, 0.001)],
+            "2 budgets of",
+        ),
     ],
 )
 def test_it_says_why_it_cannot(points: list[tuple[float, float]], why: str) -> None:
