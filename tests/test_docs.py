@@ -247,8 +247,8 @@ def test_files_that_are_named_exist(page: Path) -> None:
                 assert pydoc.locate(name), f"{name} is not there"
 
 
-def test_the_tree_of_the_readme() -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_tree_of_contributing() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
     tree = text[text.index("## The tree") : text.index("## Adding to it")]
     named = re.findall(r"^(\w[\w./]*) +\w", tree, re.MULTILINE)
     assert not [name for name in named if not (ROOT / name).exists()]

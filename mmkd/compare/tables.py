@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmkd.compare.plan import STUDENT, TEACHER
 from mmkd.errors import UserError
 
+_PLACE = re.compile(r"<!-- (results|summary): (.*?) -->.*?(<!-- end of results -->|\Z)", re.DOTALL)
 RUN_KEYS = ("dataset", "recipe", "seed", "metrics", "commit", "command", "versions", "hardware")
 SUMMARY_KEYS = (
     "dataset",
@@ -22,9 +25,12 @@ SUMMARY_KEYS = (
     "map_std",
     "gap_recovered",
 )
-BEGIN, END = "<!-- results: {} -->", "<!-- end of results -->"
+BEGIN, END = "<!-- {}: {} -->", "<!-- end of results -->"
 HEADER = "| {} | mAP | difference to the student alone | better seeds | share of the gap | config |"
 RULE = "|---|---|---|---|---|---|"
+SUMMARY = """\
+| data and pair | teacher | student alone | distilled | gain | better seeds | share of the gap |
+|---|---|---|---|---|---|---|"""
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -55,17 +61,43 @@ def format_tables(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(_table(each["summary"]) for each in results)
 
 
+def format_summary(results: Sequence[Mapping[str, Any]]) -> str:
+    """One Markdown table with a row for each file: its recommended recipe, or else its best."""
+    return "\n".join([SUMMARY, *(_summary_row(each["summary"]) for each in results)])
+
+
+FORMATS: dict[str, Callable[[Sequence[Mapping[str, Any]]], str]] = {
+    "results": format_tables,
+    "summary": format_summary,
+}
+
+
+def _summary_row(summary: Sequence[Mapping[str, Any]]) -> str:
+    teacher, student = (next(r for r in summary if r["recipe"] == name) for name in (TEACHER, STUDENT))
+    others = [r for r in summary if r not in (teacher, student) and r["map_mean"] is not None]
+    best = max(others, key=lambda row: (row["recommended"], row["map_mean"]))
+    maps = " | ".join(f"{row['map_mean']:.3f}" for row in (teacher, student, best))
+    return f"| {student['dataset']} | {maps} | {_difference(best)} | {_better(best)} | {_gap(best)} |"
+
+
 def _table(summary: Sequence[Mapping[str, Any]]) -> str:
     lines = [HEADER.format(summary[0]["dataset"] if summary else ""), RULE]
     for row in summary:
         bold = "**" if row["recommended"] else ""
         mean = "–" if row["map_mean"] is None else f"{bold}{row['map_mean']:.3f}{bold}"
         std = "" if row["map_std"] is None else f"\xa0±\xa0{row['map_std']:.3f}"
-        gap = "" if row["gap_recovered"] is None else f"{round(100 * row['gap_recovered'])} %"
-        better = "" if row["positive_seeds"] is None else f"{row['positive_seeds']} of {row['seeds']}"
         config = f"`{row['config']}`" if row.get("config") else ""
-        lines.append(f"| {row['recipe']} | {mean}{std} | {_difference(row)} | {better} | {gap} | {config} |")
+        columns = [row["recipe"], mean + std, _difference(row), _better(row), _gap(row), config]
+        lines.append(f"| {' | '.join(columns)} |")
     return "\n".join(lines)
+
+
+def _better(row: Mapping[str, Any]) -> str:
+    return "" if row["positive_seeds"] is None else f"{row['positive_seeds']} of {row['seeds']}"
+
+
+def _gap(row: Mapping[str, Any]) -> str:
+    return "" if row["gap_recovered"] is None else f"{round(100 * row['gap_recovered'])} %"
 
 
 def _difference(row: Mapping[str, Any]) -> str:
@@ -80,7 +112,8 @@ def _difference(row: Mapping[str, Any]) -> str:
 def renew(document: str, read: Any = read_results) -> str:
     """Write the tables of a document anew.
 
-    Between ``<!-- results: a.json b.json -->`` and ``<!-- end of results -->`` stand the files' tables.
+    Between ``<!-- results: a.json b.json -->`` and ``<!-- end of results -->`` stand the files' tables; with
+    ``summary`` for ``results``, one table with a row for each file.
 
     Args:
         document: its text.
@@ -89,19 +122,19 @@ def renew(document: str, read: Any = read_results) -> str:
     Raises:
         UserError: it has no such place, one without end, or a file cannot be read.
     """
-    begin, rest = BEGIN.split("{}")[0], document
-    parts = []
-    while begin in rest:
-        before, _, rest = rest.partition(begin)
-        files, closed, rest = rest.partition(" -->")
-        _, ended, rest = rest.partition(END)
-        if not closed or not ended:
-            raise UserError(f"`{begin}{files[:60]}…` has no `{END}` after it")
-        tables = format_tables([read(Path(file)) for file in files.split()])
-        parts.append(f"{before}{BEGIN.format(files)}\n{tables}\n{END}")
-    if not parts:
-        raise UserError(f"the document has no place for tables: `{BEGIN.format('FILE.json …')}` and `{END}`")
-    return "".join(parts) + rest
+
+    def table(found: re.Match[str]) -> str:
+        kind, files, ended = found.groups()
+        if not ended:
+            raise UserError(f"`<!-- {kind}: {files[:60]}` has no `{END}` after it")
+        return f"{BEGIN.format(kind, files)}\n{FORMATS[kind]([read(Path(f)) for f in files.split()])}\n{END}"
+
+    renewed, count = re.subn(_PLACE, table, document)
+    if not count:
+        raise UserError(
+            f"the document has no place for tables: `{BEGIN.format('results', 'FILE.json …')}` and `{END}`"
+        )
+    return renewed
 
 
 def main(argv: Sequence[str] | None = None) -> int:

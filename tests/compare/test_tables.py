@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,19 @@ def test_documents_are_written_anew(
     assert "written anew" in capsys.readouterr().err
 
 
+def test_summary_has_a_row_for_each_file(results: Path, tmp_path: Path) -> None:
+    content = json.loads(results.read_text())
+    content["summary"].append(row("teacher", seeds=1, map_mean=0.5))
+    results.write_text(json.dumps(content))
+    document = tmp_path / "doc.md"
+    document.write_text(f"<!-- summary: {results} {results} -->\nold\n<!-- end of results -->\n")
+    assert main(["--into", str(document)]) == 0
+    lines = document.read_text().splitlines()
+    assert lines[1].startswith("| data and pair | teacher |")
+    assert lines[3] == "| BCCD | 0.500 | 0.400 | 0.450 | +0.050 (-0.010 to +0.110) | 3 of 3 | 50 % |"
+    assert lines[4:] == [lines[3], "<!-- end of results -->"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -101,7 +115,7 @@ def test_the_documents_tables_are_those_of_their_results() -> None:
     pages = [
         page
         for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]
-        if "\n<!-- results: " in page.read_text(encoding="utf-8")
+        if re.search(r"^<!-- (results|summary): ", page.read_text(encoding="utf-8"), re.MULTILINE)
     ]
     assert {ROOT / "README.md", ROOT / "docs/results.md"} <= set(pages)
     assert main(["--into", *map(str, pages), "--check"]) == 0, "python -m mmkd.compare.tables --into PAGE"
