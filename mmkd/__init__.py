@@ -5,9 +5,10 @@ installed there is `mmkd.functional`, which needs torch alone.
 """
 
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmkd.version import __version__
 
@@ -59,6 +60,18 @@ elif not _only_tells_of_itself():
     from mmkd.teachers import FrozenTeacher, Teacher
     from mmkd.visualization import WandbBackend
 
+    def __getattr__(name: str) -> Any:
+        """The commands as functions; their tools are imported when they are asked for."""
+        if name == "compare":
+            return import_module("mmkd.compare")  # which is called, and stays a package
+        if name in ("distill", "evaluate", "init"):
+            return getattr(import_module("mmkd.api"), name)
+        raise AttributeError(f"module 'mmkd' has no attribute {name!r}")
+
+
+if TYPE_CHECKING:
+    from mmkd.api import compare, distill, evaluate, init
+
 __all__ = [
     "BFloat16OptimWrapper",
     "DenseOutputs",
@@ -78,5 +91,9 @@ __all__ = [
     "WandbBackend",
     "WandbSweepHook",
     "__version__",
+    "compare",
+    "distill",
+    "evaluate",
     "fraction_of_dataset",
+    "init",
 ]

@@ -251,12 +251,13 @@ def _whole(about: str, part: Part, data: DataSet, fit: Fit, epochs: Setting, wor
             )
         lines.append(f"load_from = {code(part.weights or None)}")
     rate = learning_rate(part.stock, fit.batch.value)
+    logged = min(10, max(1, data.splits["train"].image_count // fit.batch.value))
     lines += [
         *comment(f"Learning rate: {rate.why}."),
         f"optim_wrapper = {code({'optimizer': {'lr': rate.value}})}",
         _schedule(epochs, data, fit, part.stock is not None),
         "default_hooks = dict(",
-        "    logger=dict(interval=10),",
+        f"    logger=dict(interval={logged}),",
         '    checkpoint=dict(by_epoch=True, interval=1, max_keep_ckpts=1, save_best="coco/bbox_mAP"),',
         ")",
         'custom_hooks = [dict(type="MetricsFileHook")]',

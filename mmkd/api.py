@@ -1,0 +1,342 @@
+"""The commands as functions: `init`, `distill`, `evaluate`, `compare`, with results in place of printed ones.
+
+`import mmkd` offers them as ``mmkd.distill`` and so on, and reads this module when one of them is called.
+Options with a dot in their name, or of the top of a config, are those of ``--cfg-options``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+if TYPE_CHECKING:
+    from mmkd.project import Project
+
+# What a row of the log has beside losses and metrics.
+_NO_CURVE = ("step", "epoch", "iter", "time", "data_time", "eta", "memory", "base_lr")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What came of a training.
+
+    Attributes:
+        config: what was trained.
+        work_dir: where everything was written.
+        checkpoint: of the last epoch.
+        best_checkpoint: of the best validation, if the config keeps it (``save_best``).
+        metrics: of the last validation, by name; empty if there was none or nothing was detected.
+        curves: by name, (step, value) in the order of training: losses and ``lr`` by iteration, metrics as
+            the config validates, mostly by epoch.
+        teacher: the training of the teacher, if it was trained too.
+    """
+
+    config: str
+    work_dir: Path
+    checkpoint: Path
+    best_checkpoint: Path | None
+    metrics: dict[str, float]
+    curves: dict[str, list[tuple[int, float]]]
+    teacher: Training | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came of a comparison.
+
+    Attributes:
+        page: the report, to open in a browser.
+        runs: one entry for each run, with its metrics.
+        summary: one entry for each member, with means, deviations and the share of the gap.
+        failed: how many runs failed.
+    """
+
+    page: Path
+    runs: list[dict[str, Any]]
+    summary: list[dict[str, Any]]
+    failed: int
+
+
+def init(
+    project: str | Path,
+    data: str | Path,
+    *,
+    student: str | None = None,
+    teacher: str | None = None,
+    kind: str | None = None,
+) -> Project:
+    """Make a project for a data set, as ``mmkd-init`` does.
+
+    Args:
+        project: folder to write; it must not exist or be empty.
+        data: folder of a COCO, YOLO or VOC data set, or the ``data.yaml`` of YOLO labels.
+        student, teacher: a config like ``mmdet::gfl/gfl_r50_fpn_1x_coco.py``, or a file; by default a pair
+            that fits the machine.
+        kind: ``coco``, ``yolo`` or ``voc``, where a folder holds several.
+
+    Returns:
+        What was found and chosen; ``lines()`` is the page that the command prints.
+
+    Raises:
+        UserError: the folder is not empty, or the data cannot be trained on.
+
+    Example:
+        >>> project = mmkd.init("my_project", "my_data")  # doctest: +SKIP
+        >>> project.data.boxes  # doctest: +SKIP
+        {'WBC': 1055, 'RBC': 16965, 'Platelets': 596}
+    """
+    from mmkd.project import make_project
+
+    with _plain_errors():
+        return make_project(project, data, student, teacher, kind)
+
+
+def distill(
+    *,
+    work_dir: str | Path,
+    student: str | None = None,
+    teacher: str | None = None,
+    checkpoint: str | Path | None = None,
+    data: str | Path | None = None,
+    amp: bool = False,
+    resume: bool = False,
+    **options: Any,
+) -> Training:
+    """Train a student with a teacher, in this process.
+
+    With ``data``, a project is made for it in ``work_dir/project``, as by `init`; its teacher is trained,
+    unless ``checkpoint`` names its weights; then its student is distilled. Without, ``student`` is a config
+    with its own data: one that is distilled already, or one that learns from ``teacher`` and ``checkpoint``
+    by the losses that fit the pair, as by ``mmkd-train --teacher``.
+
+    Args:
+        work_dir: folder for all that is written.
+        student: config of the student; with ``data`` it may be left out.
+        teacher: config of the teacher; likewise, or if the student's config names one.
+        checkpoint: weights of the teacher.
+        data: folder of a COCO, YOLO or VOC data set.
+        amp: train the student in mixed precision.
+        resume: go on with what an interrupted call left in ``work_dir``.
+        **options: for all trainings, as for ``--cfg-options``.
+
+    Returns:
+        Metrics, checkpoints and curves.
+
+    Raises:
+        UserError: what can be mended, with its remedy.
+        KeyboardInterrupt: it was stopped; ``resume=True`` goes on.
+
+    Example:
+        >>> found = mmkd.distill(  # doctest: +SKIP
+        ...     data="my_data", work_dir="work_dirs/cells", **{"train_dataloader.batch_size": 4}
+        ... )
+        >>> found.metrics["coco/bbox_mAP"], found.checkpoint  # doctest: +SKIP
+        (0.41, PosixPath('work_dirs/cells/kd/epoch_8.pth'))
+    """
+    folder = Path(work_dir)
+    if data is None:
+        from mmkd.errors import UserError
+
+        if student is None:
+            raise UserError(
+                "There is nothing to train.",
+                expected="data='my_data', or student='my_student.py', which has its own data",
+                found="neither",
+                remedy="give one of the two",
+            )
+        words = ["--teacher", str(teacher)] if teacher is not None else []
+        words += ["--teacher-checkpoint", str(checkpoint)] if checkpoint is not None else []
+        return _trained(student, folder, words, options, amp, resume)
+    project = folder / "project"
+    if not (resume and (project / "kd.py").is_file()):
+        init(project, data, student=student, teacher=teacher)
+    taught = None
+    if checkpoint is None:
+        taught = _trained(str(project / "teacher.py"), folder / "teacher", [], options, False, resume)
+        checkpoint = taught.checkpoint
+    own = {**options, "model.teacher.checkpoint": str(checkpoint)}
+    return _trained(str(project / "kd.py"), folder / "kd", [], own, amp, resume, taught)
+
+
+def evaluate(
+    config: str | Path,
+    checkpoint: str | Path | None = None,
+    *,
+    work_dir: str | Path | None = None,
+    teacher: bool = False,
+    **options: Any,
+) -> dict[str, float]:
+    """Evaluate a checkpoint on the test data of a config, as ``mmkd-test`` does.
+
+    Args:
+        config: of a detector, or a distilled one, whose student is evaluated.
+        checkpoint: its weights; none with ``teacher``.
+        work_dir: for the log; by default ``work_dirs/<config>``.
+        teacher: evaluate the teacher that the config names.
+        **options: as for ``--cfg-options``.
+
+    Returns:
+        Metrics by name.
+
+    Raises:
+        UserError: what can be mended, with its remedy.
+
+    Example:
+        >>> mmkd.evaluate("configs/bccd/kd_features.py", teacher=True)["coco/bbox_mAP"]  # doctest: +SKIP
+        0.594
+    """
+    from mmkd.cli import parsers
+    from mmkd.cli import test as tool
+
+    words = [str(config), *([str(checkpoint)] if checkpoint is not None else [])]
+    words += ["--teacher"] if teacher else []
+    words += ["--work-dir", str(work_dir)] if work_dir is not None else []
+    args = _parsed(parsers.test, words, {**_own_visualizer(str(config)), **options})
+    with _plain_errors():
+        return dict(tool.test(args))
+
+
+def compare(
+    plan: str | Path | Sequence[str | Path],
+    *,
+    work_dir: str | Path | None = None,
+    seeds: Sequence[int] | None = None,
+    teacher: str | None = None,
+    checkpoint: str | Path | None = None,
+    **options: Any,
+) -> Comparison:
+    """Train student and variants over seeds and write the report, as ``mmkd-compare`` does.
+
+    What is finished is kept: called again, it goes on.
+
+    Args:
+        plan: a plan file; or configs, the student's first, then distilled ones.
+        work_dir: by default ``work_dirs/<name of the plan>``.
+        seeds, teacher, checkpoint: in place of a plan file's.
+        **options: for every run, as for ``--cfg-options``; in place of a plan file's.
+
+    Returns:
+        The page and its figures.
+
+    Raises:
+        UserError: the plan is wrong, or no run has figures.
+
+    Example:
+        >>> found = mmkd.compare("my_project/compare.yaml")  # doctest: +SKIP
+        >>> [(one["recipe"], one["map_mean"]) for one in found.summary]  # doctest: +SKIP
+        [('teacher', 0.594), ('student', 0.502), ('kd', 0.534)]
+    """
+    from mmkd.cli import compare as tool
+    from mmkd.cli import parsers
+
+    words = [str(plan)] if isinstance(plan, (str, Path)) else [str(one) for one in plan]
+    words += ["--work-dir", str(work_dir)] if work_dir is not None else []
+    words += ["--seeds", *map(str, seeds)] if seeds is not None else []
+    words += ["--teacher", teacher] if teacher is not None else []
+    words += ["--teacher-checkpoint", str(checkpoint)] if checkpoint is not None else []
+    args = _parsed(parsers.compare, words, options)
+    with _plain_errors():
+        failed = tool.compare(args)
+        folder = args.work_dir or Path("work_dirs") / tool.plan_of(args).name
+    content = json.loads((folder / "report/results.json").read_text(encoding="utf-8"))
+    return Comparison(folder / "report/index.html", content["runs"], content["summary"], failed)
+
+
+def _trained(
+    config: str,
+    work_dir: Path,
+    words: Sequence[str],
+    options: Mapping[str, Any],
+    amp: bool,
+    resume: bool,
+    teacher: Training | None = None,
+) -> Training:
+    from mmengine.runner import find_latest_checkpoint
+
+    from mmkd.cli import parsers
+    from mmkd.cli import train as tool
+    from mmkd.hooks import TrainingStopped
+
+    words = [config, *words, "--work-dir", str(work_dir), *(["--amp"] if amp else [])]
+    words += ["--resume"] if resume else []
+    args = _parsed(parsers.train, words, {**_own_visualizer(config), **options})
+    with _plain_errors():
+        try:
+            tool.train(args)
+        except TrainingStopped:
+            raise KeyboardInterrupt(f"stopped; resume=True goes on from {work_dir}") from None
+    metrics, curves = _logged(work_dir)
+    best = sorted(work_dir.glob("best_*.pth"), key=lambda path: path.stat().st_mtime)
+    return Training(
+        config,
+        work_dir,
+        Path(find_latest_checkpoint(str(work_dir))),
+        best[-1] if best else None,
+        metrics,
+        curves,
+        teacher,
+    )
+
+
+def _own_visualizer(config: str) -> dict[str, str]:
+    """mmengine keeps a visualizer by its name, which would log all that follows into the first work dir."""
+    from mmkd.compat import load_config
+
+    try:
+        named = "name" in (load_config(config).get("visualizer") or {})
+    except Exception:  # the tool says what is wrong with it
+        named = False
+    return {"visualizer.name": f"visualizer-{uuid4().hex}"} if named else {}
+
+
+def _logged(work_dir: Path) -> tuple[dict[str, float], dict[str, list[tuple[int, float]]]]:
+    """Metrics of the last validation, and all curves."""
+    from mmkd.history import logged_rows
+
+    metrics: dict[str, float] = {}
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for row in logged_rows(work_dir):
+        values = {
+            name: float(value)
+            for name, value in row.items()
+            if name not in _NO_CURVE and isinstance(value, (int, float))
+        }
+        for name, value in values.items():
+            curves.setdefault(name, []).append((int(row.get("step", 0)), value))
+        if "loss" not in row:
+            metrics = values
+    return metrics, curves
+
+
+def _parsed(
+    parser: Callable[[], argparse.ArgumentParser], words: Sequence[str], options: Mapping[str, Any]
+) -> argparse.Namespace:
+    args = parser().parse_args(list(words))
+    args.cfg_options = dict(options) or None
+    return args
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """What the commands say in plain words is raised as `UserError`."""
+    from mmkd.build_errors import explained
+    from mmkd.cli.failures import of_the_place
+    from mmkd.durable import use_durable_files
+    from mmkd.errors import UserError
+
+    use_durable_files()
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        told = of_the_place(error) or explained(error)
+        if told is None:
+            raise
+        raise (told if isinstance(told, UserError) else UserError(str(told))) from error
