@@ -109,8 +109,8 @@ def _take_in(name: str, term: DistillLoss, ratio: float) -> None:
     term.auto.observe(ratio / term.loss_weight)
     if first and term.auto.measured:
         print_log(
-            f"distill.{name}: the automatic weight begins with {term.auto.weight:.4g}, at which its gradient "
-            f"on the neck's output is {term.auto.share:g} times the task's",
+            f"distill.{name}: the automatic weight begins with {term.auto.weight:.4g}, for a gradient on the "
+            f"neck's output of {term.auto.share:g} times the task's",
             "current",
         )
     elif term.auto.silent == _SILENT:
