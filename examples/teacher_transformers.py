@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("images", help="a folder")
     parser.add_argument("--out", required=True, help="a file ending in .json, or a folder for large sets")
     parser.add_argument("--model", default="PekingU/rtdetr_r50vd", help="a folder, or a name on the hub")
-    parser.add_argument("--min-score", type=float, default=0.05, help="leave out boxes below")
+    parser.add_argument("--min-score", type=float, default=0.05, help="drop boxes with a lower score")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     processor = AutoImageProcessor.from_pretrained(options.model)

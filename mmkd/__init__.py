@@ -38,7 +38,7 @@ if not (_has_mmdet() or _is_command()):
         if name not in __all__:
             raise AttributeError(f"module 'mmkd' has no attribute {name!r}")
         raise ImportError(
-            f"mmkd.{name} needs MMDetection 3.x, which is not installed; mmkd.functional needs torch alone.\n"
+            f"mmkd.{name} needs MMDetection 3.x, which is not installed; mmkd.functional needs only torch.\n"
             "Remedy: run `make install` in a clone of mmkd, or see 'Install' in its README"
         )
 

@@ -63,19 +63,19 @@ def _unknown_type(cfg: Mapping[str, Any], registry: Registry, place: str) -> Use
     what = registry.name.replace("_", " ")
     if "type" not in cfg:
         return UserError(
-            f"A part of the config, a {what}, has no type.",
+            f"A {what} in the config has no type.",
             expected=f"dict(type=…, …) with the name of a {what}",
             found=f"a dict of {', '.join(map(str, cfg)) or 'nothing'}, {place}",
             remedy="add its type",
         )
     near = nearest(str(cfg["type"]).rpartition(".")[2], names_in(registry))
     return UserError(
-        f"There is no {what} {cfg['type']!r}.",
-        expected=f"the name of a {what} that is registered",
+        f"Unknown {what} {cfg['type']!r}.",
+        expected=f"the name of a registered {what}",
         found=f"{cfg['type']}, {place}",
         remedy=f"did you mean {near}?"
         if near
-        else "correct the name, or list the module that registers it under custom_imports",
+        else "correct the name, or add the module that registers it to custom_imports",
     )
 
 

@@ -25,7 +25,7 @@ def check_environment() -> None:
         raise ImportError(
             f"mmkd needs MMDetection 3.x, but mmdet {module.__version__} is installed; {INSTALL_HINT}"
         )
-    _import("mmcv.ops", " (mmcv was built without its operators, or for another torch)")
+    _import("mmcv.ops", " (mmcv was built without its operators or for another torch version)")
 
 
 def _import(name: str, why: str = "") -> ModuleType:
@@ -33,7 +33,7 @@ def _import(name: str, why: str = "") -> ModuleType:
         return importlib.import_module(name)
     except (ImportError, AssertionError) as error:  # mmdet asserts its mmcv range
         raise ImportError(
-            f"mmkd needs {name}, which does not import{why}: {error}\n"
+            f"mmkd needs {name}, which cannot be imported{why}: {error}\n"
             f"Remedy: {INSTALL_HINT}. Both mmdet with mmengine and mmcv, and the maintained "
             "forks onedl-mmdetection with onedl-mmengine and onedl-mmcv, are accepted."
         ) from error

@@ -75,8 +75,8 @@ def where_from(path: Path) -> str:
     """
     parts = path.parts
     for names, remedy in (
-        (("data", "bccd"), "work in a clone of mmkd, which has data/bccd in it"),
-        (("data", "cards"), "work in a clone of mmkd, which has data/cards in it"),
+        (("data", "bccd"), "run this in a clone of mmkd, which includes data/bccd"),
+        (("data", "cards"), "run this in a clone of mmkd, which includes data/cards"),
         (("data", "coco"), "download COCO from https://cocodataset.org/#download to data/coco"),
     ):
         if any(parts[place : place + 2] == names for place in range(len(parts))):
@@ -114,10 +114,10 @@ def class_names(metainfo: Any) -> tuple[str, ...] | None:
         other = next((names for names in found if names != found[0]), found[0] if found else None)
         if found and other != found[0]:
             raise UserError(
-                "The parts of a data set have different classes.",
-                expected=f"those of the first, {_listed(found[0])}",
+                "The concatenated data sets have different classes.",
+                expected=f"the classes of the first, {_listed(found[0])}",
                 found=_listed(other),
-                remedy="give all parts the same metainfo=dict(classes=…), in the same order",
+                remedy="give all of them the same metainfo=dict(classes=…), in the same order",
             )
         return other
     names = None
@@ -158,7 +158,7 @@ def fraction_of_dataset(dataset: dict[str, Any], fraction: float) -> Any:
     """
     if not 0 < fraction < 1:
         raise UserError(
-            "`indices` as a fraction of a data set is out of its range.",
+            "`indices` as a fraction of a data set is out of range.",
             expected="a number between 0 and 1, or a whole number of samples",
             found=str(fraction),
             remedy="for example train_dataloader.dataset.indices=0.1",

@@ -54,10 +54,10 @@ def write_deployable(checkpoint: str, out: Path, half: bool, config: str | None 
     content = read_checkpoint(checkpoint)
     if "state_dict" not in content:
         raise UserError(
-            "This checkpoint holds no `state_dict`.",
+            "The checkpoint contains no `state_dict`.",
             expected="a checkpoint of tools/train.py",
             found=f"keys {', '.join(map(str, list(content)[:10]))}",
-            remedy="name the file that training wrote",
+            remedy="give the checkpoint written by training",
         )
     weights = own_keys(content["state_dict"], checkpoint)
     meta = content.get("meta")
@@ -96,8 +96,8 @@ def _config_text(
         return _fitting(literal_config(own), dataset_meta, weights, checkpoint)
     except Exception as error:  # the weights are of use without
         print_log(
-            f"The weights are written without a config. None can be made of that in {checkpoint}: {error}; "
-            "name the training's config by --config",
+            f"Weights written without a config, because the one in {checkpoint} cannot be used: "
+            f"{error}; pass the training config with --config",
             "current",
             logging.WARNING,
         )
@@ -119,25 +119,25 @@ def _read_config(name: str) -> dict[str, Any]:
         cfg: dict[str, Any] = load_config(name).to_dict()
     except Exception as error:
         raise UserError(
-            "The config cannot be read.",
-            expected="the config that the checkpoint was trained with",
+            "Cannot read config.",
+            expected="the training config of the checkpoint",
             found=f"{name} ({type(error).__name__}: {error})",
             remedy="correct the path",
         ) from error
     if not isinstance(cfg.get("model"), Mapping):
-        raise UserError(f"{name} has no model: name the config that the checkpoint was trained with")
+        raise UserError(f"{name} has no model: name the training config of the checkpoint")
     return cfg
 
 
 def _check_replaceable(beside: Path, out: Path) -> None:
     """Refuse to replace a config that somebody wrote."""
     if beside == out:
-        raise UserError(f"{out} would be a config by its name: name the weights {out.with_suffix('.pth')}")
+        raise UserError(f"{out} is the name of a config: call the weights {out.with_suffix('.pth')}")
     if beside.exists() and not beside.read_text(encoding="utf-8", errors="replace").startswith(WRITTEN):
         raise UserError(
-            "A config of yours has the name of the one to write.",
-            expected=f"no {beside}, or one that mmkd-publish wrote",
-            found=f"{beside}, which begins otherwise",
+            "The output config would overwrite one of yours.",
+            expected=f"no {beside}, or one written by mmkd-publish",
+            found=f"{beside}, not written by mmkd-publish",
             remedy="choose another name for the weights",
         )
 
@@ -150,8 +150,8 @@ def check_out_name(out: Path) -> None:
     """
     if hash_in_name(out.name):
         raise UserError(
-            f"The name {out.name} promises a SHA-256 that the file will not have.",
-            expected="a name that does not end in - and eight hexadecimal digits",
+            f"The name {out.name} implies a SHA-256 that the file will not have.",
+            expected="a name that does not end in a dash and eight hexadecimal digits",
             found=out.name,
-            remedy="name it otherwise; add the hash when the file is there",
+            remedy="choose another name; add the hash once the file exists",
         )

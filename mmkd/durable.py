@@ -83,9 +83,9 @@ def _said(path: Path) -> Iterator[None]:
         while not folder.is_dir():
             folder = folder.parent
         raise UserError(
-            f"{path} cannot be written.",
-            expected="a folder that can be written to, with enough space",
-            found=f"{error.strerror or error}; {disk_usage(folder).free / 2**20:.0f} MiB are free there",
-            remedy="make room or name another --work-dir; nothing that was there is lost, "
-            "and --resume goes on from the last checkpoint",
+            f"Cannot write {path}.",
+            expected="a writable folder with enough space",
+            found=f"{error.strerror or error}; {disk_usage(folder).free / 2**20:.0f} MiB free",
+            remedy="free some space or choose another --work-dir; existing files are intact, use "
+            "--resume to continue from the last checkpoint",
         ) from error

@@ -66,10 +66,11 @@ def check_whole(model: nn.Module) -> None:
 
 def _refuse(found: str) -> NoReturn:
     raise UserError(
-        "A distilled model cannot be trained in shards.",
+        "Sharded training of a distilled model is not supported.",
         expected="the whole model in each process: mmengine's Runner, or FlexibleRunner with "
         + " or ".join(WHOLE),
         found=found,
-        remedy="take DistributedDataParallel (--launcher pytorch); to save memory, set "
-        "backbone.with_cp=True, train by --amp, or take fewer images and optim_wrapper.accumulative_counts",
+        remedy="use DistributedDataParallel (--launcher pytorch); to save memory, set "
+        "backbone.with_cp=True, use --amp, or reduce the batch size and set "
+        "optim_wrapper.accumulative_counts",
     )

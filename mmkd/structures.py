@@ -216,11 +216,11 @@ class DenseOutputs:
     def _some_levels(self) -> Levels:
         parts = (self.cls_logits, self.bbox_pred, self.boxes, *self.extra.values(), self.feats)
         levels = next((part for part in parts if part), None)
-        assert levels is not None, "no output was asked for"
+        assert levels is not None, "no output was requested"
         return levels
 
     def _flat(self, levels: Levels | None, what: str) -> Tensor:
-        assert levels is not None, f"{what} were not asked for"
+        assert levels is not None, f"{what} were not requested"
         rows = [
             level.permute(0, 2, 3, 1).reshape(-1, level.shape[1] // A)
             for level, A in zip(levels, self.spec.num_base_priors)
@@ -295,7 +295,7 @@ class RowOutputs:
 
     def flat_boxes(self) -> Tensor:
         """Boxes as (N, 4): x1, y1, x2, y2 in pixels of the input."""
-        assert self.boxes_N4 is not None, "boxes were not asked for"
+        assert self.boxes_N4 is not None, "boxes were not requested"
         return self.boxes_N4
 
     def flat_extra(self, name: str) -> Tensor:
@@ -367,7 +367,7 @@ class DistillContext:
         if valid == "image":
             return self
         valid_N = self.padded_N if valid == "pad" else self.scored_N
-        assert valid_N is not None, f"the priors of valid={valid!r} were not asked for"
+        assert valid_N is not None, f"the priors of valid={valid!r} were not requested"
         return replace(self, valid_N=valid_N if self.known_N is None else valid_N & self.known_N)
 
     def mean_over_processes(self, value: Tensor) -> Tensor:

@@ -63,9 +63,9 @@ def student_config(cfg: Mapping[str, Any], dataset_meta: Mapping[str, Any]) -> C
     if "mmkd" in packages.values() or (needed and not imports):
         raise UserError(
             "The student's config needs more than stock MMDetection.",
-            expected=f"types of {', '.join(STOCK)}, or of a module that custom_imports names",
+            expected=f"types of {', '.join(STOCK)}, or of a module in custom_imports",
             found=", ".join(needed),
-            remedy="list the module that registers them under custom_imports",
+            remedy="add the module that registers them to custom_imports",
         )
     if others and imports:
         kept["custom_imports"] = {"imports": imports, "allow_failed_imports": False}
@@ -81,11 +81,11 @@ def literal_config(text: str) -> dict[str, Any]:
     try:
         body = ast.parse(text).body
     except SyntaxError as error:
-        raise ValueError("it is no Python") from error
+        raise ValueError("it is not valid Python") from error
     cfg: dict[str, Any] = {}
     for line in body:
         if not (isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)):
-            raise ValueError("it has more than assignments")
+            raise ValueError("it contains more than assignments")
         cfg[line.targets[0].id] = _value(line.value)
     if not isinstance(cfg.get("model"), dict):
         raise ValueError("no model")
@@ -95,7 +95,7 @@ def literal_config(text: str) -> dict[str, Any]:
 def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
         if node.args or any(pair.arg is None for pair in node.keywords):
-            raise ValueError("it has a dict of something else than its keys")
+            raise ValueError("it contains a dict that is not written as literal keys")
         return {str(pair.arg): _value(pair.value) for pair in node.keywords}
     if isinstance(node, ast.Dict) and all(node.keys):
         return {ast.literal_eval(key): _value(value) for key, value in zip(node.keys, node.values) if key}

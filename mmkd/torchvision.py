@@ -42,8 +42,8 @@ def survive() -> None:
     except Exception as error:
         sys.modules["torchvision"] = None  # type: ignore[assignment]
         print_log(
-            f"torchvision does not import and is left out ({type(error).__name__}: {error}). "
-            f"Remedy: {remedy()} (it belongs to torch {torch.__version__})",
+            f"cannot import torchvision, continuing without it ({type(error).__name__}: {error}). "
+            f"Remedy: {remedy()} (matches torch {torch.__version__})",
             "current",
             logging.WARNING,
         )

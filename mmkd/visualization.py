@@ -81,16 +81,14 @@ class WandbBackend(WandbVisBackend):
             reason = str(error).splitlines()[0]
             if _is_refusal(error):
                 raise UserError(
-                    "W&B refuses the login of this run.",
-                    expected="a key, from `wandb login` or WANDB_API_KEY",
+                    "W&B login failed.",
+                    expected="an API key, from `wandb login` or WANDB_API_KEY",
                     found=reason,
-                    remedy="log in, or set WANDB_MODE=offline, or take WandbBackend out of vis_backends",
+                    remedy="log in, set WANDB_MODE=offline, or remove WandbBackend from vis_backends",
                 ) from error
             arguments.pop("resume", None)
             self._run = wandb.init(settings=settings, **{**arguments, "mode": "offline"})
-            print_log(
-                f"W&B cannot be reached ({reason}). {self._how_to_sync()}", "current", level=logging.WARNING
-            )
+            print_log(f"Cannot reach W&B ({reason}). {self._how_to_sync()}", "current", level=logging.WARNING)
         for metric in self._define_metric_cfg or []:
             if isinstance(self._define_metric_cfg, dict):
                 self._run.define_metric(metric, summary=self._define_metric_cfg[metric])
@@ -119,7 +117,7 @@ class WandbBackend(WandbVisBackend):
         except Exception as error:
             self._lost = True
             late = isinstance(error, TimeoutError)
-            problem = "did not take everything" if late else f"fails ({type(error).__name__}: {error})"
+            problem = "did not accept all data" if late else f"fails ({type(error).__name__}: {error})"
             print_log(f"W&B {problem}. {self._how_to_sync()}", "current", level=logging.WARNING)
 
     def add_config(self, config: Config, **_: Any) -> None:
@@ -147,7 +145,7 @@ class WandbBackend(WandbVisBackend):
     def _how_to_sync(self) -> str:
         option = "" if self._run.offline else "--include-online "
         folder = os.path.relpath(self._run.settings.sync_dir)
-        return f"Training is not affected; upload the run later: wandb sync {option}{folder}"
+        return f"Training is not affected; upload the run later with: wandb sync {option}{folder}"
 
 
 def _is_refusal(error: Exception) -> bool:
@@ -186,5 +184,5 @@ def check_wandb() -> None:
             "The config logs to Weights & Biases.",
             expected=f"wandb {wanted} or newer",
             found=f"wandb {found}" if found else "no wandb",
-            remedy=f"pip install 'wandb>={wanted}', or take WandbBackend and its hook out of the config",
+            remedy=f"pip install 'wandb>={wanted}', or remove WandbBackend and its hook from the config",
         )

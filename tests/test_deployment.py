@@ -116,7 +116,7 @@ def test_a_config_by_its_name_has_to_fit(tmp_path: Path) -> None:
     checkpoint, out = saved(tmp_path / "in.pth", ""), tmp_path / "out.pth"
     wider = Config(training(model=tiny_teacher()))
     wider.dump(tmp_path / "wider.py")
-    for name, error in (("wider.py", "does not fit"), ("missing.py", "cannot be read")):
+    for name, error in (("wider.py", "does not fit"), ("missing.py", "Cannot read")):
         with pytest.raises(UserError, match=error):
             write_deployable(checkpoint, out, half=False, config=str(tmp_path / name))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.pth", "wider.py"]
@@ -128,7 +128,7 @@ def test_a_config_of_the_user_is_not_replaced(tmp_path: Path) -> None:
         write_deployable(checkpoint, tmp_path / "student.pth", half=False)
         assert (tmp_path / "student.py").read_text().startswith(WRITTEN)
     (tmp_path / "student.py").write_text("model = dict()")
-    with pytest.raises(UserError, match="A config of yours has the name"):
+    with pytest.raises(UserError, match="The output config would overwrite"):
         write_deployable(checkpoint, tmp_path / "student.pth", half=False)
     with pytest.raises(UserError, match="name the weights"):
         write_deployable(checkpoint, tmp_path / "other.py", half=False)

@@ -130,7 +130,7 @@ def test_an_upload_that_takes_too_long(
     backend = WandbBackend(str(tmp_path))
     backend.add_scalars({"iter": 1})
     backend.close()
-    assert "upload the run later: wandb sync --include-online" in capsys.readouterr().out
+    assert "upload the run later with: wandb sync --include-online" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -327,7 +327,7 @@ def test_training_outlives_the_server(wandb_server: WandbServer, tmp_path: Path)
         wandb_server.die()
         assert ends(process, log) == 0
     assert (work_dir / "epoch_3.pth").is_file()
-    assert "W&B did not take everything" in log.read_text()
+    assert "W&B did not accept all data" in log.read_text()
     with WandbServer() as another:
         synced(another, env, log.read_text())
         assert only_run(another).values("iter")[-1] == 12

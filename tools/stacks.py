@@ -105,7 +105,7 @@ def install(stack: Stack, folder: Path) -> tuple[str, dict[str, Any]]:
     folder.mkdir(parents=True, exist_ok=True)
     constraints = "".join(f"{name}=={pin}\n" for name, pin in stack.pins.items())
     (folder / "constraints.txt").write_text(constraints)
-    said = ["tools/install.sh ended without a word"]
+    said = ["tools/install.sh ended without output"]
     with subprocess.Popen(
         ["tools/install.sh", "test"],
         cwd=ROOT,
@@ -127,7 +127,7 @@ def install(stack: Stack, folder: Path) -> tuple[str, dict[str, Any]]:
         subprocess.check_output([python, "-c", INSPECT, *names], cwd=ROOT, text=True)
     )
     if missed := unmet(stack, inside["versions"]):
-        raise StackError(f"the environment is another: {', '.join(missed)}; start it again with --fresh")
+        raise StackError(f"the environment differs: {', '.join(missed)}; recreate it with --fresh")
     return python, inside
 
 
@@ -230,9 +230,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="*", metavar="stack", help=f"of {', '.join(STACKS)} (default: all)")
     parser.add_argument("--fast", action="store_true", help="leave out the tests marked slow")
-    parser.add_argument("--fresh", action="store_true", help="make the environments anew")
+    parser.add_argument("--fresh", action="store_true", help="recreate the environments")
     parser.add_argument("--workers", type=int, default=2, help="test processes (default: 2)")
-    parser.add_argument("--table", action="store_true", help="only write the table anew")
+    parser.add_argument("--table", action="store_true", help="only rewrite the table")
     given = sys.argv[1:]
     own = given.index("--") if "--" in given else len(given)
     options = parser.parse_args(given[:own])

@@ -139,13 +139,13 @@ def _ordered_dict(items: Any = ()) -> OrderedDict[Any, Any]:
 
 def _plain_dict(items: Any = ()) -> dict[Any, Any]:
     if not isinstance(items, dict):
-        raise RefusedError("ConfigDict of something else than a dict")
+        raise RefusedError("ConfigDict of a non-dict")
     return dict(items)
 
 
 def _counter(items: Any = ()) -> Counter[Any]:
     if items and type(items) is not dict:
-        raise RefusedError("Counter of something else than a dict")
+        raise RefusedError("Counter of a non-dict")
     return Counter(items)
 
 
@@ -167,7 +167,7 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 def _bytearray(content: Any = b"", encoding: str = "latin1") -> bytearray:
     if not isinstance(content, (str, bytes)):
-        raise RefusedError("bytearray of something else than bytes")
+        raise RefusedError("bytearray of non-bytes")
     return bytearray(_encode(content, encoding) if isinstance(content, str) else content)
 
 

@@ -64,9 +64,9 @@ def fetch(url: str) -> Path:
     except (OSError, NotImplementedError) as error:  # the latter of file systems without locks
         raise UserError(
             f"Cannot store {url}.",
-            expected=f"a folder that can be written to, with enough space, at {path.parent}",
+            expected=f"a writable folder with enough space, at {path.parent}",
             found=f"{type(error).__name__}: {error}",
-            remedy="make room, or name another folder by TORCH_HOME",
+            remedy="free some space, or set TORCH_HOME to another folder",
         ) from error
     return path
 
@@ -136,12 +136,12 @@ class _Body:
             except _BrokenOffError as error:
                 if left == 0:
                     raise UserError(
-                        f"{self.url} broke off {TRIES} times.",
+                        f"Download of {self.url} failed {TRIES} times.",
                         expected="the whole file",
                         found=f"{self.file.tell()} bytes, then: {error}",
-                        remedy="try again later, or download it by hand and name the file",
+                        remedy="try again later, or download it manually and give the file path",
                     ) from error
-                print_log(f"broke off after {self.file.tell()} bytes, asking again: {error}", "current")
+                print_log(f"connection lost after {self.file.tell()} bytes, retrying: {error}", "current")
 
     def _request(self) -> None:
         headers = {"Accept-Encoding": "identity"}
@@ -153,11 +153,11 @@ class _Body:
                 self.file.seek(0)
                 self.file.truncate()
             if response.status_code in (206, 416) and not goes_on:
-                raise _BrokenOffError("the server sent another part than the rest")
+                raise _BrokenOffError("the server sent a different byte range than requested")
             response.raise_for_status()
             if response.headers.get("Content-Type", "").startswith("text/html"):
                 raise UserError(
-                    f"{self.url} is a web page.",
+                    f"{self.url} is a web page, not a file.",
                     expected="the address of the file itself",
                     found="text/html",
                     remedy="open it in a browser and copy the address of its download link",
@@ -188,7 +188,7 @@ class _Body:
             except requests.RequestException as error:
                 raise _BrokenOffError(str(error)) from error
         if total is not None and self.file.tell() != total:
-            raise _BrokenOffError(f"the server promised {total} bytes")
+            raise _BrokenOffError(f"the server announced {total} bytes")
 
     def _check_size(self, size: int) -> None:
         if size > self.limit:
@@ -213,7 +213,7 @@ def size_limit() -> float:
         limit = -1.0
     if not limit > 0:
         raise UserError(
-            f"{SIZE_LIMIT} cannot be used.",
+            f"Invalid {SIZE_LIMIT}.",
             expected="a number of gigabytes above 0",
             found=str(given),
             remedy="correct or unset it",
@@ -223,17 +223,15 @@ def size_limit() -> float:
 
 def _unreachable(url: str, error: requests.RequestException) -> UserError:
     remedy = (
-        "check the address and the network (proxy: HTTPS_PROXY), or download it by hand and name the file"
+        "check the URL and the network (proxy: HTTPS_PROXY), or download it manually and give the file path"
     )
     if isinstance(error, requests.HTTPError) and error.response is not None:
         found = f"status {error.response.status_code} {error.response.reason}"
         if error.response.status_code in (401, 403):
-            remedy = "the server asks for a login: download it by hand and name the file"
+            remedy = "the server requires a login: download it manually and give the file path"
     elif isinstance(error, requests.exceptions.InvalidSchema):
-        found = f"a redirect to another scheme than HTTP(S): {error}"
-        remedy = "download it by hand, if you trust that, and name the file"
+        found = f"a redirect to a scheme other than HTTP(S): {error}"
+        remedy = "if you trust it, download it manually and give the file path"
     else:
         found = f"{type(error).__name__}: {error}"
-    return UserError(
-        f"Cannot get {url}.", expected="a file that can be reached from here", found=found, remedy=remedy
-    )
+    return UserError(f"Cannot download {url}.", expected="a reachable file", found=found, remedy=remedy)

@@ -36,10 +36,10 @@ def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", filename) or filename.startswith("file:"):
         raise UserError(
-            "There is no loader for this kind of address.",
+            "Unsupported checkpoint address.",
             expected=ACCEPTED,
             found=filename,
-            remedy="download the file by hand and name its path",
+            remedy="download the file manually and give its path",
         )
     return read_file(Path(filename), map_location)
 
@@ -66,15 +66,15 @@ def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
             f"{filename} needs the torchvision that belongs to torch {torch.__version__}.",
             expected=requirement(),
             found=lacking,
-            remedy=f"{remedy()}, or name the file's URL",
+            remedy=f"{remedy()}, or give the file's URL",
         )
     if name not in addresses:
         near = difflib.get_close_matches(name, addresses, n=5)
         raise UserError(
-            f"{scheme}:// has no model of this name.",
+            f"Unknown model name for {scheme}://.",
             expected=", ".join(near) or f"one of its {len(addresses)} names",
             found=name,
-            remedy="correct the name, or name the file's URL",
+            remedy="correct the name, or give the file's URL",
         )
     address = addresses[name]
     if not address.startswith(("http://", "https://")):  # the user's own, below mmengine's folder
@@ -82,7 +82,7 @@ def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
         return load_from_local(address, map_location)
     if lacking:
         print_log(
-            f"torchvision does not import ({lacking}): mmengine says that {filename} is {address}",
+            f"cannot import torchvision ({lacking}): according to mmengine, {filename} is {address}",
             "current",
             logging.WARNING,
         )
@@ -92,10 +92,10 @@ def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
         if not lacking:
             raise
         raise UserError(
-            f"Cannot get {filename}.",
-            expected=f"{address} to be reached from here",
+            f"Cannot download {filename}.",
+            expected=f"{address} to be reachable",
             found=str(error).splitlines()[0],
-            remedy=f"download it by hand and name the file; other names need {requirement()}",
+            remedy=f"download it manually and give the file path; other names need {requirement()}",
         ) from error
     return mmengine_checkpoint._process_mmcls_checkpoint(content) if scheme == "mmcls" else content
 
@@ -121,10 +121,10 @@ def load_from_storage(filename: str, map_location: Any = None) -> dict[str, Any]
         content = get_file_backend(filename, backend_args={"backend": "petrel"}).get(filename)
     except Exception as error:
         raise UserError(
-            f"Cannot get {filename}.",
-            expected="an object store that mmengine's client can reach",
+            f"Cannot download {filename}.",
+            expected="an object store reachable by mmengine's client",
             found=f"{type(error).__name__}: {error}",
-            remedy="download it by hand and name the file",
+            remedy="download it manually and give the file path",
         ) from error
     return read_bytes(bytes(content), filename, map_location)
 

@@ -66,8 +66,8 @@ def checked(content: Any, name: str) -> dict[str, Any]:
     """
     if not isinstance(content, dict):
         raise UserError(
-            f"The checkpoint {name} holds no weights by name.",
-            expected="a dict, as torch.save(model.state_dict()) or mmengine write it",
+            f"The checkpoint {name} contains no named weights.",
+            expected="a dict as written by torch.save(model.state_dict()) or mmengine",
             found=type(content).__name__,
             remedy="save the state_dict of the model",
         )
@@ -75,9 +75,9 @@ def checked(content: Any, name: str) -> dict[str, Any]:
     if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
         found = type(weights).__name__
         raise UserError(
-            f"The checkpoint {name} holds no weights by name.",
-            expected="a `state_dict` with the names of parameters",
-            found=found if not isinstance(weights, Mapping) else f"a {found} with keys that are no text",
+            f"The checkpoint {name} contains no named weights.",
+            expected="a `state_dict` with parameter names as keys",
+            found=found if not isinstance(weights, Mapping) else f"a {found} with non-string keys",
             remedy="save the state_dict of the model",
         )
     return content
@@ -91,28 +91,30 @@ def unreadable(name: str, size: int, error: Exception) -> UserError:
             allow = "allow that name with `torch.serialization.add_safe_globals([…])` in a module listed in "
             allow += "`custom_imports`, or "
         return UserError(
-            f"The checkpoint {name} was refused: it holds more than data, and reading it could run code.",
-            expected="tensors, plain containers and what mmengine itself writes",
+            f"Refusing to load checkpoint {name}: it contains more than data and could run code.",
+            expected="tensors, plain containers and mmengine's own objects",
             found=f"`{error}`",
-            remedy=f"if you trust where the file comes from, {allow}set {TRUST}=1 for this one command",
+            remedy=f"if you trust the source of the file, {allow}set {TRUST}=1 for this command only",
         )
-    text = (str(error).strip() or "no more said").splitlines()[0][:300]
+    text = (str(error).strip() or "no details").splitlines()[0][:300]
     if not isinstance(error, (DamagedError, BadZipFile)):
-        text = f"a broken list of contents, {type(error).__name__}: {text}"
+        text = f"a corrupt table of contents, {type(error).__name__}: {text}"
     return UserError(
-        f"The checkpoint {name} cannot be read.",
+        f"Cannot read checkpoint {name}.",
         expected="a file written by torch.save",
-        found=f"{size} bytes that end early or are something else ({text})",
-        remedy="download or copy it again and compare its size or hash with the source",
+        found=f"{size} bytes, truncated or in another format ({text})",
+        remedy="download or copy it again and compare its size or hash with the original",
     )
 
 
 def _missing(path: Path) -> UserError:
     nearby = sorted(p.name for p in path.parent.glob("*.pth"))[:10] if path.parent.is_dir() else []
     return UserError(
-        "The checkpoint file does not exist.",
+        "Checkpoint file not found.",
         expected=f"a file at {path}",
-        found=f"in its folder: {', '.join(nearby)}" if nearby else f"no checkpoint in {path.parent}",
+        found=f"other files in its folder: {', '.join(nearby)}"
+        if nearby
+        else f"no checkpoint in {path.parent}",
         remedy="correct the path",
     )
 

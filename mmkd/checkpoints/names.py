@@ -47,9 +47,9 @@ def verify(path: Path, name: str | None = None) -> None:
     found = sha256(path)
     if not found.startswith(expected):
         raise UserError(
-            f"{path if name is None else name} is not the file that its name says.",
-            expected=f"a SHA-256 that begins with {expected}",
+            f"{path if name is None else name} does not match the hash in its name.",
+            expected=f"a SHA-256 starting with {expected}",
             found=f"{found[:8]}…, {path.stat().st_size} bytes",
-            remedy="it is truncated, damaged or another file: download or copy it again. "
-            "If these eight characters are no hash, rename the file",
+            remedy="it is truncated, corrupt or a different file: download or copy it again. If these "
+            "eight characters are not a hash, rename the file",
         )

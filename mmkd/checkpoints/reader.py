@@ -41,7 +41,7 @@ def read(file: BinaryIO, map_location: Any = None) -> Any:
     if start.startswith(b"PK\x03\x04"):
         content = _read_zip(file, size, map_location)
     elif start.endswith(b"ustar"):
-        raise RefusedError("the tar format of torch before 0.1.10")
+        raise RefusedError("the tar format of torch < 0.1.10")
     else:
         content = _read_stream(_Bounded(file, size), map_location)
     _check_depth(content)
@@ -58,7 +58,7 @@ def _read_zip(file: BinaryIO, size: int, map_location: Any) -> Any:
             raise DamagedError("a zip file without one data.pkl")
         root = roots[0]
         if f"{root}constants.pkl" in names:
-            raise RefusedError("a TorchScript model, which is a program")
+            raise RefusedError("a TorchScript model, which contains code")
         # torch.save compresses nothing; a file that says so may unpack to any size.
         stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
         if not stored or sum(entry.file_size for entry in entries) > size:
@@ -79,7 +79,7 @@ def _read_zip(file: BinaryIO, size: int, map_location: Any) -> Any:
                 with archive.open(entry) as data:
                     _fill(storages[key].flat, data)
                     if data.read(1):  # also has zipfile compare the sum
-                        raise DamagedError(f"{entry.filename} is longer than it says")
+                        raise DamagedError(f"{entry.filename} is longer than declared")
             return _of_kind(storages[key], kind)
 
         return DataUnpickler(io.BytesIO(archive.read(f"{root}data.pkl")), storage).load()
@@ -87,9 +87,9 @@ def _read_zip(file: BinaryIO, size: int, map_location: Any) -> Any:
 
 def _read_stream(file: _Bounded, map_location: Any) -> Any:
     if DataUnpickler(file, None).load() != torch.serialization.MAGIC_NUMBER:
-        raise DamagedError("not the mark of torch.save at the beginning")
+        raise DamagedError("no torch.save magic number")
     if DataUnpickler(file, None).load() != _LEGACY_PROTOCOL:
-        raise DamagedError("an unknown version of torch.save")
+        raise DamagedError("an unknown torch.save version")
     system = DataUnpickler(file, None).load()
     _check_byteorder("little" if system["little_endian"] else "big")
     storages: dict[str, Storage] = {}
@@ -101,7 +101,7 @@ def _read_stream(file: _Bounded, map_location: Any) -> Any:
         if key not in storages:
             promised += count * kind.dtype.itemsize
             if promised > file.size:
-                raise DamagedError(f"{promised} bytes of numbers promised")
+                raise DamagedError(f"{promised} bytes of tensor data declared")
             storages[key] = Storage(
                 torch.empty(count, dtype=kind.dtype, device=_device(map_location, location))
             )
@@ -110,11 +110,11 @@ def _read_stream(file: _Bounded, map_location: Any) -> Any:
     content = DataUnpickler(file, storage).load()
     keys = DataUnpickler(file, None).load()
     if not isinstance(keys, list) or sorted(keys) != sorted(storages):
-        raise DamagedError("another list of storages than its tensors need")
+        raise DamagedError("a storage list that does not match its tensors")
     for key in keys:
         flat = storages[key].flat
         if int.from_bytes(file.read(8), "little") != flat.numel():
-            raise DamagedError(f"a storage of another length than {flat.numel()}")
+            raise DamagedError(f"a storage whose length is not {flat.numel()}")
         _fill(flat, file)
     return content
 
@@ -141,7 +141,7 @@ def _parts(pid: Any) -> tuple[StorageType, str, str, int]:
     _, kind, key, location, count = pid[:5]
     whole = isinstance(count, int) and count >= 0
     if not (isinstance(kind, StorageType) and isinstance(key, str) and isinstance(location, str) and whole):
-        raise DamagedError("a storage described wrongly")
+        raise DamagedError("an invalid storage description")
     return kind, key, location, count
 
 
@@ -177,7 +177,7 @@ def _device(map_location: Any, location: str) -> Any:
 
 def _check_byteorder(order: str) -> None:
     if order != sys.byteorder:
-        raise DamagedError(f"written on a {order}-endian machine, which this is not")
+        raise DamagedError(f"written on a {order}-endian machine; this one is not")
 
 
 def _check_depth(content: Any) -> None:

@@ -44,10 +44,10 @@ def fill(args: argparse.Namespace) -> CachedTeacher:
     one = len(entries) == 1 and isinstance(cfg.model.teacher, dict)
     if not one or entries[0].get("cache") is None:
         raise UserError(
-            "There is no cache to fill.",
+            "No teacher cache is configured.",
             expected="a distilled config with one teacher=dict(…, cache=dict(dir='…'))",
             found=f"model.type={type_of(cfg.model)}, "
-            + ("no teacher" if not entries else "a teacher without cache" if one else "several teachers"),
+            + ("no teacher" if not entries else "a teacher without a cache" if one else "several teachers"),
             remedy="add it, or --cfg-options model.teacher.cache.dir=work_dirs/teacher_cache",
         )
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
@@ -73,10 +73,10 @@ def fill(args: argparse.Namespace) -> CachedTeacher:
             if store.full:
                 each = store.bytes_written / max(1, store.entries_written)
                 raise UserError(
-                    f"The cache is full after {model.teacher.asked} of {total} views.",
-                    expected=f"room for about {total * each / 1e9:.2g} GB",
+                    f"The teacher cache is full after {model.teacher.asked} of {total} views.",
+                    expected=f"about {total * each / 1000000000.0:.2g} GB of space",
                     found=f"teacher.cache.max_gb={model.teacher.max_gb}, or a full disk (see above)",
-                    remedy="raise max_gb, or store fewer priors by teacher.cache.top",
+                    remedy="raise max_gb, or store fewer priors with teacher.cache.top",
                 )
     print(model.teacher.summary())
     return model.teacher

@@ -62,8 +62,8 @@ def read_config(args: argparse.Namespace, prepare: Callable[[Config], object] | 
     except Exception as error:
         near = similar_config(error)
         raise UserError(
-            "The config cannot be read.",
-            expected="a config file of mmengine",
+            "Cannot read config.",
+            expected="an mmengine config file",
             found=f"{args.config} ({type(error).__name__}: {str(error) or _line_of_config(error)})",
             remedy=f"did you mean {near}?" if near else "correct the path, the file, or --cfg-options",
         ) from error
@@ -84,7 +84,7 @@ def _line_of_config(error: Exception) -> str:
         f"line {line.lineno} {line.line!r}" for (frame, _), line in pairs if "__name__" not in frame.f_globals
     ]
     return (
-        f"mmengine does not run {lines[-1]}; name classes there, and call nothing that is imported"
+        f"mmengine does not run {lines[-1]}; refer to classes there, but do not call anything imported"
         if lines
         else ""
     )
@@ -98,7 +98,7 @@ def _warn_of(cfg: Config, key: str) -> None:
     near = nearest(name, {*KNOWN, *cfg})
     near = near or next((each for each in ALIASES.values() if each.rpartition(".")[2] == name), None)
     advice = f"; did you mean {key.replace(name, near, 1)}?" if near else ""
-    print(f"mmkd: warning: nothing reads {key}, which --cfg-options adds{advice}", file=sys.stderr)
+    print(f"mmkd: warning: --cfg-options sets {key}, which nothing reads{advice}", file=sys.stderr)
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -141,10 +141,10 @@ def prepare_data(cfg: Config, loaders: Sequence[str]) -> None:
             if isinstance(fraction, float):
                 if name != "train_dataloader":
                     raise UserError(
-                        f"A fraction of {name} would be scored against its whole annotation file.",
+                        f"A fraction of {name} would be evaluated against the full annotation file.",
                         expected="`indices` as a fraction for train_dataloader only",
                         found=f"{name}.dataset.indices={fraction}",
-                        remedy="make an annotation file with fewer images",
+                        remedy="use an annotation file with fewer images",
                     )
                 whole = dataset.copy()  # the same may stand in several places
                 whole.pop("indices")
@@ -171,8 +171,8 @@ def _check_indices(loader: str, indices: Any) -> None:
     numbers = isinstance(indices, (list, tuple)) and indices and all(isinstance(i, int) for i in indices)
     if not (indices is None or number or numbers):
         raise UserError(
-            f"{loader}.dataset.indices does not say how many samples to take.",
-            expected="a fraction between 0 and 1, a number of samples, or a list of their numbers",
+            f"Invalid {loader}.dataset.indices.",
+            expected="a fraction between 0 and 1, a number of samples, or a list of sample indices",
             found=repr(indices),
             remedy=f"for example {loader}.dataset.indices=100",
         )
@@ -182,7 +182,7 @@ def _check_annotations(loader: str, dataset: Mapping[str, Any]) -> None:
     path, root = annotation_file(dataset), dataset.get("data_root")
     if path is not None and not path.exists():
         raise UserError(
-            f"The data set of {loader} is not there.",
+            f"Data set of {loader} not found.",
             expected=f"annotations at {path}" + ("" if path.is_absolute() else f" below {Path.cwd()}"),
             found="no such file" if not root or Path(root).exists() else f"no folder {root}",
             remedy=f"{where_from(path)}, or set {loader}.dataset.data_root (and the evaluator's ann_file)",

@@ -27,13 +27,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     own = ("name", "dataset", "seeds", "teacher", "teacher_checkpoint", "evaluate", "cfg_options")
     given = [f"--{name.replace('_', '-')}" for name in own if getattr(args, name) is not None]
     if _is_file(args.plan) and given:
-        parser.error(f"{', '.join(given)}: write it into the plan file")
+        parser.error(f"{', '.join(given)}: set it in the plan file")
     if args.teacher_checkpoint and not args.teacher:
-        parser.error("--teacher-checkpoint goes with --teacher")
+        parser.error("--teacher-checkpoint requires --teacher")
     if args.share is not None and not args.probe:
-        parser.error("--share goes with --probe")
+        parser.error("--share requires --probe")
     if args.probe and args.report_only:
-        parser.error("--probe has no report of its own: call it again, what is finished is kept")
+        parser.error("--probe writes no separate report: rerun the command, finished runs are kept")
     return args
 
 
@@ -80,8 +80,8 @@ def compare(args: argparse.Namespace) -> int:
     failed = [record for record in records if record.error is not None]
     if not any(record.finished for record in records):
         raise UserError(
-            f"no run in {folder} has figures"
-            + (f"; the first failed by: {failed[0].error}" if failed else "")
+            f"no run in {folder} has results"
+            + (f"; the first one failed with: {failed[0].error}" if failed else "")
         )
     print("measuring and drawing", flush=True)
     page = Report(runs, folder / "report").write()
@@ -112,7 +112,7 @@ def probe(args: argparse.Namespace, runs: Any) -> int:
 
     short = Probe(runs, 0.1 if args.share is None else args.share, budget)
     found = short.make(args.rerun)
-    print(f"\n{page(found)}\n{short.folder / VERDICT} has the figures")
+    print(f"\n{page(found)}\nfigures: {short.folder / VERDICT}")
     return len(found["failed"])
 
 
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             codes.append(1 if compare(args) else 0)
         except KeyboardInterrupt:
-            print("\nmmkd: interrupted; the same command goes on where it was", file=sys.stderr)
+            print("\nmmkd: interrupted; rerun the same command to continue", file=sys.stderr)
             codes.append(130)
 
     return run(work) or codes[0]

@@ -51,9 +51,9 @@ def convert(args: argparse.Namespace) -> None:
     if Path(args.checkpoint).resolve() == args.out.resolve():
         raise UserError(
             "The checkpoint would be overwritten.",
-            expected="a new file to write",
+            expected="a new output file",
             found=f"{args.out} twice",
-            remedy="name another file",
+            remedy="choose another file",
         )
     cfg = read_config(args)
     content = read_checkpoint(args.checkpoint)
@@ -61,10 +61,10 @@ def convert(args: argparse.Namespace) -> None:
     init_default_scope(cfg.get("default_scope") or "mmdet")
     if "model" not in cfg or class_of(cfg.model) is None:
         raise UserError(
-            "--config has no model that is known here.",
-            expected="the stock config of the network that is wanted, as mmdet::gfl/gfl_r50_fpn_1x_coco.py",
+            "The model of --config is not registered.",
+            expected="the stock config of the target network, e.g. mmdet::gfl/gfl_r50_fpn_1x_coco.py",
             found=f"model.type={type_of(cfg.model)}" if "model" in cfg else ", ".join(cfg),
-            remedy="name that config; the one of the other code base cannot be built here",
+            remedy="give that config; the config of the other code base cannot be built here",
         )
     load_weights(MODELS.build(plain_detector(cfg.model)), weights, args.checkpoint)
     given = content.get("meta")
@@ -101,12 +101,13 @@ def part_of(weights: Mapping[str, Any], part: str, filename: str) -> tuple[dict[
     if prefix is None and (part == "teacher" or parts["teacher"]):
         words = sorted({f"{key.partition('.')[0]}." for key in keys})
         raise UserError(
-            f"There is no {part} in {filename}.",
-            expected=f"keys that begin with {' or '.join(PREFIXES[part])}",
-            found=f"keys that begin with {', '.join(words[:10])}",
-            remedy="use the checkpoint that the teacher was loaded from: it was not saved again"
+            f"No {part} found in {filename}.",
+            expected=f"keys starting with {' or '.join(PREFIXES[part])}",
+            found=f"keys starting with {', '.join(words[:10])}",
+            remedy="use the checkpoint that the teacher was loaded from: training does not save the "
+            "teacher again"
             if part == "teacher"
-            else "name the checkpoint that training wrote",
+            else "give the checkpoint written by training",
         )
     inner = prefix or ""
     # mmdet 2.x keeps a running average beside the weights, as `ema_backbone_…`.

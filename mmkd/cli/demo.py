@@ -108,7 +108,7 @@ def _tool(name: str, *arguments: str, options: Sequence[str]) -> None:
         command += ["--cfg-options", *options]
     print("$", " ".join(command[3:]), flush=True)
     if subprocess.run(command).returncode != 0:
-        raise UserError(f"{name} did not finish; its own message is above")
+        raise UserError(f"{name} did not finish; see its message above")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

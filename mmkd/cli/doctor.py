@@ -40,20 +40,23 @@ def diagnose(args: argparse.Namespace, sections: list[Section]) -> None:
     """
     if args.images < 1:
         raise UserError(
-            "--images is out of its range.", expected="at least 1", found=str(args.images), remedy="give more"
+            "--images is out of range.", expected="at least 1", found=str(args.images), remedy="give more"
         )
     if args.json is not None and not args.json.parent.is_dir():
         raise UserError(
-            "--json cannot be written.",
-            expected="a file in a folder that is there",
+            "Cannot write --json.",
+            expected="a file in an existing folder",
             found=str(args.json),
-            remedy="make the folder, or name another",
+            remedy="create the folder, or choose another",
         )
     add = partial(add_teacher, teacher=args.teacher, checkpoint=args.teacher_checkpoint)
     cfg = read_config(args, add if args.teacher or args.teacher_checkpoint else None)
     if "model" not in cfg:
         raise UserError(
-            "The config trains nothing.", expected="a model", found=", ".join(cfg), remedy="name another file"
+            "The config has nothing to train.",
+            expected="a model",
+            found=", ".join(cfg),
+            remedy="choose another file",
         )
     device = get_device()
     if args.amp:

@@ -34,16 +34,16 @@ def keep_state(runner: Any, error: Exception) -> Exception:
         # torch tells of a worker's death by a signal, once and anywhere: here it broke into the saving.
         error, saved = late, _save(runner)
     if saved:
-        runner.logger.info(f"training failed; --resume goes on from {saved}")
+        runner.logger.info(f"training failed; use --resume to continue from {saved}")
     if isinstance(error, SampleError):
         return UserError(plain_reason(error))
     if death := _worker_died(error):
         return UserError(
-            "A process that loads data has died.",
-            expected="workers that live as long as the training",
+            "A data loader worker died.",
+            expected="workers that run until training ends",
             found=death,
-            remedy="it was killed from outside, mostly for lack of memory: use fewer num_workers or smaller "
-            "batches; --resume goes on",
+            remedy="it was killed, usually by running out of memory: reduce num_workers or the batch "
+            "size, then use --resume to continue",
         )
     return error
 
@@ -60,7 +60,7 @@ def _worker_died(error: BaseException) -> str | None:
         if isinstance(reason, RuntimeError) and str(reason).startswith("DataLoader worker"):
             return str(reason)
         if isinstance(reason, ConnectionError | EOFError | FileNotFoundError) and _from_a_worker(reason):
-            broken = f"the connection to it broke ({type(reason).__name__})"
+            broken = f"connection to the worker lost ({type(reason).__name__})"
     return broken
 
 
@@ -84,8 +84,9 @@ def of_the_place(error: Exception) -> UserError | None:
     if not isinstance(error, OSError) or error.errno not in OF_THE_PLACE:
         return None
     return UserError(
-        f"{error.filename or 'A file'} cannot be written or read.",
-        expected="a place with enough space and the permission to use it",
+        f"Cannot write or read {error.filename or 'a file'}.",
+        expected="enough disk space and access permissions",
         found=str(error.strerror),
-        remedy="make room or name another --work-dir; --resume goes on from the last checkpoint",
+        remedy="free some space or choose another --work-dir; use --resume to continue from the "
+        "last checkpoint",
     )

@@ -15,16 +15,16 @@ from mmkd.cli.console import nobody_reads, print_anything
 from mmkd.version import __version__
 
 TOOLS = {
-    "init": "make a project for your data",
+    "init": "create a project for your data",
     "train": "train a detector, alone or with a teacher",
     "test": "evaluate a checkpoint",
-    "doctor": "examine a config before it is trained",
-    "compare": "train student and variants over seeds, and report what is gained",
-    "sweep": "search for the best settings",
-    "cache-teacher": "ask the teacher once, before training",
-    "predict": "write a detector's boxes, to teach with",
-    "publish": "reduce a checkpoint to weights and a config that need no mmkd",
-    "convert": "read checkpoints of other distillation code",
+    "doctor": "check a config before training",
+    "compare": "train student and variants over several seeds and report the gains",
+    "sweep": "search hyperparameters",
+    "cache-teacher": "cache the teacher's outputs before training",
+    "predict": "write a detector's predictions for use as a teacher",
+    "publish": "export weights and a config that work without mmkd",
+    "convert": "convert checkpoints of other distillation code bases",
 }
 
 
@@ -53,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "--version":
         return _tell(f"mmkd {__version__}")
     usage = ["usage: mmkd TOOL …", "", *(f"  {tool:<15}{about}" for tool, about in TOOLS.items())]
-    usage += ["", "mmkd TOOL --help shows a tool's options; mmkd-TOOL is the same command."]
+    usage += ["", "mmkd TOOL --help lists a tool's options; mmkd-TOOL is the same command."]
     if name in ("-h", "--help"):
         return _tell("\n".join(usage))
-    print("\n".join([*usage, "", f"mmkd: error: there is no tool {name!r}"]), file=sys.stderr)
+    print("\n".join([*usage, "", f"mmkd: error: unknown tool {name!r}"]), file=sys.stderr)
     return 2
 
 

@@ -42,7 +42,7 @@ def config(description: str) -> argparse.ArgumentParser:
         "--cfg-options",
         nargs="+",
         action=_Overrides,
-        help="override settings of the config: key=value …; lists as key=a,b or key='[a,b]'",
+        help="override config settings: key=value …; lists as key=a,b or key='[a,b]'",
     )
     parser.set_defaults(work_dir=None, launcher="none", local_rank=0)
     return parser
@@ -61,10 +61,10 @@ def base(description: str) -> argparse.ArgumentParser:
 def init() -> argparse.ArgumentParser:
     """A project's folder, its data, and the two detectors."""
     parser = _plain(
-        "Make a project for a data set: look at the data, and write configs of teacher, student and "
-        "distillation, a comparison, a sweep and the commands to call."
+        "Create a project for a data set: inspect the data and write configs for teacher, "
+        "student and distillation, a comparison plan, a sweep file and the commands to run."
     )
-    parser.add_argument("project", type=Path, help="folder to write; new or empty")
+    parser.add_argument("project", type=Path, help="output folder; new or empty")
     parser.add_argument(
         "--data",
         required=True,
@@ -74,7 +74,7 @@ def init() -> argparse.ArgumentParser:
     pair = "(default: ATSS, small where there is no GPU)"
     parser.add_argument("--student", metavar="CONFIG", help=f"a config like mmdet::…, or a file {pair}")
     parser.add_argument("--teacher", metavar="CONFIG", help=f"likewise {pair}")
-    parser.add_argument("--format", choices=FORMATS, help="of the data, where a folder holds several")
+    parser.add_argument("--format", choices=FORMATS, help="data set format, if the folder has several")
     return parser
 
 
@@ -89,25 +89,25 @@ def train() -> argparse.ArgumentParser:
         "--resume",
         nargs="?",
         const="auto",
-        help="go on from the last checkpoint in the work dir, or from the one named",
+        help="resume from the latest checkpoint in the work dir, or from the given one",
     )
     parser.add_argument(
-        "--wandb", action="store_true", help="log to Weights & Biases (in its sweeps, always)"
+        "--wandb", action="store_true", help="log to Weights & Biases (always on in W&B sweeps)"
     )
     parser.add_argument(
         "--teacher",
         metavar="CONFIG",
-        help="distil from this teacher, by what fits both",
+        help="distil from this teacher with losses that fit both models",
     )
-    parser.add_argument("--teacher-checkpoint", metavar="FILE", help="the weights of --teacher")
+    parser.add_argument("--teacher-checkpoint", metavar="FILE", help="weights of --teacher")
     return parser
 
 
 def test() -> argparse.ArgumentParser:
     """mmdet's options for testing, and ``--teacher``."""
     parser = base("Evaluate a checkpoint. A distilled config is evaluated as its plain student.")
-    parser.add_argument("checkpoint", nargs="?", help="the checkpoint to evaluate (not with --teacher)")
-    parser.add_argument("--teacher", action="store_true", help="evaluate the teacher that the config names")
+    parser.add_argument("checkpoint", nargs="?", help="checkpoint to evaluate (not with --teacher)")
+    parser.add_argument("--teacher", action="store_true", help="evaluate the teacher of the config")
     parser.add_argument("--out", help="write the predictions to this .pkl file")
     parser.add_argument("--show", action="store_true", help="show the predictions in a window")
     parser.add_argument("--show-dir", help="save pictures of the predictions below the work dir")
@@ -119,85 +119,93 @@ def test() -> argparse.ArgumentParser:
 def cache_teacher() -> argparse.ArgumentParser:
     """A distilled config, and how to go through its images."""
     parser = config(
-        "Ask the teacher about each training image, in each size and flip that the pipeline may give it."
+        "Cache the teacher's outputs for each training image, at every size and flip that "
+        "the pipeline can produce."
     )
-    parser.add_argument("--batch-size", type=int, help="images at a time (default: as in training)")
-    parser.add_argument("--workers", type=int, help="processes that load images (default: as in training)")
+    parser.add_argument("--batch-size", type=int, help="batch size (default: as in training)")
+    parser.add_argument("--workers", type=int, help="data loader workers (default: as in training)")
     return parser
 
 
 def predict() -> argparse.ArgumentParser:
     """A detector, images, and where its predictions go."""
     parser = config(
-        "Write the boxes that a detector finds, for teacher=dict(predictions=…). Called again after an "
-        "interruption, it goes on with the images that are left."
+        "Write a detector's predictions to a file, for teacher=dict(predictions=…). After an "
+        "interruption, rerun the same command to predict the remaining images."
     )
-    parser.add_argument("checkpoint", help="of the detector; of a distilled config, of its student")
+    parser.add_argument("checkpoint", help="detector weights; for a distilled config, the student's")
     parser.add_argument(
         "--data",
         help="a folder of images, a .txt list, or a COCO file (default: the training set of the config)",
     )
-    parser.add_argument("--images", metavar="DIR", help="where the names in --data begin")
+    parser.add_argument("--images", metavar="DIR", help="root folder of the file names in --data")
     parser.add_argument(
-        "--out", required=True, type=Path, help="a file ending in .json, or for large sets a folder of files"
+        "--out", required=True, type=Path, help="output .json file, or for large data sets an output folder"
     )
-    parser.add_argument("--min-score", type=float, default=0.05, help="leave out boxes below (default: 0.05)")
+    parser.add_argument(
+        "--min-score", type=float, default=0.05, help="drop boxes with a lower score (default: 0.05)"
+    )
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
-    parser.add_argument("--batch-size", type=int, help="images at a time (default: as in testing)")
-    parser.add_argument("--workers", type=int, help="processes that load images (default: as in testing)")
+    parser.add_argument("--batch-size", type=int, help="batch size (default: as in testing)")
+    parser.add_argument("--workers", type=int, help="data loader workers (default: as in testing)")
     parser.add_argument(
         "--every",
         type=int,
         default=1000,
         metavar="N",
-        help="images in each file of the folder; a kill loses at most this many (default: 1000)",
+        help="images per file in the output folder; a crash loses at most this many (default: 1000)",
     )
     return parser
 
 
 def sweep() -> argparse.ArgumentParser:
     """Options of the tool."""
-    parser = _plain(
-        "Search over the options of a config, from a W&B sweep file: hosted by W&B, or on this machine alone."
-    )
-    parser.add_argument("sweep", type=Path, help="a sweep file, as `wandb sweep` takes it")
+    parser = _plain("Search hyperparameters of a config with a W&B sweep file, hosted by W&B or locally.")
+    parser.add_argument("sweep", type=Path, help="sweep file in the format of `wandb sweep`")
     parser.add_argument("--count", type=int, required=True, help="number of trials")
     hosted = parser.add_argument_group("hosted by W&B")
     hosted.add_argument("--project", help="W&B project (default: the sweep file's, or WANDB_PROJECT)")
     hosted.add_argument("--entity", help="W&B user or team")
-    hosted.add_argument("--sweep-id", help="join this sweep, made before from the same file")
+    hosted.add_argument("--sweep-id", help="join this existing sweep, created from the same file")
     local = parser.add_argument_group("on this machine")
-    local.add_argument("--local", action="store_true", help="run the sweep here, without an account")
+    local.add_argument("--local", action="store_true", help="run the sweep locally, without an account")
     local.add_argument("--work-dir", type=Path, help="default: work_dirs/sweep_<file>")
-    local.add_argument("--resume", action="store_true", help="go on with the sweep in the work dir")
-    local.add_argument("--jobs", type=int, default=1, help="trials at once")
-    local.add_argument("--seed", type=int, help="of the suggestions")
+    local.add_argument("--resume", action="store_true", help="continue the sweep in the work dir")
+    local.add_argument("--jobs", type=int, default=1, help="parallel trials")
+    local.add_argument("--seed", type=int, help="seed of the sampler")
     return parser
 
 
 def compare() -> argparse.ArgumentParser:
     """Options of the tool."""
     parser = _plain(
-        "Teacher, student alone and distilled students with the same budget over several seeds, as one page.",
-        epilog="What is finished is kept: after an interruption, call it again.",
+        "Train and evaluate teacher, student alone and distilled students with the same "
+        "budget over several seeds; report on one page.",
+        epilog="Finished runs are kept: after an interruption, rerun the same command.",
     )
     parser.add_argument(
-        "plan", nargs="+", help="a plan file (.yaml), or configs: the student's, then distilled ones"
+        "plan", nargs="+", help="a plan file (.yaml), or configs: first the student, then the distilled ones"
     )
     parser.add_argument("--work-dir", type=Path, help="default: work_dirs/<name of the plan>")
-    parser.add_argument("--rerun", nargs="+", default=[], metavar="NAME", help="make these runs anew")
-    parser.add_argument("--report-only", action="store_true", help="train nothing, report what is finished")
+    parser.add_argument("--rerun", nargs="+", default=[], metavar="NAME", help="rerun these runs")
+    parser.add_argument("--report-only", action="store_true", help="do not train, report finished runs")
     parser.add_argument(
-        "--probe", action="store_true", help="train a part of the budget only, and say whether it will pay"
+        "--probe",
+        action="store_true",
+        help="train on a fraction of the budget and predict whether distillation pays off",
     )
-    parser.add_argument("--share", type=float, help="of the budget for --probe (default: 0.1)")
-    configs = parser.add_argument_group("in place of a plan file")
+    parser.add_argument("--share", type=float, help="fraction of the budget for --probe (default: 0.1)")
+    configs = parser.add_argument_group("instead of a plan file")
     configs.add_argument("--name", help="of the comparison (default: of its variants)")
-    configs.add_argument("--dataset", help="what the report calls the data")
+    configs.add_argument("--dataset", help="data set name in the report")
     configs.add_argument("--seeds", nargs="+", type=int, help="default: 0")
     configs.add_argument("--teacher", metavar="CONFIG", help="default: that of the first distilled config")
-    configs.add_argument("--teacher-checkpoint", metavar="FILE", help="without it, --teacher is trained")
-    configs.add_argument("--evaluate", choices=SPLITS, help="what the figures come from (default: test)")
+    configs.add_argument(
+        "--teacher-checkpoint",
+        metavar="FILE",
+        help="weights of --teacher; if omitted, the teacher is trained",
+    )
+    configs.add_argument("--evaluate", choices=SPLITS, help="split to evaluate on (default: test)")
     configs.add_argument("--cfg-options", nargs="+", action=_Overrides, help="for every run")
     return parser
 
@@ -205,52 +213,62 @@ def compare() -> argparse.ArgumentParser:
 def doctor() -> argparse.ArgumentParser:
     """The options of training that change what is trained, and how much to look at."""
     parser = base(
-        "Examine environment, data, teacher, one training step and memory; say what to mend. "
-        "Exit code: 0 without errors, 1 with, 2 if the config cannot be read."
+        "Check environment, data, teacher, one training step and memory, and suggest fixes. "
+        "Exit code: 0 no errors, 1 errors, 2 unreadable config."
     )
-    parser.add_argument("--amp", action="store_true", help="as it will be trained")
-    parser.add_argument("--wandb", action="store_true", help="as it will be trained")
-    parser.add_argument("--teacher", metavar="CONFIG", help="distil this config from that of a teacher")
-    parser.add_argument("--teacher-checkpoint", metavar="FILE", help="the weights of --teacher")
+    parser.add_argument("--amp", action="store_true", help="check training with --amp")
+    parser.add_argument("--wandb", action="store_true", help="check training with --wandb")
+    parser.add_argument("--teacher", metavar="CONFIG", help="distil this config from this teacher config")
+    parser.add_argument("--teacher-checkpoint", metavar="FILE", help="weights of --teacher")
     parser.add_argument(
-        "--images", type=int, default=200, help="validation images for the teacher's AP (default: 200)"
+        "--images",
+        type=int,
+        default=200,
+        help="number of validation images for the teacher's AP (default: 200)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to this file")
     return parser
 
 
 def publish() -> argparse.ArgumentParser:
     """Options of the tool."""
     parser = _plain(
-        "Reduce a training checkpoint to what deployment needs: weights, class names, a config without mmkd."
+        "Export what deployment needs from a training checkpoint: weights, class names and a "
+        "config without mmkd."
     )
     parser.add_argument("checkpoint", help="a checkpoint of tools/train.py")
     parser.add_argument(
-        "out", type=Path, help="the file to write; the student's config gets its name, ending in .py"
+        "out", type=Path, help="output file; the student's config gets the same name with suffix .py"
     )
-    parser.add_argument("--config", help="the training's config (default: the one in the checkpoint)")
+    parser.add_argument("--config", help="training config (default: the one in the checkpoint)")
     parser.add_argument("--full-precision", action="store_true", help="keep float32 (default: half)")
     return parser
 
 
 def convert() -> argparse.ArgumentParser:
     """Options of the tool."""
-    parser = _plain(
-        "Turn a checkpoint of another code base for distillation into one that MMDetection 3.x loads."
-    )
-    parser.add_argument("checkpoint", help="of MMRazor, FGD, MGD, CrossKD, LD or mmdet; path or URL")
-    parser.add_argument("out", type=Path, help="the file to write")
+    parser = _plain("Convert a checkpoint of another distillation code base for MMDetection 3.x.")
     parser.add_argument(
-        "--config", required=True, help="of the network that is wanted; all of its weights must be there"
+        "checkpoint", help="checkpoint of MMRazor, FGD, MGD, CrossKD, LD or mmdet; path or URL"
     )
-    parser.add_argument("--part", choices=PARTS, default="student", help="which network (default: student)")
+    parser.add_argument("out", type=Path, help="output file")
+    parser.add_argument(
+        "--config",
+        required=True,
+        help="config of the target network; all of its weights must be in the checkpoint",
+    )
+    parser.add_argument(
+        "--part", choices=PARTS, default="student", help="network to extract (default: student)"
+    )
     return parser
 
 
 def demo() -> argparse.ArgumentParser:
     """Options of the demo."""
-    parser = _plain("Teacher, student alone and the same student distilled, on the embedded data.")
+    parser = _plain("Train teacher, student alone and distilled student on the bundled data.")
     parser.add_argument("--work-dir", default="work_dirs/demo", type=Path)
     parser.add_argument("--seed", default=0, type=int)
-    parser.add_argument("--cfg-options", nargs="+", default=[], help="passed on to training and testing")
+    parser.add_argument(
+        "--cfg-options", nargs="+", default=[], help="config overrides for training and testing"
+    )
     return parser

@@ -78,7 +78,7 @@ def predict(args: argparse.Namespace) -> None:
                     writer.add(names[i], (width, height), *said, image_id=images[names[i]][1])
                     bar.update()
         except KeyboardInterrupt:
-            told = f"{len(writer)} images are in {writer.folder}; the same command goes on"
+            told = f"{len(writer)} images are in {writer.folder}; rerun the same command to continue"
             raise KeyboardInterrupt(told) from None
     print(f"{args.out}: {len(writer)} images, {len(left)} of them predicted now")
 
@@ -94,7 +94,7 @@ def _check(args: argparse.Namespace) -> None:
         if not good:
             option = f"--{name.replace('_', '-')}"
             raise UserError(
-                f"{option} is not as it should be.",
+                f"Invalid {option}.",
                 expected=expected,
                 found=str(getattr(args, name)),
                 remedy="correct it",
@@ -110,10 +110,10 @@ def _listed(args: argparse.Namespace) -> list[tuple[str, str, Any]]:
     missing = next((path for path in found if "://" not in path and not os.path.isfile(path)), None)
     if missing is not None:
         raise UserError(
-            "An image of --data is not there.",
+            "Image of --data not found.",
             expected="image files",
             found=f"no file {missing}",
-            remedy="name the folder in which the names of the list begin: --images DIR",
+            remedy="give the root folder of the file names: --images DIR",
         )
     root = args.data if os.path.isdir(args.data) else folder
     return [(path, root, about.get("id")) for path, about in found.items()]
@@ -122,7 +122,7 @@ def _listed(args: argparse.Namespace) -> list[tuple[str, str, Any]]:
 def _of_training(cfg: Config) -> list[tuple[str, str, Any]]:
     if cfg.get("train_dataloader") is None:
         raise UserError(
-            "There are no images to predict.",
+            "No images to predict.",
             expected="--data, or a config with train_dataloader",
             found="neither",
             remedy="give --data: a folder, a list or a COCO file",
@@ -168,10 +168,10 @@ def _detector(cfg: Config, args: argparse.Namespace) -> tuple[Any, tuple[str, ..
         cfg.test_dataloader = cfg.get("val_dataloader")
     if cfg.test_dataloader is None:
         raise UserError(
-            "The config does not say how images are prepared for the detector.",
+            "The config has no test pipeline.",
             expected="test_dataloader or val_dataloader with its pipeline",
             found="neither",
-            remedy="name the config that the detector was trained with",
+            remedy="use the config that the detector was trained with",
         )
     if args.tta:
         add_test_time_augmentation(cfg)
@@ -183,7 +183,7 @@ def _detector(cfg: Config, args: argparse.Namespace) -> tuple[Any, tuple[str, ..
         classes = classes_of(part)
     if not classes:
         raise UserError(
-            "The detector's classes have no names.",
+            "The detector has no class names.",
             expected="meta['dataset_meta']['classes'] in the checkpoint, or metainfo.classes in the config",
             found="neither",
             remedy="add train_dataloader.dataset.metainfo=dict(classes=(…)) in the order of its labels",
@@ -242,10 +242,10 @@ def _predicted(model: Any, loader: Iterable[list[Any]]) -> Iterator[Any]:
             yield from model.test_step(pseudo_collate(good))
         if len(good) < len(samples):
             raise UserError(
-                "An image cannot be read.",
+                "Cannot read image.",
                 expected="an image file",
                 found=samples[len(good)],
-                remedy="bring it back, or take it out of the data; the same command goes on",
+                remedy="restore it or remove it from the data, then rerun the same command to continue",
             )
 
 

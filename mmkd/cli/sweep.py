@@ -40,7 +40,7 @@ def sweep(args: argparse.Namespace) -> None:
     """
     description = read_sweep(args.sweep)
     if "s" in (description.early_terminate or {}) and "min_iter" in (description.early_terminate or {}):
-        print("early_terminate: `s` goes with max_iter; beside min_iter W&B and this sweep ignore it")
+        print("early_terminate: `s` requires max_iter; with min_iter, W&B and this sweep ignore it")
     if args.local:
         sweep_locally(description, args)
     else:
@@ -66,11 +66,11 @@ def sweep_locally(description: SweepFile, args: argparse.Namespace) -> None:
     try:
         study = LocalSweep(description, work_dir, args.jobs, args.seed).run(args.count, args.resume)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("--resume goes on with the sweep") from None
+        raise KeyboardInterrupt("use --resume to continue the sweep") from None
     print(f"{work_dir}/trials.csv: {len(study.trials)} trials")
     finished = [trial for trial in study.trials if trial.value is not None]
     if not finished:
-        raise UserError(f"no trial finished; their logs are {work_dir}/trial_*.log")
+        raise UserError(f"no trial finished; see the logs {work_dir}/trial_*.log")
     best = study.best_trial
     write_best(description, best.user_attrs["parameters"], work_dir / "best.py")
     draw(study, description.metric, work_dir / "sweep.png")
@@ -78,7 +78,7 @@ def sweep_locally(description: SweepFile, args: argparse.Namespace) -> None:
         f"best: trial {best.number}, {description.metric} {best.value:.4f}, {best.user_attrs['parameters']}"
     )
     again = shlex.join(["python", "tools/train.py", f"{work_dir}/best.py", *description.fixed_arguments])
-    print(f"train it again: {again}")
+    print(f"to train it again: {again}")
 
 
 def write_best(description: SweepFile, values: dict[str, Any], path: Path) -> None:

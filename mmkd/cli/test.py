@@ -38,7 +38,7 @@ def config_of(args: argparse.Namespace) -> tuple[Config, str | None]:
     cfg = read_config(args)
     if args.out is not None and not args.out.endswith((".pkl", ".pickle")):
         raise UserError(
-            "--out writes a pickle.",
+            "--out must be a .pkl file.",
             expected="a name ending in .pkl",
             found=args.out,
             remedy="correct the name",
@@ -46,7 +46,7 @@ def config_of(args: argparse.Namespace) -> tuple[Config, str | None]:
     if args.teacher:
         if "teacher" not in cfg.model or args.checkpoint is not None:
             raise UserError(
-                "--teacher evaluates the teacher of a distilled config, with the checkpoint named there.",
+                "--teacher evaluates the teacher of a distilled config with the checkpoint set there.",
                 expected="a config with model.teacher, and no checkpoint argument",
                 found=f"model.type={type_of(cfg.model)}, checkpoint {args.checkpoint}",
                 remedy="leave out one of the two",
@@ -54,7 +54,7 @@ def config_of(args: argparse.Namespace) -> tuple[Config, str | None]:
         model, checkpoint = teacher_model_and_checkpoint(cfg.model.teacher)
     elif args.checkpoint is None:
         raise UserError(
-            "There is nothing to evaluate.",
+            "No checkpoint to evaluate.",
             expected="tools/test.py CONFIG CHECKPOINT, or tools/test.py CONFIG --teacher",
             found="no checkpoint",
             remedy="name one",

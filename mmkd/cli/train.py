@@ -66,7 +66,7 @@ def config_of(args: argparse.Namespace) -> Config:
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise UserError(
-                "--auto-scale-lr does not know the batch size that the learning rate is for.",
+                "--auto-scale-lr needs the base batch size of the learning rate.",
                 expected="auto_scale_lr=dict(base_batch_size=…) in the config",
                 found="none",
                 remedy="add it, or leave out --auto-scale-lr",
@@ -145,8 +145,8 @@ def add_teacher(cfg: Config, teacher: str | None, checkpoint: str | None) -> Non
     init_default_scope(cfg.get("default_scope") or "mmdet")
     if not (distills(cfg.model) or is_kind(cfg.model, BaseDetector)):
         raise UserError(
-            "This config cannot be distilled by --teacher.",
-            expected="a detector of mmdet, or one of your own that is a subclass of BaseDetector",
+            "--teacher cannot distil this config.",
+            expected="an mmdet detector, or your own subclass of BaseDetector",
             found=f"model.type={type_of(cfg.model)}",
             remedy="choose another student",
         )
@@ -169,7 +169,7 @@ def _show(cfg: Config, recipe: dict[str, Any]) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     model = Config({"model": {"type": DISTILLER_OF_ANY, **recipe}}).pretty_text.strip()
-    print(f"mmkd: what fits this pair, as a config:\n\n_base_ = [{cfg.filename!r}]\n{model}\n")
+    print(f"mmkd: losses that fit this pair, as a config:\n\n_base_ = [{cfg.filename!r}]\n{model}\n")
 
 
 def train(args: argparse.Namespace) -> None:
@@ -188,7 +188,7 @@ def train(args: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         last = find_latest_checkpoint(cfg.work_dir)
         raise KeyboardInterrupt(
-            f"--resume goes on from {last}" if last else "nothing was saved yet"
+            f"use --resume to continue from {last}" if last else "no checkpoint was saved yet"
         ) from None
     except Exception as error:
         raise keep_state(runner, error) from error

@@ -31,13 +31,13 @@ def check_work_dir(cfg: Config) -> None:
         if path.name == mine and identity(_read(path)) == identity(cfg):
             return
     raise UserError(
-        f"The work dir {folder} holds checkpoints of another config.",
-        expected="a folder of its own for each config, so that no result is written over",
+        f"The work dir {folder} contains checkpoints of another config.",
+        expected="a separate folder for each config, so that no result is overwritten",
         found=", ".join(path.name for path in dumped)
-        + (f", which trained something else under the name {mine}" if folder / mine in dumped else ""),
-        remedy="give this one another --work-dir"
-        + (f", with --resume FILE to go on from one of {folder}" if cfg.get("resume") else "")
-        + f"; or remove {folder} if its checkpoints are not needed",
+        + (f", which trained something else as {mine}" if folder / mine in dumped else ""),
+        remedy="choose another --work-dir"
+        + (f", with --resume FILE to continue from a checkpoint in {folder}" if cfg.get("resume") else "")
+        + f"; or delete {folder} if you do not need its checkpoints",
     )
 
 

@@ -21,9 +21,7 @@ from .test_reader import checkpoint, same
 def test_refuses_code_without_running_it(tmp_path: Path, kind: str) -> None:
     canary = tmp_path / "canary"
     FORMATS[kind](tmp_path / "evil.pth", {"state_dict": Touches(canary)})
-    with pytest.raises(
-        UserError, match=r"evil.pth was refused: it holds more than data[\s\S]*remedy: .*TORCH_FORCE"
-    ):
+    with pytest.raises(UserError, match=r"evil.pth: it contains more than data[\s\S]*remedy: .*TORCH_FORCE"):
         read_file(tmp_path / "evil.pth")
     with pytest.raises(UserError, match="refused"):
         read_bytes((tmp_path / "evil.pth").read_bytes(), "s3://x/evil.pth")
@@ -40,7 +38,7 @@ def test_says_which_name(tmp_path: Path, kind: str) -> None:
 
 def test_what_cannot_be_allowed_by_name(tmp_path: Path) -> None:
     write_tar(tmp_path / "old.pth", {})
-    with pytest.raises(UserError, match="tar format of torch before") as error:
+    with pytest.raises(UserError, match="tar format of torch <") as error:
         read_file(tmp_path / "old.pth")
     assert "add_safe_globals" not in str(error.value)
 
@@ -65,7 +63,7 @@ def test_a_user_who_trusts_the_file_can_read_it(
 )
 def test_truncated_or_foreign_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.pth").write_bytes(content)
-    with pytest.raises(UserError, match=rf"bad.pth cannot be read.*\n.*\n.*{len(content)} bytes"):
+    with pytest.raises(UserError, match=rf"Cannot read checkpoint \S*bad.pth.*\n.*\n.*{len(content)} bytes"):
         read_file(tmp_path / "bad.pth")
 
 
@@ -76,8 +74,8 @@ def test_truncated_or_foreign_file(tmp_path: Path, content: bytes) -> None:
         (torch.ones(1), "Tensor"),
         ({"state_dict": [1]}, "list"),
         ({"state_dict": None}, "NoneType"),
-        ({"state_dict": {1: torch.ones(1)}}, "a dict with keys that are no text"),
-        ({1: torch.ones(1)}, "a dict with keys that are no text"),
+        ({"state_dict": {1: torch.ones(1)}}, "a dict with non-string keys"),
+        ({1: torch.ones(1)}, "a dict with non-string keys"),
     ],
 )
 def test_no_weights_by_name(tmp_path: Path, content: Any, found: str) -> None:
@@ -92,7 +90,7 @@ def test_missing_file_names_its_neighbours(tmp_path: Path) -> None:
         read_file(tmp_path / "epoch_4.pth")
     with pytest.raises(UserError, match="no checkpoint in"):
         read_file(tmp_path / "no" / "epoch_4.pth")
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="not found"):
         read_file(tmp_path)
 
 

@@ -199,7 +199,7 @@ def test_a_legacy_file_that_promises_too_much() -> None:
         load(data.replace(count, b"M\xe7\x03", 1))
     length = struct.pack("<q", 1000)
     assert data.count(length) == 1
-    with pytest.raises(DamagedError, match="another length"):
+    with pytest.raises(DamagedError, match="a storage whose length"):
         load(data.replace(length, struct.pack("<q", 2**40)))
     with pytest.raises(DamagedError, match="missing"):
         load(data[:-1])

@@ -33,13 +33,13 @@ def test_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
 
 
 def test_says_how_much_room_it_needs(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"full after \d+ of 24 views(.|\n)*room for about .* GB(.|\n)*top"):
+    with pytest.raises(UserError, match=r"full after \d+ of 24 views(.|\n)*about .* GB of space(.|\n)*top"):
         fill(tmp_path, "model.teacher.cache.max_gb=1e-4")
 
 
 def test_without_a_cache_to_fill() -> None:
-    for config, found in ((CONFIG, "a teacher without cache"), ("configs/bccd/student.py", "no teacher")):
-        with pytest.raises(UserError, match=f"no cache to fill(.|\\n)*{found}"):
+    for config, found in ((CONFIG, "a teacher without a cache"), ("configs/bccd/student.py", "no teacher")):
+        with pytest.raises(UserError, match=f"No teacher cache(.|\\n)*{found}"):
             cache_teacher.fill(cache_teacher.parse_args([config]))
 
 
@@ -50,4 +50,4 @@ def test_other_classes(tmp_path: Path) -> None:
 
 def test_as_a_tool(capsys: pytest.CaptureFixture[str]) -> None:
     assert cache_teacher.main([CONFIG]) == 2
-    assert "There is no cache to fill" in capsys.readouterr().err
+    assert "No teacher cache is configured" in capsys.readouterr().err

@@ -69,7 +69,7 @@ def test_unreadable_config(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "c.py"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(UserError, match="config cannot be read.*\n.*\n.*c.py"):
+    with pytest.raises(UserError, match="Cannot read config.*\n.*\n.*c.py"):
         read_config(parse(str(path)))
 
 

@@ -51,10 +51,10 @@ def test_a_comparison_of_a_few_images(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["plan.yaml", "--seeds", "1", "--name", "x"], "--name, --seeds: write it into the plan file"),
-        ([STUDENT, KD, "--teacher-checkpoint", "a.pth"], "goes with --teacher"),
+        (["plan.yaml", "--seeds", "1", "--name", "x"], "--name, --seeds: set it in the plan file"),
+        ([STUDENT, KD, "--teacher-checkpoint", "a.pth"], "requires --teacher"),
         ([STUDENT, KD, "--evaluate", "train"], "invalid choice"),
-        ([STUDENT, KD, "--share", "0.2"], "--share goes with --probe"),
+        ([STUDENT, KD, "--share", "0.2"], "--share requires --probe"),
         ([STUDENT, KD, "--probe", "--report-only"], "no report of its own"),
     ],
 )
@@ -102,4 +102,4 @@ def test_codes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 
     monkeypatch.setattr(compare, "compare", work)
     assert [compare.main([STUDENT, KD]) for _ in range(3)] == [130, 1, 0]
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "rerun the same command to continue" in capsys.readouterr().err

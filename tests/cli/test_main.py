@@ -44,7 +44,7 @@ def test_umbrella() -> None:
     assert umbrella("--version").stdout == f"mmkd {__version__}\n"
     assert umbrella("train", "--help").stdout.startswith("usage: mmkd train ")
     wrong = umbrella("trian")
-    assert (wrong.returncode, "there is no tool 'trian'" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "unknown tool 'trian'" in wrong.stderr) == (2, True)
     missing = umbrella("train", "nowhere.py")
     assert (missing.returncode, "nowhere.py" in missing.stderr) == (2, True)
 

@@ -164,7 +164,7 @@ def test_an_image_that_cannot_be_read(images: Path, tmp_path: Path) -> None:
     good = broken.read_bytes()
     broken.write_bytes(b"no image")
     options = ("--data", images, "--batch-size", 2, "--workers", 0)
-    with pytest.raises(UserError, match="cannot be read") as error:
+    with pytest.raises(UserError, match="Cannot read") as error:
         run(tmp_path / "out", *options)
     assert broken.name in str(error.value)
     assert len(read_predictions(tmp_path / "out")) == 3

@@ -169,7 +169,7 @@ def test_what_mmengine_does_not_import_or_run(
     )
     assert train.main([str(configs / "c.py"), "--work-dir", str(configs / "w")]) == 2
     told = capsys.readouterr().err
-    assert "cannot be read" in told
+    assert "Cannot read" in told
     assert message in told
 
 

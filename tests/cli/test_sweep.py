@@ -70,4 +70,4 @@ def test_an_ignored_s_is_mentioned(
     (tmp_path / "s.yaml").write_text(yaml.dump(content))
     monkeypatch.setattr(sweep, "sweep_locally", lambda *_: None)
     assert sweep.main([str(tmp_path / "s.yaml"), "--count", "1", "--local"]) == 0
-    assert "`s` goes with max_iter" in capsys.readouterr().out
+    assert "`s` requires max_iter" in capsys.readouterr().out

@@ -76,8 +76,8 @@ def test_teacher_needs_both_and_a_detector() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["model.teacher.checkpoint=nowhere.pth"], "The checkpoint file does not exist"),
-        (["model.teacher.checkpoint=README.md"], "README.md cannot be read"),
+        (["model.teacher.checkpoint=nowhere.pth"], "Checkpoint file not found"),
+        (["model.teacher.checkpoint=README.md"], "Cannot read checkpoint README.md"),
         (["model.bbox_head.num_classes=4"], "num_classes is 4; the data set has 3"),
         (["model.distill.cls.type=KLLoss"], "one of: BCKDLoss, BoxIoULoss"),
         (["model.distill.cls.temperature=-4"], "temperature must be a number above 0"),

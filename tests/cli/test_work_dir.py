@@ -58,7 +58,7 @@ def test_a_baseline_is_not_written_over_by_its_distilled_namesake(tmp_path: Path
     has_trained(alone)
     model = Config.fromfile(KD).model
     distilled = run(tmp_path / "w", "configs/bccd/student.py", model=model.to_dict())
-    with pytest.raises(UserError, match="trained something else under the name student.py"):
+    with pytest.raises(UserError, match="trained something else as student.py"):
         check_work_dir(distilled)
 
 

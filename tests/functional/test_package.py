@@ -76,7 +76,7 @@ def test_what_is_not_there_at_all_is_an_attribute_error() -> None:
 
 def test_the_commands_still_say_what_is_missing() -> None:
     code = "sys.argv = ['bin/mmkd-train', 'config.py']\nimport mmkd"
-    assert "mmkd needs mmdet, which does not import" in run_without(code, "mmdet").stderr
+    assert "mmkd needs mmdet, which cannot be imported" in run_without(code, "mmdet").stderr
 
 
 @pytest.mark.parametrize("module", ["mmkd.functional", *MODULES])
