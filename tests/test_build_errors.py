@@ -19,7 +19,7 @@ def error_of(cfg: Any) -> Any:
 
 def test_an_unknown_type() -> None:
     error = error_of(tiny_atss(backbone__type="ResNett"))
-    assert error.what == "There is no model 'ResNett'."
+    assert error.what == "Unknown model 'ResNett'."
     assert error.found.endswith("while building ATSS → ResNett")
     assert error.remedy == "did you mean ResNet?"
     assert "custom_imports" in error_of({"type": "Xyzzy"}).remedy
@@ -29,7 +29,7 @@ def test_no_type() -> None:
     cfg = tiny_atss()
     del cfg.neck["type"]
     error = error_of(cfg)
-    assert error.what == "A part of the config, a model, has no type."
+    assert error.what == "A model in the config has no type."
     assert "in_channels" in error.found
 
 

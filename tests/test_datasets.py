@@ -75,7 +75,7 @@ def test_class_names_of_every_form() -> None:
     assert class_names([{}, {}]) is None
     assert common_metainfo(parts, ("a", "b")) == {"classes": ("a", "b")}
     assert common_metainfo(None, None) == {}
-    with pytest.raises(UserError, match=r"parts of a data set[\s\S]*a, b[\s\S]*b, a"):
+    with pytest.raises(UserError, match=r"concatenated data sets[\s\S]*a, b[\s\S]*b, a"):
         class_names([*parts, {"classes": ("b", "a")}])
 
 

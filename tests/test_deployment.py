@@ -130,5 +130,5 @@ def test_a_config_of_the_user_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "student.py").write_text("model = dict()")
     with pytest.raises(UserError, match="The output config would overwrite"):
         write_deployable(checkpoint, tmp_path / "student.pth", half=False)
-    with pytest.raises(UserError, match="name the weights"):
+    with pytest.raises(UserError, match="call the weights"):
         write_deployable(checkpoint, tmp_path / "other.py", half=False)

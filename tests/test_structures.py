@@ -49,7 +49,7 @@ def test_top_scores() -> None:
 
 def test_what_was_not_asked_for_cannot_be_read() -> None:
     student, _, _ = make_case()
-    with pytest.raises(AssertionError, match="not asked for"):
+    with pytest.raises(AssertionError, match="not requested"):
         replace(student, cls_logits=None).flat_cls_logits()
 
 

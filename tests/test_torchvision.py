@@ -57,4 +57,4 @@ def test_an_unfit_one_stops_neither_mmkd_nor_a_run(tmp_path: Path) -> None:
     assert "cannot import torchvision, continuing without it (RuntimeError: operator" in told
     assert f"Remedy: {torchvision.remedy()}" in told
     assert f"needs the torchvision that belongs to torch {torch.__version__}" in done.stderr
-    assert f"{torchvision.remedy()}, or name the file's URL" in done.stderr
+    assert f"{torchvision.remedy()}, or give the file's URL" in done.stderr

@@ -118,7 +118,7 @@ def test_unreachable_goes_offline(
     monkeypatch.setattr(mmkd.visualization, "print_log", lambda message, *_, **__: print(message))
     assert isinstance(WandbBackend(str(tmp_path)).run, FakeRun)
     out = capsys.readouterr().out
-    assert "W&B cannot be reached (timed out)" in out
+    assert "Cannot reach W&B (timed out)" in out
     assert re.search(r"wandb sync \S*somewhere/run-1", out)
 
 

@@ -92,7 +92,7 @@ OUTPUTS = [
 SIDES = (128, 256, 512)
 # What a refusal is, of which mmkd knows nothing: a package or a device that is missing where this ran.
 MACHINE = "not tried here: "
-NO_STUDENT = "cannot be a student"
+NO_STUDENT = "is not supported as a student"
 
 
 @dataclass(frozen=True)

@@ -54,19 +54,19 @@ def extrapolate(points: Sequence[tuple[float, float]]) -> tuple[Forecast | None,
     known = [budget for budget in set(budgets) if values[budgets == budget].mean() >= LEAST_VALUE]
     if len(known) < LEAST_BUDGETS:
         return None, (
-            f"its learning curve has {len(known)} budgets of the {LEAST_BUDGETS} needed where it is at least "
-            f"{LEAST_VALUE}"
+            f"its learning curve has {len(known)} of the {LEAST_BUDGETS} points needed at or "
+            f"above {LEAST_VALUE}"
         )
     budgets, values = budgets[np.isin(budgets, known)], values[np.isin(budgets, known)]
     free = len(values) - LEAST_BUDGETS
     if free < 1:
-        return None, "with one seed its learning curve has no known scatter"
+        return None, "with one seed, the spread of its learning curve is unknown"
     fits = np.array([_fit(budgets, values, c) for c in EXPONENTS])  # value at 1, its variance factor, error
     best = int(fits[:, 2].argmin())
     limit = fits[best, 2] * (1 + float(fisher_f.ppf(CONFIDENCE, 1, free)) / free)
     rises = float(values.var() * len(values)) > limit
     if best == 0 and rises:
-        return None, "its learning curve has not begun to flatten"
+        return None, "its learning curve has not started to flatten"
     likely = fits[fits[:, 2] <= limit]
     half = np.sqrt((limit - likely[:, 2]) * likely[:, 1])
     low, high = (likely[:, 0] - half).min(), (likely[:, 0] + half).max()

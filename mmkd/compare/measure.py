@@ -85,7 +85,7 @@ def _flops(model: Any, data: Mapping[str, Any]) -> float | None:
         )
         return float(found["flops"])
     except Exception as error:  # an operator that cannot be traced is no reason to lose the report
-        print(f"the FLOPs of {type(model).__name__} cannot be counted: {type(error).__name__}: {error}")
+        print(f"cannot count the FLOPs of {type(model).__name__}: {type(error).__name__}: {error}")
         return None
 
 

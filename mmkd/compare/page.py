@@ -86,22 +86,20 @@ def tiles(figures: Mapping[str, Any], shown: str | None) -> list[tuple[str, str,
         return []
     row, student = rows[shown], rows[STUDENT]
     alone = _mean(student["map_mean"], student["map_std"])
-    found = [(f"mAP of {shown}", _mean(row["map_mean"], row["map_std"]), f"the student alone: {alone}")]
+    found = [(f"mAP of {shown}", _mean(row["map_mean"], row["map_std"]), f"student alone: {alone}")]
     if row["map_difference"] is not None:
         better = f"better in {row['positive_seeds']} of {_seeds(row['seeds'])}"
         interval = row["map_interval"]
         if interval is not None:
             zero = ", which holds 0" if interval[0] <= 0 <= interval[1] else ""
             better += f"; 95 % interval {_interval(interval)}{zero}"
-        found.append(("difference to the student", _signed(row["map_difference"]), better))
+        found.append(("gain over the student", _signed(row["map_difference"]), better))
     if row["gap_recovered"] is not None:
         teacher = next(each for each in figures["summary"] if each["role"] == TEACHER)
-        gap = f"the teacher: {teacher['map_mean']:.3f}"
-        found.append(("of the gap to the teacher", _percent(row["gap_recovered"]), gap))
+        gap = f"teacher: {teacher['map_mean']:.3f}"
+        found.append(("of the teacher–student gap", _percent(row["gap_recovered"]), gap))
     if row["training_cost_ratio"] is not None:
-        found.append(
-            ("cost of a training step", f"{row['training_cost_ratio']:.2f} ×", "the student alone: 1")
-        )
+        found.append(("training step cost", f"{row['training_cost_ratio']:.2f} ×", "student alone: 1"))
     return found
 
 
@@ -112,28 +110,28 @@ def notes(report: Report, figures: Mapping[str, Any]) -> list[str]:
     for record in report.records:
         if not record.finished:
             seed = "" if record.seed is None else f", seed {record.seed},"
-            found.append(f"{record.member}{seed} has no figures: {record.error or 'it has not ended'}")
+            found.append(f"{record.member}{seed} has no results: {record.error or 'not finished'}")
     missing = len(report.runs.all) - len(report.records)
     if missing:
-        found.append(f"{missing} of {len(report.runs.all)} runs have not begun.")
+        found.append(f"{missing} of {len(report.runs.all)} runs have not started.")
     if len(plan.seeds) == 1:
-        found.append("One seed: there is no spread and no interval, and the differences may be chance.")
+        found.append("Only one seed: no spread and no confidence interval; the differences may be noise.")
     teacher, student = rows.get(TEACHER), rows[STUDENT]
     if teacher is None:
-        found.append("There is no teacher in this comparison, so no share of a gap.")
+        found.append("This comparison has no teacher, so no recovered gap is reported.")
     elif teacher["map_mean"] is not None and student["map_mean"] is not None:
         gap = teacher["map_mean"] - student["map_mean"]
         if gap < SMALLEST_GAP:
             found.append(
-                f"The teacher is not better than the student alone by {SMALLEST_GAP} mAP "
-                f"({_signed(gap)}), so there is no gap of which to recover a share."
+                f"The teacher is not at least {SMALLEST_GAP} mAP better than the student alone "
+                f"({_signed(gap)}), so no recovered gap is reported."
             )
     if all(row["map_mean"] is None for row in figures["summary"]) and report.finished:
         found.append(f"No run has an mAP: the {plan.evaluate} split has no annotated objects.")
     for name, lines in figures["budget_differences"].items():
-        found.append(f"{name} differs from the student in more than its teacher: {'; '.join(lines[:5])}")
+        found.append(f"{name} differs from the student in more than distillation: {'; '.join(lines[:5])}")
     for name, others in report.runs.other_teachers.items():
-        found.append(f"{name} learns from {', '.join(others)}, not from the teacher of the table.")
+        found.append(f"{name} is distilled from {', '.join(others)}, not from the teacher in the table.")
     return found
 
 

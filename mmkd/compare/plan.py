@@ -106,7 +106,7 @@ def read_plan(path: str | Path) -> Plan:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(
-            "The plan cannot be read.",
+            "Cannot read plan.",
             expected="a YAML file like configs/compare/bccd.yaml",
             found=f"{path} ({type(error).__name__}: {error})",
             remedy="correct the path or the file",
@@ -169,10 +169,10 @@ def plan_of_configs(configs: Sequence[str], **settings: Any) -> Plan:
     names = [Path(config.rpartition("::")[2]).stem for config in configs]
     if len(configs) < 2:
         raise UserError(
-            "There is nothing to compare.",
+            "Nothing to compare.",
             expected="PLAN.yaml, or the student's config and one or more distilled ones",
             found=", ".join(configs),
-            remedy="name a plan, or more configs",
+            remedy="give a plan or at least two configs",
         )
     if len(set(names[1:])) < len(names[1:]):
         raise UserError(f"two configs have the same name ({', '.join(names[1:])}); write a plan file")
@@ -203,10 +203,10 @@ def read_config(member: Member) -> Any:
         return load_config(member.config)
     except Exception as error:
         raise UserError(
-            f"The config of {member.name} cannot be read.",
+            f"Cannot read the config of {member.name}.",
             expected="a config file, or a name like mmkd::bccd/kd.py",
             found=f"{member.config} ({type(error).__name__}: {error})",
-            remedy="correct the path (it starts at the working directory) or the file",
+            remedy="correct the path (relative to the working directory) or the file",
         ) from error
 
 
@@ -241,7 +241,7 @@ def _options(where: str, options: Any) -> dict[str, Any]:
     parse = KeepingDictAction._parse_iterable
     values = {str(key): parse(value) if isinstance(value, str) else value for key, value in options.items()}
     if "randomness.seed" in values or "seed" in values:
-        raise UserError(f"`{where}` sets the seed; a plan has `seeds: [0, 1, 2]`")
+        raise UserError(f"`{where}` sets the seed; use `seeds: [0, 1, 2]` in the plan instead")
     return values
 
 
@@ -250,7 +250,7 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
     if not fits or any(type(seed) is not int or seed < 0 for seed in seeds):
         raise UserError(f"`seeds` must be a list of whole numbers like [0, 1, 2], found {seeds!r}")
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"`seeds` has one twice: {seeds!r}")
+        raise UserError(f"`seeds` contains duplicates: {seeds!r}")
     return tuple(seeds)
 
 
@@ -258,10 +258,11 @@ def _check_names(plan: Plan) -> None:
     for name in (plan.name, *(member.name for member in plan.members)):
         if not re.fullmatch(r"\w[\w.+-]*", name):
             raise UserError(
-                f"{name!r} cannot be a folder's name: use letters, digits and _ . + -, the first no . + or -"
+                f"{name!r} is not a valid folder name: use letters, digits and _ . + -, not starting "
+                "with . + or -"
             )
     reserved = {TEACHER, STUDENT, "report"} & {variant.name for variant in plan.variants}
     if reserved:
-        raise UserError(f"no variant can be called {', '.join(reserved)}")
+        raise UserError(f"reserved variant name: {', '.join(reserved)}")
     if sum(variant.recommended for variant in plan.variants) > 1:
-        raise UserError("one variant can be `recommended`, not several")
+        raise UserError("only one variant can be `recommended`")

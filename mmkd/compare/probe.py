@@ -47,8 +47,8 @@ class Probe:
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
             raise UserError(
-                "--share is out of its range.",
-                expected="a part of the budget, above 0 and below 1",
+                "--share is out of range.",
+                expected="a fraction of the budget, above 0 and below 1",
                 found=str(self.share),
                 remedy="0.1 is a tenth",
             )
@@ -79,7 +79,7 @@ class Probe:
             self.runs.make(only=TEACHER)
             teacher = read_record(self.runs.folder / TEACHER)
             if teacher is None or not teacher.finished:
-                raise UserError(f"the teacher has no figures: {teacher and teacher.error}")
+                raise UserError(f"the teacher has no results: {teacher and teacher.error}")
         made = []
         for part in PARTS:
             members = [self.plan.student, *(self.plan.variants if part == 1 else ())]
@@ -125,7 +125,7 @@ class Probe:
         maps = values_of(records, "mAP")
         if STUDENT not in maps:
             why = f": {failed[0].error}" if failed else ""
-            raise UserError(f"no training of the student alone has figures{why}")
+            raise UserError(f"no run of the student alone has results{why}")
         forecast, why = extrapolate(points)
         known = None if teacher is None else metric(teacher.metrics, "mAP")
         worse = [] if teacher is None else _known_no_better(teacher, records)

@@ -90,7 +90,7 @@ def read_record(folder: Path) -> Record | None:
     try:
         return Record(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is not the record of a run ({error}); remove {folder}") from error
+        raise UserError(f"{path} is not a run record ({error}); delete {folder}") from error
 
 
 def provenance() -> dict[str, Any]:

@@ -66,8 +66,8 @@ def training_config(member: Member, options: Mapping[str, Any]) -> Config:
         raise error.at(member.name) from error
     except Exception as error:
         raise UserError(
-            f"The options of {member.name} do not fit its config.",
-            expected="cfg-options that name parts of it",
+            f"The cfg-options of {member.name} do not fit its config.",
+            expected="cfg-options with keys of the config",
             found=f"{type(error).__name__}: {error}",
             remedy="correct cfg-options",
         ) from error
@@ -89,19 +89,19 @@ def evaluation_config(cfg: Config, data: Config, split: str) -> Config:
         if data.get(f"{split}_{part}") is None:
             raise UserError(
                 f"The student's config has no {split}_{part}.",
-                expected=f"{split}_dataloader and {split}_evaluator, which the figures are to come from",
+                expected=f"{split}_dataloader and {split}_evaluator to evaluate with",
                 found=", ".join(key for key in data if key.endswith(part)) or "none",
-                remedy="add it, or choose the other split by `evaluate` in the plan",
+                remedy="add it, or choose the other split with `evaluate` in the plan",
             )
     out = copy.deepcopy(data)
     evaluator = copy.deepcopy(data[f"{split}_evaluator"])
     for metric in metric_configs(evaluator):
         if metric.get("format_only"):
             raise UserError(
-                f"{split}_evaluator writes files and no figures.",
+                f"{split}_evaluator only writes files and computes no metrics.",
                 expected="a split with annotations",
                 found="format_only=True",
-                remedy="choose the other split by `evaluate` in the plan",
+                remedy="choose the other split with `evaluate` in the plan",
             )
         if is_kind(metric, CocoMetric, registry=METRICS):
             metric.classwise = True
@@ -171,10 +171,13 @@ def check_budget(plan: Plan, configs: Mapping[str, Config]) -> dict[str, list[st
         name, lines = next(iter(found.items()))
         more = f"\n            and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
         raise UserError(
-            f"{', '.join(found)}: not the same model, data or budget as the student alone.",
+            f"{', '.join(found)}: model, data or budget differs from the student alone.",
             expected=f"the same {', '.join(BUDGET)}",
-            found=f"{name}, against the student:\n            " + "\n            ".join(lines[:SHOWN]) + more,
-            remedy="make them the same; if the difference is what you compare, `budget: differs` in the plan",
+            found=f"{name}, compared with the student:\n            "
+            + "\n            ".join(lines[:SHOWN])
+            + more,
+            remedy="make them equal; if you want to compare the difference, set `budget: differs` in "
+            "the plan",
         )
     return found
 
@@ -208,16 +211,15 @@ def check_teachers(plan: Plan, configs: Mapping[str, Config]) -> dict[str, list[
     if found and plan.same_teacher:
         name, named = next(iter(found.items()))
         remedy = (
-            "leave `model.teacher.checkpoint` and further teachers out of these variants"
+            "remove `model.teacher.checkpoint` and further teachers from these variants"
             if own is None
             else f"give these variants `cfg-options: {{model.teacher.checkpoint: {own}}}`"
         )
         raise UserError(
-            f"{', '.join(found)}: another teacher than the plan's.",
-            expected=own
-            or f"the one that the plan trains by {plan.teacher.config}, in the place of a single teacher",
-            found=f"{name} learns from {', '.join(named)}",
-            remedy=f"{remedy}; if teachers are what you compare, `teachers: differ` in the plan",
+            f"{', '.join(found)}: teacher differs from the plan's.",
+            expected=own or f"the one that the plan trains from {plan.teacher.config}, as the single teacher",
+            found=f"{name} is distilled from {', '.join(named)}",
+            remedy=f"{remedy}; if you want to compare teachers, set `teachers: differ` in the plan",
         )
     return found
 

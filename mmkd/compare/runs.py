@@ -125,7 +125,7 @@ class Runs:
                 self._refuse_changed()
                 return self._make([run for run in self.all if only in (None, run.member.name)])
         except Timeout as error:
-            raise UserError(f"another comparison is at work in {self.folder}") from error
+            raise UserError(f"another comparison is running in {self.folder}") from error
 
     def records(self) -> list[Record]:
         """The records that there are."""
@@ -166,7 +166,7 @@ class Runs:
             mark = _mark(run, cfg)
             record = read_record(run.folder)
             if record is not None and record.fingerprint not in ("", mark):
-                raise UserError(f"its config has changed since; --rerun {run.member.name} makes it anew")
+                raise UserError(f"its config has changed since; use --rerun {run.member.name} to rerun it")
             if record is None or not record.trained:
                 record = Record(run.member.name, run.seed, run.member.config, mark, **provenance())
             record.error = None
@@ -193,10 +193,10 @@ class Runs:
         record.seconds["train"] = time.perf_counter() - began
         last = run.folder / "last_checkpoint"
         if not last.is_file():
-            raise UserError("it wrote no checkpoint; the config needs a CheckpointHook")
+            raise UserError("no checkpoint was written; the config needs a CheckpointHook")
         record.checkpoint = str(run.folder / Path(last.read_text(encoding="utf-8").strip()).name)
         if Path(record.checkpoint).name == INTERRUPTED:  # it was stopped in a way that is no error
-            raise UserError("it was stopped before its end; the same command goes on with it")
+            raise UserError("it was interrupted; rerun the same command to continue")
         record.trained = True
         write_record(run.folder, record)
 
@@ -258,10 +258,10 @@ class Runs:
         if changed:
             names = " ".join(dict.fromkeys(run.member.name for run in changed))
             raise UserError(
-                "Some runs were made with another config than they have now.",
-                expected=f"in {self.folder}, runs of this plan as it is",
+                "The config of some runs has changed since they were trained.",
+                expected=f"in {self.folder}, runs of the current plan",
                 found="; ".join(run.name for run in changed),
-                remedy=f"make them anew by --rerun {names}, or give the plan another name",
+                remedy=f"rerun them with --rerun {names}, or rename the plan",
             )
 
 

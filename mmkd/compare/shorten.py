@@ -33,7 +33,7 @@ def budget_of(cfg: Config) -> tuple[int, int]:
     epochs, iterations = int(train.get("max_epochs") or 0), int(train.get("max_iters") or 0)
     if not epochs and not iterations:
         raise UserError(
-            "The length of the training is not known.",
+            "Cannot determine the training length.",
             expected="train_cfg.max_epochs or train_cfg.max_iters",
             found=f"train_cfg={dict(train)}",
             remedy="set one of the two in the student's config",

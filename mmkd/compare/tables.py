@@ -48,10 +48,10 @@ def read_results(path: Path) -> dict[str, Any]:
                     raise KeyError(f"{key}: {', '.join(missing)}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            "The results cannot be read.",
-            expected="results.json of a comparison, with `runs` and `summary`",
+            "Cannot read results.",
+            expected="a comparison's results.json, with `runs` and `summary`",
             found=f"{path} ({type(error).__name__}: {error})",
-            remedy="correct the path, or make the report again",
+            remedy="correct the path, or regenerate the report",
         ) from error
     return dict(content)
 
@@ -132,7 +132,7 @@ def renew(document: str, read: Any = read_results) -> str:
     renewed, count = re.subn(_PLACE, table, document)
     if not count:
         raise UserError(
-            f"the document has no place for tables: `{BEGIN.format('results', 'FILE.json …')}` and `{END}`"
+            f"the document has no markers for tables: `{BEGIN.format('results', 'FILE.json …')}` and `{END}`"
         )
     return renewed
 
@@ -140,12 +140,14 @@ def renew(document: str, read: Any = read_results) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print tables, or write those of documents anew; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", nargs="*", type=Path, help="results.json of comparisons, to be printed")
-    parser.add_argument("--into", nargs="+", type=Path, default=[], help="documents whose tables to renew")
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if a document is not new")
+    parser.add_argument("results", nargs="*", type=Path, help="results.json of comparisons to print")
+    parser.add_argument("--into", nargs="+", type=Path, default=[], help="documents whose tables to update")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; fail if a document is out of date"
+    )
     args = parser.parse_args(argv)
     if not args.results and not args.into:
-        parser.error("name files of results, or documents by --into")
+        parser.error("give result files, or documents with --into")
     stale = []
     try:
         if args.results:
@@ -161,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nmmkd: error: {error}", file=sys.stderr)
         return 2
     if stale:
-        print(f"{'not new' if args.check else 'written anew'}: {', '.join(stale)}", file=sys.stderr)
+        print(f"{'out of date' if args.check else 'updated'}: {', '.join(stale)}", file=sys.stderr)
     return 1 if stale and args.check else 0
 
 

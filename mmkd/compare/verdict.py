@@ -99,36 +99,41 @@ def reasons(
     """
     found = []
     if difference.low is None:
-        found.append("one seed gives no interval: give the plan two or more")
+        found.append("one seed gives no confidence interval: use at least two seeds")
     elif difference.low <= 0 <= (difference.high or 0):
-        found.append("its difference to the student alone may be chance: more seeds, or a larger --share")
+        found.append("its gain over the student alone may be noise: use more seeds or a larger --share")
     elif difference.low > 0:
-        found.append("it is better than the student alone by more than chance")
+        found.append("it is significantly better than the student alone")
     else:
-        found.append("it is worse than the student alone by more than chance")
+        found.append("it is significantly worse than the student alone")
     if teacher is None:
-        found.append("there is no teacher's AP to compare with")
+        found.append("no teacher AP to compare with")
     elif forecast is None:
-        found.append(f"the student's AP at the whole budget is not known: {why_no_forecast}")
+        found.append(f"the student's AP at the full budget is unknown: {why_no_forecast}")
     else:
         expected = f"{forecast.mean:.3f} ({forecast.low:.3f} to {forecast.high:.3f})"
-        by = f"the student alone will have {expected} with the whole budget, the teacher has {teacher:.3f}"
+        by = (
+            f"the student alone is predicted to reach {expected} with the full budget, the "
+            f"teacher has {teacher:.3f}"
+        )
         if teacher - forecast.low < SMALLEST_GAP:
-            found.insert(0, f"the teacher is no better than the student will be: {by}; take a better teacher")
+            found.insert(
+                0, f"the teacher is not better than the fully trained student: {by}; use a better teacher"
+            )
         elif teacher - forecast.high < SMALLEST_GAP:
-            found.append(f"the teacher may be no better than the student will be: {by}")
+            found.append(f"the teacher may not be better than the fully trained student: {by}")
         else:
             found.append(f"the teacher stays ahead: {by}")
     for term, values in cosines.items():
         if values and max(values) < 0:
             mean = statistics.fmean(values)
             found.append(
-                f"{term} pulls against the task (mean cosine {mean:+.2f}, below 0 with each seed): lower its "
-                "weight, or leave it out"
+                f"{term} conflicts with the task loss (mean cosine {mean:+.2f}, below 0 for every "
+                "seed): lower its weight or remove it"
             )
     if unknown_classes:
         names = ", ".join(unknown_classes)
-        found.append(f"the teacher knows {names} no better than the student already does: no gain there")
+        found.append(f"the teacher is not better than the student on {names}: no gain expected there")
     return found
 
 
@@ -140,15 +145,16 @@ def page(probe: Mapping[str, Any]) -> str:
     """
     seeds = len(probe["seeds"])
     lines = [
-        f"{probe['name']}: does it pay? By {probe['share']:.1%} of the budget ({probe['iterations']} of "
-        f"{probe['whole_iterations']} iterations), {seeds} seed{'s' if seeds > 1 else ''}",
+        f"{probe['name']}: does it pay off? After {probe['share']:.1%} of the budget "
+        f"({probe['iterations']} of {probe['whole_iterations']} iterations), {seeds} "
+        f"seed{'s' if seeds > 1 else ''}",
         "",
     ]
     curve = ", ".join(f"{row['map_mean']:.3f} at {row['share']:.1%}" for row in probe["student"]["curve"])
     lines.append(f"student alone   {curve}")
     forecast = probe["student"]["forecast"]
     told = "not known" if forecast is None else f"{forecast['mean']:.3f} ({_ends(forecast)})"
-    lines.append(f"                with the whole budget: {told}")
+    lines.append(f"                with the full budget: {told}")
     teacher = probe["teacher"]
     lines.append(f"teacher         {'none' if teacher is None else f'{teacher:.3f}'}")
     for variant in probe["variants"]:
@@ -156,7 +162,7 @@ def page(probe: Mapping[str, Any]) -> str:
         now, then = variant["difference"], variant["predicted"]
         lines.append(f"  now           {now['mean']:+.3f} ({_ends(now, '+')})")
         best = "" if then["mean"] is None else f"{then['mean']:+.3f} "
-        lines.append(f"  predicted     {best}({_ends(then, '+')}) with the whole budget")
+        lines.append(f"  predicted     {best}({_ends(then, '+')}) with the full budget")
         lines += [f"  - {reason}" for reason in variant["reasons"]]
     lines += ["", _hours(probe["hours"])]
     lines += [f"failed: {line}" for line in probe["failed"]]
@@ -172,4 +178,6 @@ def _ends(of: Mapping[str, Any], sign: str = "") -> str:
 def _hours(hours: Mapping[str, Any]) -> str:
     parts = ", ".join(f"{name} {value:.2g}" for name, value in hours["of_members"].items())
     whole = f"{hours['whole_plan']:.2g}"
-    return f"The whole plan will take {whole} hours here ({parts}); this probe took {hours['probe']:.2g}."
+    return (
+        f"The full plan will take about {whole} hours here ({parts}); this probe took {hours['probe']:.2g}."
+    )

@@ -116,8 +116,8 @@ def _check_categories(chosen: Mapping[str, tuple[Path, Mapping[str, Any]]]) -> N
         first = first or (path, own)
         if own != first[1]:
             raise UserError(
-                "Two COCO files of one data set have different categories.",
-                expected=f"those of {first[0]}: {first[1][:8]}",
+                "The COCO files of the data set have different categories.",
+                expected=f"the categories of {first[0]}: {first[1][:8]}",
                 found=f"{path}: {own[:8]}",
                 remedy="give all files the same categories, in the same order",
             )
@@ -138,8 +138,8 @@ def _images_folder(split: str, path: Path, content: Mapping[str, Any], folders: 
     if not fitting:
         raise UserError(
             f"Cannot find the images of {path}.",
-            expected=f"a folder with {names[0]} in it",
-            found=f"none of {len(folders)} folders in {folders[0]}",
+            expected=f"a folder that contains {names[0]}",
+            found=f"not in any of {len(folders)} folders in {folders[0]}",
             remedy="put the images beside the annotations, as images/train, or correct file_name",
         )
 

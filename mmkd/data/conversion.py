@@ -126,7 +126,7 @@ def open_images(paths: Sequence[Path], root: Path, problems: Problems) -> list[I
             if isinstance(image, ImageFile):
                 found.append(image)
             else:
-                problems.add("corrupt image, left out", f"{relative(path, root)} ({image})")
+                problems.add("corrupt image, skipped", f"{relative(path, root)} ({image})")
     return found
 
 
@@ -157,7 +157,7 @@ def note_shared(images: Mapping[str, Sequence[ImageFile]], root: Path, problems:
         for file in files:
             other = seen.setdefault(file.digest, (split, file.path))
             if other[0] != split:
-                pair = f"{relative(file.path, root)} is {relative(other[1], root)}"
+                pair = f"{relative(file.path, root)} = {relative(other[1], root)}"
                 problems.add(f"same image in {other[0]} and {split}", pair)
 
 
@@ -254,10 +254,10 @@ def _check_made_by(path: Path, made_by: str) -> None:
         other = None
     if other != made_by:
         raise UserError(
-            f"{path} would be overwritten.",
-            expected=f"no file there, or one that {made_by} made",
-            found=f"one that {other} made" if isinstance(other, str) else "a file of unknown origin",
-            remedy="move it away, or name another folder for the annotations",
+            f"This would overwrite {path}.",
+            expected=f"no such file, or one created by {made_by}",
+            found=f"one created by {other}" if isinstance(other, str) else "a file of unknown origin",
+            remedy="move it away, or choose another folder for the annotations",
         )
 
 
@@ -267,8 +267,8 @@ def _write(path: Path, text: str) -> None:
         write_durably(path, text.encode())
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written.",
-            expected="a folder that can be written to, with enough space",
+            f"Cannot write {path}.",
+            expected="a writable folder with enough space",
             found=error.strerror or str(error),
-            remedy="make room, or name another folder for the annotations",
+            remedy="free some space, or choose another folder for the annotations",
         ) from error

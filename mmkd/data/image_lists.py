@@ -44,7 +44,7 @@ def listed_images(
         or not all(isinstance(x, (str, Path)) for x in parts)
     ):
         raise UserError(
-            f"`{what}` names no images.",
+            f"`{what}` lists no images.",
             expected="a folder, a .txt or .json file, image files, or a list of these",
             found=repr(listed),
             remedy=f"for example {what}='my_images/'",
@@ -56,10 +56,10 @@ def listed_images(
             found.setdefault(os.path.normpath(name), about)
         if len(found) == before and len(parts) == 1:
             raise UserError(
-                f"`{what}` has no image in it.",
-                expected=f"files that end with {', '.join(IMAGES)}",
+                f"`{what}` contains no images.",
+                expected=f"files ending in {', '.join(IMAGES)}",
                 found=f"none in {Path(root, part)}",
-                remedy="correct the path; other formats have to be converted first",
+                remedy="correct the path; convert other formats first",
             )
     return found
 
@@ -81,7 +81,7 @@ def _of_one(path: Path, folder: Path, what: str) -> Iterator[tuple[str, dict[str
             raise ValueError("no folder, image, .txt or .json file")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"`{what}` cannot be read.",
+            f"Cannot read `{what}`.",
             expected="a folder, a .txt file of names, a COCO file, or an image",
             found=f"{path}: {getattr(error, 'strerror', None) or error}",
             remedy="correct the path, or data_root, or download it again",
@@ -94,7 +94,7 @@ def _of_coco(path: Path, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not isinstance(images, list) or not all(
         isinstance(image, Mapping) and "file_name" in image for image in images
     ):
-        raise ValueError("it has no list of images with file_name")
+        raise ValueError("no list of images with file_name")
     for image in images:
         yield str(folder / image["file_name"]), {k: image[k] for k in ("id", "width", "height") if k in image}
 

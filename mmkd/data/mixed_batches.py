@@ -56,10 +56,11 @@ class MixedBatchSampler(BatchSampler):
         parts: list[Any] = getattr(sampler.dataset, "datasets", [])
         if not hasattr(sampler.dataset, "cumulative_sizes") or len(parts) != len(self.source_ratio):
             raise UserError(
-                "MixedBatchSampler needs a data set for each number of its source_ratio.",
+                "MixedBatchSampler needs one data set per number in source_ratio.",
                 expected=f"a ConcatDataset of {len(self.source_ratio)} data sets, the labelled one first",
                 found=f"{type(sampler.dataset).__name__} of {len(parts)}",
-                remedy="train_dataloader.dataset=dict(type='ConcatDataset', datasets=[labelled, unlabelled])",
+                remedy="set train_dataloader.dataset=dict(type='ConcatDataset', datasets=[labelled, "
+                "unlabelled])",
             )
         self.counts = counts_of(self.source_ratio, batch_size)
         self.sizes = [len(part) for part in parts]
@@ -67,9 +68,9 @@ class MixedBatchSampler(BatchSampler):
         empty = [i for i, (count, size) in enumerate(zip(self.counts, self.sizes)) if count and not size]
         if empty:
             raise UserError(
-                "MixedBatchSampler has nothing to draw from.",
-                expected="at least one image in each data set, or a source_ratio of 0",
-                found=f"no image in data set number {empty[0]}",
+                "MixedBatchSampler has an empty data set.",
+                expected="at least one image in each data set, or source_ratio 0 for it",
+                found=f"no images in data set {empty[0]}",
                 remedy="check its files and filter_cfg",
             )
 
@@ -131,8 +132,8 @@ def counts_of(source_ratio: Sequence[float], batch_size: int) -> list[int]:
     )
     if not source_ratio or not right or source_ratio[0] == 0:
         raise UserError(
-            "source_ratio does not say how to mix.",
-            expected="a number ≥ 0 for each data set, that of the first above 0",
+            "Invalid source_ratio.",
+            expected="a number ≥ 0 for each data set, above 0 for the first",
             found=repr(source_ratio),
             remedy="for example source_ratio=[1, 3]",
         )
@@ -140,8 +141,8 @@ def counts_of(source_ratio: Sequence[float], batch_size: int) -> list[int]:
     counts[0] = batch_size - sum(counts[1:])
     if any(share and not count for share, count in zip(source_ratio, counts)):
         raise UserError(
-            "A batch is too small for its source_ratio.",
-            expected="at least one image of each data set in the batch of a process",
+            "The batch is too small for its source_ratio.",
+            expected="at least one image of each data set in the batch of each process",
             found=f"batch_size={batch_size}, source_ratio={list(source_ratio)}, which gives {counts}",
             remedy="raise train_dataloader.batch_size, or change source_ratio",
         )

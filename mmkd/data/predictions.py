@@ -20,7 +20,7 @@ from mmkd.errors import UserError
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.integer[Any]]
 
-_REMEDY = "write the file again; mmkd-predict goes on where it was interrupted"
+_REMEDY = "write the file again; mmkd-predict continues where it was interrupted"
 # Rounded coordinates reach this far beyond an image, in px and as a share of its side.
 _SLACK_PX, _SLACK = 2.0, 0.01
 
@@ -116,10 +116,10 @@ class Predictions:
             twice = [i for i in found if self.names[i] == self.names[longest]]
             if len(twice) > 1:
                 raise UserError(
-                    f"The predictions name {self.names[longest]} {len(twice)} times.",
+                    f"The predictions list {self.names[longest]} {len(twice)} times.",
                     expected="each image once",
                     found=path,
-                    remedy="let file_name begin with the folder that tells the images apart",
+                    remedy="include the folder in file_name, so that names are unique",
                 )
             return longest
         return found[0] if found else None
@@ -158,8 +158,8 @@ def read_predictions(path: str | Path, classes: Sequence[str] | None = None) -> 
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
     if not files or not path.exists():
         raise UserError(
-            "The teacher's predictions are not there.",
-            expected="a JSON file in COCO's format, or a folder of them",
+            "The teacher's predictions were not found.",
+            expected="a JSON file in COCO format, or a folder of them",
             found=f"{path}: {'no *.json in it' if path.is_dir() else 'no such file'}",
             remedy="correct the path; `mmkd-predict` writes such a file",
         )
@@ -167,10 +167,10 @@ def read_predictions(path: str | Path, classes: Sequence[str] | None = None) -> 
     names = {part.classes for part in parts}
     if len(names) > 1:
         raise UserError(
-            f"The files in {path} name different classes.",
+            f"The files in {path} have different classes.",
             expected="the same classes in the same order in each",
             found=" / ".join(", ".join(part) for part in sorted(names)),
-            remedy="use a folder for each detector",
+            remedy="use a separate folder for each detector",
         )
     return _joined(parts)
 
@@ -198,9 +198,9 @@ def _read(file: Path, classes: Sequence[str] | None) -> Predictions:
         content = json.loads(file.read_bytes())
     except (ValueError, OSError) as error:
         raise UserError(
-            f"The teacher's predictions cannot be read: {file}.",
-            expected="JSON in COCO's format",
-            found=f"{file.stat().st_size} bytes that are not valid JSON, or end too early: {error}",
+            f"Cannot read the teacher's predictions: {file}.",
+            expected="JSON in COCO format",
+            found=f"{file.stat().st_size} bytes, truncated or not valid JSON: {error}",
             remedy=_REMEDY,
         ) from None
     if isinstance(content, list):
@@ -208,7 +208,7 @@ def _read(file: Path, classes: Sequence[str] | None) -> Predictions:
     if not isinstance(content, Mapping) or not {"categories", "images", "annotations"} <= set(content):
         found = sorted(content) if isinstance(content, Mapping) else type(content).__name__
         raise UserError(
-            f"{file} holds no predictions.",
+            f"{file} contains no predictions.",
             expected='{"categories": […], "images": […], "annotations": […]}, or a list of COCO results',
             found=str(found),
             remedy=_REMEDY,
@@ -233,10 +233,10 @@ def _read(file: Path, classes: Sequence[str] | None) -> Predictions:
 def _from_results(file: Path, results: Sequence[Any], classes: Sequence[str] | None) -> Predictions:
     if not classes:
         raise UserError(
-            f"{file} is a list of results, which names no classes.",
-            expected="the names of its classes, in the order of category_id",
+            f"{file} is a list of results without class names.",
+            expected="its class names, in the order of category_id",
             found="none",
-            remedy="give them: teacher=dict(predictions=…, classes=['cat', 'dog'])",
+            remedy="set them: teacher=dict(predictions=…, classes=['cat', 'dog'])",
         )
     used = {x.get("category_id") for x in results if isinstance(x, Mapping)}
     first = 0 if 0 in used else 1
@@ -262,14 +262,14 @@ def _arrays(
     except (KeyError, TypeError):
         bad = next(x for x in boxes if not isinstance(x, Mapping) or x.get("image_id") not in images)
         raise _wrong(
-            file, bad, "names an image that is not listed", f"an image_id of {len(ids)} listed images"
+            file, bad, "refers to an unlisted image", f"an image_id of {len(ids)} listed images"
         ) from None
     try:
         labels_N = np.array([categories[x["category_id"]] for x in boxes], dtype=np.int32)
     except KeyError:
         bad = next(x for x in boxes if x.get("category_id") not in categories)
         raise _wrong(
-            file, bad, "is of a class that is not listed", f"a category_id of {_listed(categories, classes)}"
+            file, bad, "has an unlisted class", f"a category_id of {_listed(categories, classes)}"
         ) from None
     try:
         xywh_N4 = np.array([x["bbox"] for x in boxes], dtype=np.float32).reshape(-1, 4)
@@ -284,7 +284,7 @@ def _arrays(
         bad_N = ~((scores_N >= 0) & (scores_N <= 1))
         if bad_N.any():
             raise _wrong(
-                file, boxes[int(bad_N.argmax())], "has no score", "a score from 0 to 1, no logit", bad_N
+                file, boxes[int(bad_N.argmax())], "has no score", "a score from 0 to 1, not a logit", bad_N
             )
     order_N = image_N.argsort(kind="stable")
     starts = np.searchsorted(image_N[order_N], np.arange(len(ids) + 1))
@@ -310,7 +310,7 @@ def _class_scores(file: Path, boxes: Sequence[Any], order_N: Integers, count: in
     short = next((i for i, one in enumerate(given) if len(one) != count), None)
     if short is not None:
         raise _wrong(
-            file, boxes[short], "has scores for other classes", f"{count} scores, one for each class"
+            file, boxes[short], "has the wrong number of class scores", f"{count} scores, one per class"
         )
     scores_NK = np.array(given, dtype=np.float16)
     bad_N: Any = ~((scores_NK >= 0) & (scores_NK <= 1)).all(1)
@@ -330,7 +330,7 @@ def _check_within(
         raise _wrong(
             file,
             boxes[row],
-            f"lies outside of its image of {sizes[image_N[row]]} px",
+            f"lies outside its image of {sizes[image_N[row]]} px",
             "[x, y, width, height] in pixels of the image file",
             bad_N,
         )
@@ -361,10 +361,14 @@ def _listed(categories: Mapping[Any, int], classes: Sequence[str]) -> str:
 
 
 def _wrong(file: Path, box: Any, what: str, expected: str, bad_N: Any = None) -> UserError:
-    count = "" if bad_N is None or bad_N.sum() == 1 else f"; {bad_N.sum()} of {len(bad_N)} boxes are so"
+    count = (
+        ""
+        if bad_N is None or bad_N.sum() == 1
+        else f"; {bad_N.sum()} of {len(bad_N)} boxes have this problem"
+    )
     return UserError(
         f"{file}: a box {what}.",
         expected=expected,
         found=f"{str(box)[:200]}{count}",
-        remedy="correct what writes the file",
+        remedy="correct the program that writes the file",
     )

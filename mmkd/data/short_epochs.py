@@ -57,7 +57,7 @@ class ShortEpochs(BatchSampler):
                 "ShortEpochs needs a sampler that counts epochs.",
                 expected="a sampler with set_epoch, like DefaultSampler",
                 found=type(sampler).__name__,
-                remedy="an IterBasedTrainLoop needs no short epochs: lower train_cfg.max_iters",
+                remedy="with IterBasedTrainLoop, lower train_cfg.max_iters instead",
             )
         self.sampler: Any = sampler
         self.batch_size, self.drop_last, self.batches = batch_size, drop_last, batches

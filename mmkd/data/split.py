@@ -45,7 +45,7 @@ def split_by_hash(content: Mapping[str, Any], every: int) -> tuple[dict[str, Any
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python data/split.py FILE --every 4 --into REST EVERY_NTH``; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Split the images of a COCO file in two, by their names.")
+    parser = argparse.ArgumentParser(description="Split a COCO file in two by image name.")
     parser.add_argument("annotations", type=Path)
     parser.add_argument("--every", type=int, default=4)
     parser.add_argument("--into", nargs=2, required=True, metavar=("REST", "EVERY_NTH"))

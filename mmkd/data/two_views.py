@@ -83,9 +83,8 @@ def _geometry(results: dict[str, Any]) -> tuple[Any, ...]:
 
 def _moves(name: str) -> UserError:
     return UserError(
-        f"{name} moves pixels after the teacher's view was taken.",
-        expected="transforms in PackTwoViews.strong that leave every pixel where it is, like "
-        "PhotoMetricDistortion",
+        f"{name} moves pixels after the teacher's view is taken.",
+        expected="only transforms in PackTwoViews.strong that do not move pixels, like PhotoMetricDistortion",
         found=name,
-        remedy=f"put {name} before PackTwoViews, where it is done to both views",
+        remedy=f"put {name} before PackTwoViews, where it applies to both views",
     )

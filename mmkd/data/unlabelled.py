@@ -62,7 +62,7 @@ class UnlabelledImages(BaseDetDataset):
                 "UnlabelledImages reads no annotations.",
                 expected="images='…', a folder or a list",
                 found=f"ann_file={options['ann_file']!r}",
-                remedy="give it as `images`; of a COCO file the images are taken",
+                remedy="pass it as `images`; only the images of a COCO file are used",
             )
         self.images, self.leave_out = images, leave_out
         self._dropped_in_a_row = 0
@@ -82,11 +82,11 @@ class UnlabelledImages(BaseDetDataset):
             kept = {path: about for path, about in found.items() if os.path.realpath(path) not in out}
             if len(kept) == len(found) or not kept:
                 raise UserError(
-                    "`leave_out` leaves out " + ("all images." if not kept else "none of the images."),
-                    expected="some of the images, by their paths",
-                    found=f"{len(found)} images, {len(out)} to leave out, {len(found) - len(kept)} in common",
-                    remedy="correct one of the two lists, or data_prefix=dict(img=…), where the names in "
-                    "text and COCO files begin",
+                    "`leave_out` excludes " + ("all images." if not kept else "none of the images."),
+                    expected="some of the images, matched by path",
+                    found=f"{len(found)} images, {len(out)} to exclude, {len(found) - len(kept)} in common",
+                    remedy="correct one of the two lists, or data_prefix=dict(img=…), the root folder of "
+                    "names in text and COCO files",
                 )
             found = kept
         text = (
@@ -128,11 +128,11 @@ class UnlabelledImages(BaseDetDataset):
         sample = data.get("data_samples") if isinstance(data, Mapping) else None
         if sample is None:
             raise UserError(
-                "UnlabelledImages cannot mark its samples: its pipeline does not pack them.",
-                expected="a pipeline that ends with PackDetInputs",
+                "The pipeline of UnlabelledImages does not pack its samples.",
+                expected="a pipeline ending with PackDetInputs",
                 found=" → ".join(type(one).__name__ for one in self.pipeline.transforms) or "no transform",
-                remedy="put the transforms of the wrapper around it (MultiImageMixDataset) into its own "
-                "pipeline, by CachedMosaic and CachedMixUp",
+                remedy="move the transforms of the wrapper (MultiImageMixDataset) into its pipeline, with "
+                "CachedMosaic and CachedMixUp",
             )
         sample.set_metainfo({"labelled": False})
         for instances in (sample.gt_instances, sample.ignored_instances):
@@ -177,10 +177,10 @@ def _size_of(info: Mapping[str, Any]) -> tuple[int, int]:
             return image.size[::-1] if turned else image.size
     except OSError as error:
         raise UserError(
-            "An image cannot be read.",
+            "Cannot read image.",
             expected="an image file",
             found=f"{path} ({error})",
-            remedy="bring it back, or take it out of the list",
+            remedy="restore it, or remove it from the list",
         ) from error
 
 
@@ -195,8 +195,8 @@ def _check_keeps_empty(transform: Any) -> None:
 
 def _drops(name: str, found: str, remedy: str) -> UserError:
     return UserError(
-        f"{name} drops images without objects, and UnlabelledImages has no others.",
+        f"{name} drops images without objects, so it would drop all UnlabelledImages.",
         expected="a pipeline that keeps images without objects",
         found=found,
-        remedy=f"{remedy}take {name} out of the pipeline of the unlabelled images",
+        remedy=f"{remedy}remove {name} from the pipeline of the unlabelled images",
     )

@@ -128,11 +128,11 @@ def check_followed(transforms: Iterable[Any], within: str = "") -> None:
 
 def _refused(name: str) -> UserError:
     return UserError(
-        f"The teacher's boxes cannot follow {name}, which is in the training pipeline.",
+        f"The teacher's boxes cannot follow {name} in the training pipeline.",
         expected="Resize, RandomResize, RandomFlip, RandomCrop, RandomAffine, Rotate, ShearX, TranslateX, "
         "Pad and changes of color, or RandomChoice among them",
-        found=f"{name}, which mixes images or does not say how it moves one",
-        remedy=f"take {name} out of the pipeline; RandomAffine and RandomCrop do for scale and place",
+        found=f"{name}, which mixes images or does not record how it moves pixels",
+        remedy=f"remove {name} from the pipeline; use RandomAffine and RandomCrop for scale and position",
     )
 
 

@@ -74,7 +74,7 @@ def convert_voc(data: str | Path, out: str | Path | None = None) -> Converted:
             "No image has annotations.",
             expected="an XML file with objects for each image",
             found=f"none for {sum(map(len, pairs.values()))} images in {root}",
-            remedy="correct the path, or put the XML files into Annotations, named as the images",
+            remedy="correct the path, or put the XML files into Annotations, named like the images",
         )
     labels = {name: label for label, name in enumerate(classes)}
     splits = {}
@@ -156,9 +156,9 @@ def _paired(
         problems.add("annotation without image", relative(annotations / f"{stem}.xml", root))
     if not stems:
         raise UserError(
-            "A split of the VOC data set has no image.",
+            "A split of the VOC data set has no images.",
             expected=f"images in {images}",
-            found="none" if listed is None else f"none of those that {listed} names",
+            found="none" if listed is None else f"none of those listed in {listed}",
             remedy="correct the folder or the list",
         )
     return {files[stem]: annotations / f"{stem}.xml" for stem in stems}
@@ -173,19 +173,19 @@ def _objects(file: Path, image: ImageFile, root: Path, problems: Problems) -> li
         tree = ElementTree.parse(file).getroot()
         objects = [_object(one) for one in tree.iter("object")]
     except (ElementTree.ParseError, OSError, ValueError) as error:
-        problems.add("unreadable annotation, image left out", f"{name} ({error})")
+        problems.add("unreadable annotation, image skipped", f"{name} ({error})")
         return None
     size = [tree.findtext(f"size/{side}") for side in ("width", "height")]
     if size not in ([None, None], ["0", "0"], [str(image.width), str(image.height)]):
-        problems.add("size is not that of the image", f"{name} ({size[0]}×{size[1]})")
+        problems.add("size differs from the image", f"{name} ({size[0]}×{size[1]})")
     kept = []
     for one in objects:
         x1, y1, x2, y2 = one[1]
         if not has_area(Box(0, one[1]), image.width, image.height):
-            problems.add("box without area in its image, left out", name)
+            problems.add("box without area in its image, skipped", name)
             continue
         if min(x1, y1) < -1 or x2 > image.width + 1 or y2 > image.height + 1:
-            problems.add("box reaches outside its image, clipped", name)
+            problems.add("box extends beyond its image, clipped", name)
         kept.append(one)
     return kept
 

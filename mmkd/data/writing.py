@@ -57,7 +57,7 @@ class PredictionsWriter:
         every: int = 1000,
     ) -> None:
         if every < 1:
-            raise UserError(f"a piece of the predictions holds at least one image, found every={every}")
+            raise UserError(f"expected at least one image per file, found every={every}")
         self.out, self.classes, self.every = Path(out), tuple(classes), every
         self.about = json.loads(json.dumps(dict(about or {})))
         self._is_file = self.out.suffix == ".json"
@@ -74,10 +74,10 @@ class PredictionsWriter:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise UserError(
-                f"Another process writes predictions to {self.out}.",
-                expected="one at a time",
+                f"Another process is writing predictions to {self.out}.",
+                expected="one process at a time",
                 found=f"{self.folder / _LOCK} is locked",
-                remedy="wait for it, or give this one another place",
+                remedy="wait for it, or choose another output path",
             ) from None
         try:
             for file in self._files():
@@ -130,10 +130,10 @@ class PredictionsWriter:
         """
         if name in self._names:
             raise UserError(
-                f"{name} is predicted twice.",
+                f"{name} was predicted twice.",
                 expected="each image once",
-                found=f"another one among {len(self)} in {self.out}",
-                remedy="let the names begin with the folder that tells the images apart",
+                found=f"a duplicate among {len(self)} in {self.out}",
+                remedy="include the folder in the names, so that they are unique",
             )
         width, height = (int(side) for side in size)
         boxes_M4 = np.asarray(boxes_M4, dtype=np.float64).reshape(-1, 4)
@@ -173,15 +173,15 @@ class PredictionsWriter:
             expected, found = "finite boxes", f"{boxes_M4[~np.isfinite(boxes_M4).all(1)][0].tolist()}"
         elif any(not ((one >= 0) & (one <= 1)).all() for one in scores):
             wrong = next(one[~((one >= 0) & (one <= 1))] for one in scores)
-            expected, found = "scores from 0 to 1, no logits", f"{wrong[0]}" if len(wrong) else "others"
+            expected, found = "scores from 0 to 1, not logits", f"{wrong[0]}" if len(wrong) else "others"
         elif not ((labels_M >= 0) & (labels_M < K)).all():
             expected, found = f"labels from 0 to {K - 1}: {', '.join(self.classes[:10])}", f"{labels_M.max()}"
         if expected:
             raise UserError(
-                f"What is predicted for {name} cannot be written.",
+                f"Invalid predictions for {name}.",
                 expected=expected,
                 found=found,
-                remedy="correct the detector or its class names; what was predicted before is kept",
+                remedy="correct the detector or its class names; previous predictions are kept",
             )
 
     def _new_id(self, wanted: Any) -> int:
@@ -204,19 +204,19 @@ class PredictionsWriter:
             classes = [one["name"] for one in content["categories"]]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{file} holds no predictions to go on from.",
-                expected="a file that was written by mmkd",
+                f"{file} contains no predictions to continue from.",
+                expected="a file written by mmkd",
                 found=f"{file.stat().st_size} bytes ({type(error).__name__}: {error})",
-                remedy="remove it, or give another place to write to",
+                remedy="remove it, or choose another output path",
             ) from None
         mine, theirs = {"classes": [*self.classes], **self.about}, {"classes": classes, **given}
         other = [key for key in dict.fromkeys([*mine, *theirs]) if mine.get(key) != theirs.get(key)]
         if other:
             raise UserError(
-                f"{file} holds predictions of something else.",
+                f"{file} contains predictions of another run.",
                 expected="; ".join(f"{key} {mine.get(key)}" for key in other),
                 found="; ".join(f"{key} {theirs.get(key)}" for key in other),
-                remedy=f"give another place to write to, or remove {self.out} to predict anew",
+                remedy=f"choose another output path, or remove {self.out} to start over",
             )
         self._names.update(one["file_name"] for one in images)
         self._ids.update(one["id"] for one in images)
@@ -251,8 +251,8 @@ class PredictionsWriter:
             write_durably(path, json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode())
         except OSError as error:
             raise UserError(
-                f"{path} cannot be written.",
-                expected="a folder that can be written to, with enough space",
+                f"Cannot write {path}.",
+                expected="a writable folder with enough space",
                 found=error.strerror or str(error),
-                remedy="make room; the same command goes on from what is there",
+                remedy="free some space, then rerun the same command to continue",
             ) from error

@@ -84,7 +84,7 @@ def convert_yolo(data: str | Path, out: str | Path | None = None, drop_duplicate
     files = {name: found for name, found in files.items() if found}
     if not files:
         raise UserError(
-            f"{path} names no images.",
+            f"{path} lists no images.",
             expected="train, val or test: a folder, a list of folders, or a .txt file",
             found=", ".join(map(str, content)),
             remedy="add at least train: images/train",
@@ -107,9 +107,9 @@ def convert_yolo(data: str | Path, out: str | Path | None = None, drop_duplicate
         example = next(iter(files.values()))[0]
         raise UserError(
             "No image has labels.",
-            expected=f"a label file for each image, as {label_file(example)}",
+            expected=f"a label file per image, like {label_file(example)}",
             found=f"none for {sum(map(len, files.values()))} images",
-            remedy="put the labels there, or correct the paths in the YAML file",
+            remedy="move the labels there, or correct the paths in the YAML file",
         )
     splits = {}
     for name, pairs in kept.items():
@@ -140,10 +140,10 @@ def find_yaml(data: str | Path) -> Path:
     ]
     if len(found) != 1:
         raise UserError(
-            f"Cannot find the YAML file of the data set in {path}.",
-            expected="data.yaml, which names the classes and the folders of images",
+            f"No data set YAML found in {path}.",
+            expected="data.yaml with class names and image folders",
             found=", ".join(file.name for file in found) or ("none" if path.is_dir() else "no such path"),
-            remedy="name the file itself",
+            remedy="give the file itself",
         )
     return found[0]
 
@@ -179,13 +179,13 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(
-            f"{path} cannot be read.",
-            expected="a YAML file as Ultralytics has it",
+            f"Cannot read {path}.",
+            expected="a YAML file in Ultralytics format",
             found=" ".join(str(error).split()),
             remedy="correct the file",
         ) from error
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} is no data.yaml: it has no keys like train, val, names")
+        raise UserError(f"{path} is not a data.yaml: it has no keys like train, val, names")
     return content
 
 
@@ -205,7 +205,7 @@ def _names(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
         names = [names[label] for label in labels]
     if not isinstance(names, (list, tuple)) or not names:
         raise UserError(
-            f"{path} names no classes.",
+            f"{path} has no class names.",
             expected="names: [cat, dog], or a mapping {0: cat, 1: dog}",
             found=f"names: {names!r:.80}",
             remedy="add the names in the order of the labels",
@@ -213,14 +213,14 @@ def _names(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     names = tuple(str(name) for name in names)
     if count is not None and count != len(names):
         raise UserError(
-            f"{path}: nc and names do not agree.",
+            f"{path}: nc and names do not match.",
             expected=f"nc: {len(names)}, the number of names",
             found=f"nc: {count}; names: {', '.join(names[:12])}",
             remedy="correct the one that is wrong",
         )
     if len(set(names)) < len(names):
         raise UserError(
-            f"{path} has two classes of one name.",
+            f"{path} has duplicate class names.",
             expected="different names",
             found=", ".join(names[:12]),
             remedy="rename one of them",
@@ -262,7 +262,7 @@ def _images(content: Mapping[str, Any], keys: Sequence[str], root: Path, path: P
         place = _found(entry, root)
         if place is None:
             raise UserError(
-                f"The images of {keys[0]} are not there.",
+                f"Images of {keys[0]} not found.",
                 expected=f"a folder or .txt file {root / entry}",
                 found="no such path",
                 remedy=f"correct {keys[0]} or path in {path}",
@@ -305,7 +305,7 @@ class _Reader:
         try:
             rows = label.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, ValueError) as error:
-            add("unreadable label file, image left out", f"{name} ({error})")
+            add("unreadable label file, image skipped", f"{name} ({error})")
             return None
         boxes: list[Box] = []
         seen: set[tuple[float, ...]] = set()
@@ -316,11 +316,11 @@ class _Reader:
             place, values = f"{name}:{number}", self._values(row)
             problem = _what_is_wrong(values, self.class_count)
             if problem is not None:
-                add(f"{problem}, image left out", place)
+                add(f"{problem}, image skipped", place)
                 wrong = True
                 continue
             if values in seen:
-                add(f"row twice, {'left out' if self.drop_duplicates else 'kept'}", place)
+                add(f"duplicate row, {'skipped' if self.drop_duplicates else 'kept'}", place)
                 if self.drop_duplicates:
                     continue
             seen.add(values)
@@ -328,7 +328,7 @@ class _Reader:
             if has_area(box, image.width, image.height):
                 boxes.append(box)
             else:
-                add("box without area, left out", place)
+                add("box without area, skipped", place)
         return None if wrong else boxes
 
     def _values(self, row: str) -> tuple[float, ...]:
@@ -391,12 +391,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m mmkd.data.yolo", description="Convert YOLO labels to COCO."
     )
-    parser.add_argument("data", help="data.yaml, or the folder that holds it")
+    parser.add_argument("data", help="data.yaml, or its folder")
     parser.add_argument(
-        "--out", type=Path, help="folder of the COCO files (default: annotations, beside the data)"
+        "--out", type=Path, help="output folder for the COCO files (default: annotations, beside the data)"
     )
     parser.add_argument(
-        "--drop-duplicates", action="store_true", help="leave out repeated rows, as Ultralytics does"
+        "--drop-duplicates", action="store_true", help="skip duplicate rows, as Ultralytics does"
     )
     args = parser.parse_args(argv)
     try:

@@ -24,11 +24,11 @@ def check_loss(head: Any) -> None:
         inspect.signature(head.loss).bind((), [])
     except TypeError as error:
         raise UserError(
-            f"The student's head {type(head).__name__} needs a teacher of its own for its loss.",
-            expected="a head whose loss takes features and data samples",
+            f"The student's head {type(head).__name__} needs its own teacher to compute its loss.",
+            expected="a head whose loss only takes features and data samples",
             found=f"{type(head).__name__}.loss{inspect.signature(head.loss)}",
-            remedy="take the head that it is made from (GFLHead for LDHead, PAAHead for LADHead), with a "
-            "loss of mmkd (LocalizationDistillationLoss for LD)",
+            remedy="use the head it derives from (GFLHead for LDHead, PAAHead for LADHead) with an mmkd "
+            "loss (LocalizationDistillationLoss for LD)",
         ) from error
 
 

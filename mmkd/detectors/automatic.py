@@ -30,10 +30,10 @@ def check_automatic(shares: Mapping[str, float], task_loss_weight: float) -> Non
     """Raise `UserError` where there is no gradient of the task to take a share of."""
     if shares and task_loss_weight == 0:
         raise UserError(
-            "An automatic weight is a share of the task's gradient, which is 0.",
+            "Automatic weights need a task loss: they are a share of its gradient.",
             expected="task_loss_weight above 0",
-            found=f"task_loss_weight=0, with automatic weights of {', '.join(shares)}",
-            remedy="give the losses numbers as loss_weight",
+            found=f"task_loss_weight=0 with automatic weights for {', '.join(shares)}",
+            remedy="set loss_weight of these losses to a number",
         )
 
 
@@ -80,10 +80,10 @@ def _measure(
             balance = compare_gradients(task, left, feats, scale)
             if balance is None:
                 raise UserError(
-                    "An automatic weight needs a gradient on the neck's output.",
-                    expected="a backbone or a neck that is trained",
-                    found=f"both frozen, with automatic weights of {', '.join(left)}",
-                    remedy="give the losses numbers as loss_weight",
+                    "Automatic weights need a gradient on the neck's output.",
+                    expected="a trainable backbone or neck",
+                    found=f"both frozen, with automatic weights for {', '.join(left)}",
+                    remedy="set loss_weight of these losses to a number",
                 )
             least = _least_ratios(task, left)
             for name, ratio in balance.ratios.items():
@@ -109,14 +109,15 @@ def _take_in(name: str, term: DistillLoss, ratio: float) -> None:
     term.auto.observe(ratio / term.loss_weight)
     if first and term.auto.measured:
         print_log(
-            f"distill.{name}: the automatic weight begins with {term.auto.weight:.4g}, for a gradient on the "
-            f"neck's output of {term.auto.share:g} times the task's",
+            f"distill.{name}: the automatic weight starts at {term.auto.weight:.4g}, for a gradient on the "
+            f"neck's output of {term.auto.share:g} × the task's",
             "current",
         )
     elif term.auto.silent == _SILENT:
         print_log(
-            f"distill.{name} gave the neck's output no gradient in {_SILENT} measurements in a row, so its "
-            f"automatic weight is {term.auto.weight:.4g} still; check the loss's region and options",
+            f"distill.{name} gave no gradient on the neck's output in {_SILENT} consecutive "
+            f"measurements, so its automatic weight stays at {term.auto.weight:.4g}; check the "
+            "loss's region and options",
             "current",
             logging.WARNING,
         )

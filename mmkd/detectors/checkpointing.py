@@ -40,10 +40,10 @@ def _check(name: str, _: nn.Module, __: Any, output: Any) -> None:
     if any(tensor.requires_grad for tensor in _tensors(output)):
         return
     raise UserError(
-        f"{name} would not be trained: its forward pass gives its weights no gradient.",
-        expected="activation checkpointing of layers whose input is a tensor with a gradient",
-        found=f"{name}, which is given images, a list of feature maps, or the output of frozen layers",
-        remedy="set backbone.with_cp=True in its place, or name layers further inside "
+        f"{name} would not be trained: with activation checkpointing, its weights get no gradient.",
+        expected="activation checkpointing of layers whose input is a tensor that requires a gradient",
+        found=f"{name}, whose input is images, a list of feature maps, or the output of frozen layers",
+        remedy="set backbone.with_cp=True instead, or list layers inside it "
         "(activation_checkpointing=['backbone.layer3', 'backbone.layer4'])",
     )
 

@@ -188,20 +188,20 @@ class Distilled(BaseDetector):
             if where in DENSE:
                 if term.asks - _OF_FEATURES and hasattr(self, "num_branch"):
                     raise UserError(
-                        f"distill.{name}: the RPN of {type(self).__name__} sees each image once for each "
-                        "branch, and the teacher's once.",
+                        f"distill.{name}: the RPN of {type(self).__name__} sees each image once per branch, "
+                        "but the teacher's only once.",
                         expected="a loss on regions or features",
                         found=f"place={where!r}",
-                        remedy="leave out `place`, or choose 'rois'",
+                        remedy="remove `place`, or choose 'rois'",
                     )
                 continue
             place, part = find_place(where, self, f"distill.{name}")
             lacking = sorted(term.asks - place.offers(self))
             if lacking:
                 raise UserError(
-                    f"distill.{name} cannot read the student at place={where!r}.",
+                    f"distill.{name} does not support place={where!r} of the student.",
                     expected=f"a loss on {', '.join(sorted(place.offers(self) - OF_CONTEXT))}",
-                    found=f"{type(term).__name__}, which reads {', '.join(lacking)}",
+                    found=f"{type(term).__name__}, which needs {', '.join(lacking)}",
                     remedy="choose another loss, or another place",
                 )
             found[name] = (place, part)
@@ -530,7 +530,7 @@ def _check_same_maps(student: DenseOutputs, teacher: DenseOutputs) -> None:
     sizes_t = [tuple(level.shape[-2:]) for level in teacher.feats]
     if sizes_s != sizes_t:
         raise UserError(
-            "Teacher and student give feature maps of different sizes for the same images.",
+            "Teacher and student feature maps differ in size for the same images.",
             expected=f"{sizes_s} (the student's)",
             found=f"{sizes_t} (the teacher's)",
             remedy="set data_preprocessor.pad_size_divisor to a multiple of both backbones' largest stride",

@@ -75,14 +75,14 @@ class FiniteCheck:
         iteration = MessageHub.get_current_instance().get_info("iter", 0) + 1
         if self.scaled and self._in_a_row <= TOLERATED:
             print_log(
-                f"{first} is not finite at iteration {iteration}; the loss scaler leaves this step out "
+                f"{first} is not finite at iteration {iteration}; the loss scaler skips this step "
                 f"({self._in_a_row} in a row, more than {TOLERATED} stop training)",
                 "current",
                 logging.WARNING,
             )
             self._put_back()
             return
-        often = f"for the {self._in_a_row}th step in a row: " if self.scaled else ""
+        often = f"in {self._in_a_row} consecutive steps: " if self.scaled else ""
         raise UserError(
             f"Training stopped: {first} is not finite at iteration {iteration}.",
             expected="finite losses",

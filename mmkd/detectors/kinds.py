@@ -12,9 +12,9 @@ from mmkd.errors import UserError
 from mmkd.registry import MODELS, accepted_arguments
 
 _NOT_STUDENTS = {
-    SemiBaseDetector: "it has a teacher of its own",
-    KnowledgeDistillationSingleStageDetector: "it has a teacher of its own",
-    Detectron2Wrapper: "its features are inside of Detectron2",
+    SemiBaseDetector: "it has its own teacher",
+    KnowledgeDistillationSingleStageDetector: "it has its own teacher",
+    Detectron2Wrapper: "its features are inside Detectron2",
 }
 
 
@@ -35,11 +35,11 @@ def check_student(student: Any, named: Any) -> type:
             if isinstance(kind, type) and issubclass(kind, BaseDetector)
         )
         raise UserError(
-            "KDDetector's student is no registered detector.",
+            "KDDetector's student is not a registered detector.",
             expected=f"student, one of: {', '.join(detectors)}",
             found=repr(named),
-            remedy="give it the type of the student's own config, or list the module that registers it "
-            "under custom_imports",
+            remedy="use the model type of the student's config, or add the module that registers it to "
+            "custom_imports",
         )
     for kind, why in _NOT_STUDENTS.items():
         if issubclass(student, kind):
@@ -49,10 +49,10 @@ def check_student(student: Any, named: Any) -> type:
 
 def _no_student(student: type, why: str) -> UserError:
     return UserError(
-        f"{student.__name__} cannot be a student: {why}.",
-        expected="a detector that computes its losses from features of its own",
+        f"{student.__name__} is not supported as a student: {why}.",
+        expected="a detector that computes its losses from its own features",
         found=student.__name__,
-        remedy="take the config of the detector that it is made of",
+        remedy="use the config of the detector that it wraps",
     )
 
 
@@ -61,7 +61,7 @@ def check_single_stage(unknown: set[str]) -> None:
     for kind in (KnowledgeDistillationSingleStageDetector, LAD):
         own = set(accepted_arguments(kind)[0]) - set(accepted_arguments(SingleStageDetector)[0])
         if unknown & own:
-            raise _no_student(kind, f"it has a teacher of its own ({', '.join(sorted(unknown & own))})")
+            raise _no_student(kind, f"it has its own teacher ({', '.join(sorted(unknown & own))})")
     others = {
         name: unknown & set(accepted_arguments(kind)[0])
         for name, kind in MODELS.module_dict.items()
@@ -74,9 +74,9 @@ def check_single_stage(unknown: set[str]) -> None:
         return
     names = [name for name, options in others.items() if len(options) == most]
     raise UserError(
-        "KDSingleStageDetector does not support this student: it is no single-stage detector.",
-        expected="a student of backbone, neck and dense bbox_head (ATSS, RetinaNet, GFL, FCOS, …)",
+        "KDSingleStageDetector does not support this student: it is not a single-stage detector.",
+        expected="a student with backbone, neck and dense bbox_head (ATSS, RetinaNet, GFL, FCOS, …)",
         found=f"{', '.join(sorted(others[names[0]]))}, as in {', '.join(names[:4])}"
         + (", …" if len(names) > 4 else ""),
-        remedy=f"set type='KDDetector', student='{names[0]}', or whatever its own config has as type",
+        remedy=f"set type='KDDetector' and student='{names[0]}', or the type in its own config",
     )

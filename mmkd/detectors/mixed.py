@@ -86,7 +86,7 @@ def check_pseudo_score(score: Any) -> float:
         UserError: it is no number in [0, 1].
     """
     if not isinstance(score, (int, float)) or isinstance(score, bool) or not 0 <= score <= 1:
-        raise UserError(f"pseudo_score must be a score, a number from 0 to 1, found {score!r}")
+        raise UserError(f"pseudo_score must be a number from 0 to 1, found {score!r}")
     return score
 
 

@@ -38,17 +38,17 @@ def check_other_targets(student: Any, path: str, ignores: bool) -> None:
     """
     if _learns_masks(student):
         raise UserError(
-            f"{path}: the student learns masks, and a teacher's boxes have none.",
-            expected="a detector of boxes, or one whose masks are of a RoI head, which then rests",
+            f"{path}: the student learns masks, but the teacher's boxes have none.",
+            expected="a box detector, or one whose masks come from a RoI head, which is then not trained",
             found=type(student).__name__,
-            remedy="choose losses at the places of the student, or on features (PKDLoss, …)",
+            remedy="choose losses at the student's places, or feature losses (PKDLoss, …)",
         )
     if ignores and not list(_ignoring_assigners(student)):
         raise UserError(
-            f"{path}: the student's assigner ignores no boxes.",
+            f"{path}: the student's assigner does not support ignored boxes.",
             expected="an assigner with ignore_iof_thr, like MaxIoUAssigner or ATSSAssigner",
             found=type(student).__name__,
-            remedy="leave out ignore_score: boxes below min_score are then background",
+            remedy="remove ignore_score: boxes below min_score then count as background",
         )
 
 

@@ -33,10 +33,11 @@ def teachers_view(student: Any, inputs_BCHW: Tensor, data_samples: Sequence[Any]
         shape = tuple(data_samples[index].img_shape[:2])
         if shape != (height, width):
             raise UserError(
-                "The student's image is of another size than the teacher's view of it.",
-                expected=f"{width}×{height}, as PackTwoViews packed it",
-                found=f"{shape[1]}×{shape[0]}: model.data_preprocessor.batch_augments resize the student's",
-                remedy="resize in the pipeline, before PackTwoViews, or leave out the batch_augments",
+                "The student's image and the teacher's view differ in size.",
+                expected=f"{width}×{height}, as packed by PackTwoViews",
+                found=f"{shape[1]}×{shape[0]}: model.data_preprocessor.batch_augments resize the student's "
+                "image",
+                remedy="resize in the pipeline before PackTwoViews, or remove batch_augments",
             )
         alone = student.data_preprocessor({"inputs": [view_CHW], "data_samples": None}, False)["inputs"]
         seen_BCHW[index, :, :height, :width] = alone[0, :, :height, :width]

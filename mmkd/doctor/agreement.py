@@ -115,7 +115,7 @@ def compared(seen: Agreement, images: int, expected: float | None, source: str) 
         source: where from, in words.
     """
     text = f"{seen.ap:.3f} on {images} images, {seen.recall:.0%} of objects found with an IoU of 0.5"
-    remedy = "see the findings below; if they say nothing, check that this is the right checkpoint"
+    remedy = "see the findings below; if there are none, check that this is the right checkpoint"
     if expected is not None:
         text += f"; {source} {expected:.3f}"
         # The AP of few images scatters.

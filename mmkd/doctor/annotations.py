@@ -26,7 +26,7 @@ def read_source(which: str, cfg: Mapping[str, Any]) -> Generator[Finding, None, 
     what = f"{which}: annotations"
     path, images = annotation_file(cfg), Path(cfg.get("data_root") or "", folder or "")
     if path is None:
-        raise NotExamined(f"a {type_of(cfg)} without a file of annotations on this machine")
+        raise NotExamined(f"a {type_of(cfg)} without a local annotation file")
     option = f"{which}_dataloader.dataset"
     there = True
     if not path.is_file():
@@ -41,7 +41,7 @@ def read_source(which: str, cfg: Mapping[str, Any]) -> Generator[Finding, None, 
         return None
     kind = class_of(cfg, DATASETS)
     if path.suffix != ".json" or getattr(kind, "parse_data_info", None) is not CocoDataset.parse_data_info:
-        raise NotExamined(f"{path} is no COCO file, or {type_of(cfg)} reads it in its own way")
+        raise NotExamined(f"{path} is not a COCO file, or {type_of(cfg)} reads it in its own way")
     coco = yield from read_coco(what, path)
     return None if coco is None else Source(which, path, images, classes_of(cfg), _is_plain(cfg), coco)
 
@@ -53,16 +53,16 @@ def read_coco(what: str, path: Path) -> Generator[Finding, None, Mapping[str, An
     except ValueError as error:
         coco, problem = None, str(error)
     else:
-        problem = f"it lacks {', '.join(_KEYS)}"
+        problem = f"missing keys {', '.join(_KEYS)}"
         if isinstance(coco, dict):
-            problem = f"it has no list of {shortened(key for key in _KEYS if not _has_dicts(coco.get(key)))}"
+            problem = f"no list of {shortened(key for key in _KEYS if not _has_dicts(coco.get(key)))}"
             if all(_has_dicts(coco.get(key)) for key in _KEYS):
                 return coco
     yield Finding(
         "error",
         what,
-        f"{path} cannot be read: {problem}",
-        "download it again, or convert it to COCO's format",
+        f"cannot read {path}: {problem}",
+        "download it again, or convert it to COCO format",
     )
     return None
 
@@ -94,7 +94,7 @@ def _problem(metainfo: Any) -> tuple[str, str] | None:
         return f"metainfo is a {type(metainfo).__name__}", "write a dict: metainfo=dict(classes=('…', '…'))"
     if "classes" not in metainfo:
         other = next((key for key in metainfo if nearest(str(key).lower(), ["classes"], cutoff=0.75)), None)
-        return None if other is None else (f"nothing reads metainfo.{other}", "call it metainfo.classes")
+        return None if other is None else (f"nothing reads metainfo.{other}", "rename it to metainfo.classes")
     names = metainfo["classes"]
     if isinstance(names, str):
         if Path(names).is_file():  # mmengine reads it
@@ -103,12 +103,12 @@ def _problem(metainfo: Any) -> tuple[str, str] | None:
         remedy = f"write a tuple, with its comma: classes={written}"
         if "/" in names or Path(names).suffix:
             remedy = f"{where_from(Path(names))}, or write a tuple: classes=('…', '…')"
-        return f"metainfo.classes is the string {names!r}, whose letters become the classes", remedy
+        return f"metainfo.classes is the string {names!r}, so each letter becomes a class", remedy
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        return f"metainfo.classes is {names!r}, no list of names", "write classes=('…', '…')"
+        return f"metainfo.classes is {names!r}, not a list of names", "write classes=('…', '…')"
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        return f"metainfo.classes names {shortened(twice)} more than once", "name each class once"
+        return f"metainfo.classes lists {shortened(twice)} more than once", "list each class once"
     return None
 
 
@@ -126,25 +126,27 @@ def examine_classes(source: Source, *, unlabelled: bool = False) -> Iterator[Fin
     if unknown:
         folded = {name.strip().lower(): name for name in given}
         cased = {name: folded[name.strip().lower()] for name in unknown if name.strip().lower() in folded}
-        found = f"not in the file: {shortened(unknown)}; there: {shortened(given, 12)}"
+        found = f"not in the file: {shortened(unknown)}; in the file: {shortened(given, 12)}"
         if cased:
             found += "; differently written: " + shortened(f"{a} is {b}" for a, b in cased.items())
         if len(unknown) == len(source.classes):
-            found = f"none of the config's classes matches; {found}"
+            found = f"none of the config's classes match; {found}"
         yield Finding(
             "error",
             what,
             found,
-            f"{source.which}_dataloader.dataset.metainfo=dict(classes=…) with the file's own spelling, "
-            "and as many in model.bbox_head.num_classes",
+            f"set {source.which}_dataloader.dataset.metainfo=dict(classes=…) as spelled in the "
+            "file, and model.bbox_head.num_classes to their number",
         )
     in_file = [name for name in given if name in source.classes]
     if source.numbered_by_file and not unknown and in_file != list(source.classes):
-        wrong = [f"{there} is called {here}" for here, there in zip(source.classes, in_file) if here != there]
+        wrong = [
+            f"{there} is labelled {here}" for here, there in zip(source.classes, in_file) if here != there
+        ]
         yield Finding(
             "error",
             what,
-            f"in another order than in the file, by which mmdet numbers them: {shortened(wrong)}",
+            f"order differs from the file, which mmdet uses for the labels: {shortened(wrong)}",
             f"metainfo=dict(classes={tuple(in_file)})",
         )
     counts = Counter(names.get(one.get("category_id")) for one in source.coco["annotations"])
@@ -154,18 +156,16 @@ def examine_classes(source: Source, *, unlabelled: bool = False) -> Iterator[Fin
         yield Finding(
             "warning",
             what,
-            f"no box of {shortened(without)}",
-            "nothing is learnt of them, and they are not scored; leave them out or add images",
+            f"no boxes of {shortened(without)}",
+            "these classes are neither learned nor evaluated; remove them or add images",
         )
     others = [name for name in given if name not in source.classes]
     if not unknown:
-        tail = f"; in the file and left out: {shortened(others)}" if others else ""
+        tail = f"; in the file but not used: {shortened(others)}" if others else ""
         yield Finding("ok", what, f"boxes: {_short(table)}{tail}")
     strange = counts[None]
     if strange:
-        yield Finding(
-            "error", what, f"{strange} boxes of a category_id that the file does not list", "mend it"
-        )
+        yield Finding("error", what, f"{strange} boxes have an unknown category_id", "fix it")
     used = {
         one.get("image_id")
         for one in source.coco["annotations"]
@@ -174,9 +174,9 @@ def examine_classes(source: Source, *, unlabelled: bool = False) -> Iterator[Fin
     images = source.coco["images"]
     empty = sum(image.get("id") not in used for image in images)
     share = empty / max(1, len(images))
-    text = f"{len(images)} images, {empty} without a box ({share:.0%})"
+    text = f"{len(images)} images, {empty} without boxes ({share:.0%})"
     if unlabelled:
-        yield Finding("ok", f"{source.which}: images", f"{text}; task_loss_weight=0 needs none")
+        yield Finding("ok", f"{source.which}: images", f"{text}; not needed with task_loss_weight=0")
     elif len(unknown) < len(source.classes) and not any(counts[name] for name in source.classes):
         yield Finding(
             "error",
@@ -189,7 +189,7 @@ def examine_classes(source: Source, *, unlabelled: bool = False) -> Iterator[Fin
             "warning",
             f"{source.which}: images",
             text,
-            "filter_cfg=dict(filter_empty_gt=True) leaves them out of training",
+            "filter_cfg=dict(filter_empty_gt=True) excludes them from training",
         )
     else:
         yield Finding("ok", f"{source.which}: images", text)

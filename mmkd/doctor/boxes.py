@@ -41,27 +41,27 @@ def examine_boxes(which: str, coco: Mapping[str, Any]) -> Iterator[Finding]:
             )
     total = len(coco["annotations"])
     if strange:
-        yield Finding("error", what, f"{strange} of {total} belong to no image of the file", "mend the file")
+        yield Finding("error", what, f"{strange} of {total} have an unknown image_id", "fix the file")
     if broken:
         yield Finding(
             "error", what, f"{_some(broken, total)} are not four finite numbers", "correct or remove them"
         )
     if flat:
         yield Finding(
-            "warning", what, f"{_some(flat, total)} have no area", "mmdet leaves them out; correct them"
+            "warning", what, f"{_some(flat, total)} have no area", "mmdet ignores them; correct them"
         )
     if outside:
         likely = as_corners == len(outside) and len(outside) > _MANY_OUTSIDE * total
         yield Finding(
             "error" if len(outside) > _MANY_OUTSIDE * total else "warning",
             what,
-            f"{_some(outside, total)} reach outside their images",
-            "they look like x1, y1, x2, y2; COCO's boxes are x, y, width, height"
+            f"{_some(outside, total)} extend beyond their images",
+            "they look like x1, y1, x2, y2; COCO boxes are x, y, width, height"
             if likely
-            else "correct them; are width and height of the images right, and the boxes in pixels?",
+            else "correct them; check the images' width and height, and that boxes are in pixels",
         )
     if not (strange or broken or flat or outside):
-        yield Finding("ok", what, f"{total}: finite, with an area, within their images")
+        yield Finding("ok", what, f"{total}: finite, non-empty, within their images")
 
 
 def _is_box(box: Any) -> bool:

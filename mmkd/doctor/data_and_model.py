@@ -43,7 +43,7 @@ def examine_samples(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) ->
             yield Finding(
                 "error",
                 what,
-                f"PackDetInputs.meta_keys lacks {', '.join(lacking)}, which the detector reads",
+                f"PackDetInputs.meta_keys lacks {', '.join(lacking)}, required by the detector",
                 f"add it in {option}",
             )
     yield from _channels(setup, what, transforms)
@@ -60,7 +60,7 @@ def _channels(setup: TrainingSetup, what: str, transforms: Sequence[Mapping[str,
             "error",
             what,
             f"data_preprocessor.mean has {values} values; {class_of(preprocessor).__name__} takes 1 or 3",
-            "give mean and std one value each for images of another kind",
+            "for other images, give mean and std one value per channel",
         )
         return
     loads = [one for one in transforms if is_transform(one, "LoadImageFromFile")]
@@ -77,7 +77,7 @@ def _channels(setup: TrainingSetup, what: str, transforms: Sequence[Mapping[str,
             "error",
             what,
             "images are loaded with 1 channel (color_type='grayscale'); data_preprocessor.mean has 3 values",
-            "give mean and std one value each, and the backbone in_channels=1; or load colours",
+            "give mean and std one value each and set in_channels=1 in the backbone, or load colour images",
         )
         return
     backbone = model.get("backbone") or {}
@@ -104,7 +104,7 @@ def examine_heads(setup: TrainingSetup, which: Sequence[str]) -> Iterator[Findin
     if not names:
         raise NotExamined("the data set's config names no classes")
     if (setup.cfg.get("model") or {}).get("language_model"):
-        raise NotExamined("the head is for the words of a text")
+        raise NotExamined("the head is text-conditioned")
     strange = any(source.has_none for name in which for source in setup.sources.get(name, ()))
     for place, count in heads_of(setup.cfg.get("model") or {}):
         told = f"{place}.num_classes is {count if isinstance(count, int) else repr(count)}"
@@ -115,7 +115,7 @@ def examine_heads(setup: TrainingSetup, which: Sequence[str]) -> Iterator[Findin
                 "error",
                 "head: classes",
                 f"{told}; the data set has {len(names)}: {shortened(names)}",
-                "correct metainfo.classes first, see above"
+                "first correct metainfo.classes, see above"
                 if strange
                 else f"set {place}.num_classes={len(names)}, or correct metainfo.classes",
             )

@@ -32,7 +32,7 @@ SUPPORTED = {
     "mmdet": ("3.2", "4", "3.5"),
 }
 _LITTLE_DISK_GB = 2.0
-_INSTALL = "see the table of versions in mmkd's README, 'Install'"
+_INSTALL = "see 'Install' in mmkd's README for supported versions"
 
 
 def examine_environment(setup: TrainingSetup) -> Iterator[Finding]:
@@ -57,10 +57,15 @@ def versions(found: dict[str, str]) -> Iterator[Finding]:
         plain = digit_version(version.partition("+")[0])
         if plain < digit_version(low) or (high is not None and plain >= digit_version(high)):
             wanted = f"≥ {low}" + (f", < {high}" if high is not None else "")
-            yield Finding("error", name, f"{version}; mmkd needs {wanted}", f"install another, {_INSTALL}")
+            yield Finding(
+                "error",
+                name,
+                f"{version}; mmkd requires {wanted}",
+                f"install a supported version, {_INSTALL}",
+            )
         elif plain[: len(tested.split("."))] > digit_version(tested)[: len(tested.split("."))]:
             yield Finding(
-                "warning", name, f"{version}; the newest that mmkd was tested with is {tested}", _INSTALL
+                "warning", name, f"{version}; the newest version tested with mmkd is {tested}", _INSTALL
             )
     yield Finding("ok", "versions", ", ".join(known))
 
@@ -85,7 +90,7 @@ def _operators(device: str) -> Finding:
         "error",
         "mmcv's operators",
         f"nms on {device} gives {kept}, expected [0, 2]",
-        "build mmcv for this torch and this device (MMCV_WITH_OPS=1, FORCE_CUDA=1 for GPUs)",
+        "build mmcv for this torch version and device (MMCV_WITH_OPS=1, FORCE_CUDA=1 for GPUs)",
     )
 
 
@@ -108,8 +113,8 @@ def _work_dir(folder: Path) -> Iterator[Finding]:
         yield Finding(
             "error",
             "work dir",
-            f"{folder} cannot be written: {error.strerror or error}",
-            "change its permissions, or give another --work-dir",
+            f"cannot write to {folder}: {error.strerror or error}",
+            "change its permissions, or choose another --work-dir",
         )
         return
     free = shutil.disk_usage(there).free / 1e9
@@ -117,11 +122,11 @@ def _work_dir(folder: Path) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "work dir",
-            f"{folder} can be written; {free:.2f} GB are free",
-            "make room, or keep fewer checkpoints (default_hooks.checkpoint.max_keep_ckpts)",
+            f"{folder} is writable; {free:.2f} GB free",
+            "free some space, or keep fewer checkpoints (default_hooks.checkpoint.max_keep_ckpts)",
         )
     else:
-        yield Finding("ok", "work dir", f"{folder} can be written; {free:.0f} GB are free")
+        yield Finding("ok", "work dir", f"{folder} is writable; {free:.0f} GB free")
 
 
 def _wandb() -> Finding:
@@ -132,8 +137,8 @@ def _wandb() -> Finding:
         return Finding(
             "error",
             what,
-            "the config logs to it, and it is not installed",
-            "pip install 'wandb>=0.28', or leave out --wandb and its vis_backend",
+            "the config uses it, but it is not installed",
+            "pip install 'wandb>=0.28', or drop --wandb and its vis_backend",
         )
     if digit_version(version) < digit_version("0.28"):
         return Finding("warning", what, f"wandb {version}", "pip install 'wandb>=0.28'")
@@ -142,9 +147,12 @@ def _wandb() -> Finding:
         return Finding("ok", what, f"wandb {version}, {mode}")
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").partition("://")[2].split("/")[0]
     if os.environ.get("WANDB_API_KEY") or _in_netrc(host.split(":")[0]):
-        return Finding("ok", what, f"wandb {version}, there is a key for {host}")
+        return Finding("ok", what, f"wandb {version}, API key found for {host}")
     return Finding(
-        "warning", what, f"wandb {version}, no key for {host}", "run `wandb login`, or set WANDB_MODE=offline"
+        "warning",
+        what,
+        f"wandb {version}, no API key for {host}",
+        "run `wandb login`, or set WANDB_MODE=offline",
     )
 
 

@@ -41,7 +41,7 @@ def examine_evaluators(setup: TrainingSetup, which: str) -> Iterator[Finding]:
             yield from collect(option, partial(_evaluator, setup, which, one))
         elif not isinstance(one, BaseMetric):
             remedy = f"write {option}=dict(type='CocoMetric', ann_file=…)"
-            yield Finding("error", option, f"{one!r} is no metric", remedy)
+            yield Finding("error", option, f"{one!r} is not a metric", remedy)
     if which == "val":
         yield from collect("save_best", partial(_followed, setup))
 
@@ -56,8 +56,8 @@ def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iter
         yield Finding(
             "error",
             option,
-            f"there is no metric {type_of(cfg)!r}" if "type" in cfg else "a metric has no type",
-            f"did you mean {near}?" if near else f"valid are: {', '.join(sorted(names))}",
+            f"unknown metric {type_of(cfg)!r}" if "type" in cfg else "a metric has no type",
+            f"did you mean {near}?" if near else f"valid: {', '.join(sorted(names))}",
         )
         return
     if _is_coco(kind):
@@ -73,7 +73,7 @@ def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iter
     if not sources:  # which was said where they were read
         return
     if not (isinstance(kind, type) and issubclass(kind, CocoMetric)):
-        raise NotExamined(f"whether {path} is of the images of {which}_dataloader")
+        raise NotExamined(f"whether {path} matches the images of {which}_dataloader")
     same = [source for source in sources if source.file.resolve() == path.resolve()]
     coco = same[0].coco if same else (yield from read_coco(option, path))
     if coco is None:
@@ -89,7 +89,7 @@ def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iter
             "error",
             option,
             f"{len(asked - there)} of the {len(asked)} images of {which}_dataloader are not in {path}",
-            f"name the same annotation file in {option} and {which}_dataloader.dataset",
+            f"use the same annotation file in {option} and {which}_dataloader.dataset",
         )
     names = {str(category.get("name")) for category in coco["categories"]}
     strange = [name for name in sources[0].classes if name not in names]
@@ -97,8 +97,8 @@ def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iter
         yield Finding(
             "error",
             option,
-            f"{path} has no class {shortened(strange)}; there: {shortened(sorted(names), 12)}",
-            f"name the annotation file of {which}_dataloader.dataset",
+            f"{path} has no class {shortened(strange)}; it has: {shortened(sorted(names), 12)}",
+            f"use the annotation file of {which}_dataloader.dataset",
         )
 
 
@@ -108,14 +108,14 @@ def _coco_options(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> I
     metrics, items = _wrong_options(cfg)
     for name in metrics:
         near = nearest(str(name), _METRICS)
-        remedy = f"did you mean {near}?" if near else f"valid are: {', '.join(_METRICS)}"
+        remedy = f"did you mean {near}?" if near else f"valid: {', '.join(_METRICS)}"
         yield Finding("error", option, f"CocoMetric has no metric {name!r}", remedy)
     if items:
-        remedy = f"write a list of: {', '.join((*_PRECISION, *_RECALL))}"
+        remedy = f"use a list of: {', '.join((*_PRECISION, *_RECALL))}"
         yield Finding("error", option, f"metric_items has {shortened(map(repr, items))}", remedy)
     if cfg.get("format_only") and cfg.get("outfile_prefix") is None:
         remedy = f"set {option}.outfile_prefix"
-        yield Finding("error", option, "format_only writes results, and outfile_prefix names no file", remedy)
+        yield Finding("error", option, "format_only needs an outfile_prefix to write results to", remedy)
     packs = [one for part in setup.parts(which) for one in part.get("pipeline") or ()]
     packs = [one for one in packs if class_of(one, TRANSFORMS) is PackDetInputs]
     with_truth = [one for one in packs if "instances" in one.get("meta_keys", ())]
@@ -123,7 +123,7 @@ def _coco_options(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> I
         yield Finding(
             "error",
             option,
-            "CocoMetric has no ann_file, and the samples hold no ground truth",
+            "CocoMetric has no ann_file, and the samples contain no ground truth",
             f"set {option}.ann_file to the annotation file of {which}_dataloader.dataset",
         )
 
@@ -158,8 +158,8 @@ def _followed(setup: TrainingSetup) -> Iterator[Finding]:
             continue
         names = [name for one in evaluators for name in _figures(one)]
         near = nearest(key, names)
-        remedy = f"did you mean {near}?" if near else f"valid are: {shortened(names, 12)}"
-        yield Finding(level, what, f"val_evaluator does not give {key}", remedy)
+        remedy = f"did you mean {near}?" if near else f"valid: {shortened(names, 12)}"
+        yield Finding(level, what, f"val_evaluator does not report {key}", remedy)
 
 
 def _gives(cfg: Any, key: str) -> bool:

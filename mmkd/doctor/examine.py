@@ -26,10 +26,10 @@ from mmkd.doctor.validation import examine_validation
 
 def examine_nothing_of(setup: TrainingSetup) -> Iterator[Finding]:
     """What no examination looks at."""
-    rest = ["later epochs and what hooks change then", "schedules after the first step", "several processes"]
+    rest = ["later epochs and changes made by hooks", "schedules after the first step", "several processes"]
     if setup.cfg.get("test_dataloader") and setup.cfg.test_dataloader != setup.cfg.get("val_dataloader"):
         rest.append("test_dataloader")
-    yield Finding("note", "never examined", "; ".join(rest))
+    yield Finding("note", "never checked", "; ".join(rest))
 
 
 Examination = Callable[[TrainingSetup], Iterator[Finding]]
@@ -41,7 +41,7 @@ EXAMINATIONS: dict[str, Examination] = {
     "training step": examine_step,
     "memory": examine_memory,
     "validation": examine_validation,
-    "not examined": examine_nothing_of,
+    "not checked": examine_nothing_of,
 }
 
 

@@ -11,7 +11,7 @@ from mmkd.build_errors import explained
 from mmkd.errors import UserError
 
 Level = Literal["ok", "note", "warning", "error"]
-NOT_EXAMINED = "not examined"
+NOT_EXAMINED = "not checked"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def collect(what: str, findings: Callable[[], Iterator[Finding]]) -> Iterator[Fi
             "error",
             what,
             f"{type(error).__name__}: {text[:400]} (in {place.name}, {place.filename}:{place.lineno})",
-            "training would stop there, unless the fault is in this tool: the file says which",
+            "training would stop here, unless this is a bug in the doctor: see the file named",
         )
 
 

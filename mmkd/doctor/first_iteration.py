@@ -72,8 +72,8 @@ def first_iteration(setup: TrainingSetup, model: Any, wrapper: Any, batch: Any) 
             findings += _call(runner, "before_train_iter", batch_idx=0, data_batch=batch)
             if not findings:
                 names = [type(hook).__name__ for hook in runner.hooks[1:]]  # the first tells the message hub
-                found = f"ran before the first iteration: {shortened(names)}"
-                found += f"; not run here: {shortened(later)}" if later else ""
+                found = f"run before the first iteration: {shortened(names)}"
+                found += f"; not run: {shortened(later)}" if later else ""
                 findings = [Finding("ok", "hooks", found)]
             yield findings
         finally:
@@ -139,5 +139,5 @@ def _call(runner: Runner, stage: str, **arguments: Any) -> Iterator[Finding]:
                 "error",
                 f"hook: {type(hook).__name__}",
                 f"{stage}: {type(error).__name__}: {' '.join(str(error).split())[:400]}",
-                "correct its entry in custom_hooks; training would stop there",
+                "correct its entry in custom_hooks; training would stop here",
             )

@@ -36,11 +36,11 @@ def examine_files(which: str, folder: Path, images: Sequence[Mapping[str, Any]])
         yield Finding(
             "error",
             what,
-            f"{len(missing)} of {len(names)} are not in {folder}: {shortened(missing, 3)}",
+            f"{len(missing)} of {len(names)} not found in {folder}: {shortened(missing, 3)}",
             f"copy them there, or correct {which}_dataloader.dataset.data_prefix",
         )
     else:
-        yield Finding("ok", what, f"{len(names)} looked for, all there")
+        yield Finding("ok", what, f"{len(names)} checked, all found")
 
 
 def examine_images(
@@ -75,18 +75,18 @@ def examine_images(
             other.append(f"{path.name} is {size[0]}×{size[1]}, the file says {given[0]}×{given[1]}")
             turned += size == given[::-1]
     if unreadable:
-        yield Finding("error", what, f"cannot be read: {shortened(unreadable, 3)}", "copy them again")
+        yield Finding("error", what, f"unreadable: {shortened(unreadable, 3)}", "copy them again")
     if other:
         yield Finding(
             "error",
             what,
-            f"{len(other)} of {opened} are of another size: {shortened(other, 2)}",
-            "width and height are exchanged: EXIF turns the image when it is read; save the images without it"
+            f"{len(other)} of {opened} differ in size from the file: {shortened(other, 2)}",
+            "width and height are swapped by the EXIF orientation; save the images without EXIF"
             if turned == len(other)
-            else "the boxes are then of another image too: use the images that were annotated",
+            else "the boxes probably belong to other images: use the images that were annotated",
         )
     if opened and not (unreadable or other):
-        yield Finding("ok", what, f"the first {opened} opened, sizes as in the file")
+        yield Finding("ok", what, f"first {opened} opened, sizes match the file")
 
 
 def examine_overlap(train: Images, val: Images) -> Iterator[Finding]:
@@ -108,13 +108,13 @@ def examine_overlap(train: Images, val: Images) -> Iterator[Finding]:
         yield Finding(
             "warning",
             what,
-            f"{len(same) + len(copies)} images of val are trained on: {shortened([*same, *copies], 3)}"
-            + (" (all of them)" if len(same) == len(val) else ""),
-            "split anew: what is measured on images of the training says nothing",
+            f"{len(same) + len(copies)} validation images are in the training set: "
+            f"{shortened([*same, *copies], 3)}" + (" (all of them)" if len(same) == len(val) else ""),
+            "split again: results on training images are meaningless",
         )
     else:
-        tail = f"; {len(pairs)} names are in both, the content differs" if pairs else ""
-        yield Finding("ok", what, f"no image in both{tail}")
+        tail = f"; {len(pairs)} file names are in both, with different content" if pairs else ""
+        yield Finding("ok", what, f"no common images{tail}")
 
 
 def _path(folder: Path, image: Mapping[str, Any]) -> Path:

@@ -47,10 +47,8 @@ def examine_loader(which: str, loader: Mapping[str, Any]) -> Iterator[Finding]:
         part = loader.get(name)
         if isinstance(part, Mapping) and class_of(part, registry) is None:
             near = nearest(str(part.get("type")), names_in(registry))
-            remedy = (
-                f"did you mean {near}?" if near else f"valid are: {', '.join(sorted(names_in(registry)))}"
-            )
-            yield Finding("error", what, f"{option}.{name}: there is no {type_of(part)!r}", remedy)
+            remedy = f"did you mean {near}?" if near else f"valid: {', '.join(sorted(names_in(registry)))}"
+            yield Finding("error", what, f"{option}.{name}: unknown type {type_of(part)!r}", remedy)
     options = {key: value for key, value in loader.items() if key not in _OF_RUNNER}
     valid = set(inspect.signature(DataLoader).parameters) | _OF_RUNNER
     unknown = [key for key in options if key not in valid]
@@ -60,18 +58,20 @@ def examine_loader(which: str, loader: Mapping[str, Any]) -> Iterator[Finding]:
             "error",
             what,
             f"{option} has no option {shortened(unknown)}",
-            f"did you mean {near}?" if near else f"valid are: {', '.join(sorted(valid))}",
+            f"did you mean {near}?" if near else f"valid: {', '.join(sorted(valid))}",
         )
         return
     batches = loader.get("num_batch_per_epoch")
     if batches is not None and not (isinstance(batches, int) and batches >= 1):
-        yield Finding("error", what, f"num_batch_per_epoch={batches!r} is no number ≥ 1", f"correct {option}")
+        yield Finding(
+            "error", what, f"num_batch_per_epoch={batches!r} is not a number ≥ 1", f"correct {option}"
+        )
     if loader.get("batch_sampler"):
         options.pop("batch_size", None)  # the batch sampler takes it
         options["batch_sampler"] = [[0]]
     elif options.get("batch_size", 1) is None:
         yield Finding(
-            "error", what, f"{option}.batch_size is None: there are no batches", "give a number ≥ 1"
+            "error", what, f"{option}.batch_size is None: no batches are formed", "give a number ≥ 1"
         )
         return
     elif "sampler" in loader:
@@ -79,4 +79,4 @@ def examine_loader(which: str, loader: Mapping[str, Any]) -> Iterator[Finding]:
     try:
         DataLoader([0], **options)  # type: ignore[arg-type]
     except (ValueError, TypeError) as error:
-        yield Finding("error", what, f"torch refuses {option}: {error}", f"correct {option}")
+        yield Finding("error", what, f"torch rejects {option}: {error}", f"correct {option}")

@@ -65,7 +65,7 @@ def examine_memory(setup: TrainingSetup) -> Iterator[Finding]:
     """The parts of the step, and its peak beside what is free."""
     step = setup.step_memory
     if step is None:
-        raise NotExamined("no training step was made")
+        raise NotExamined("no training step was run")
     batch_size = int(setup.cfg.train_dataloader["batch_size"])
     yield Finding(
         "ok",
@@ -84,16 +84,16 @@ def examine_memory(setup: TrainingSetup) -> Iterator[Finding]:
     peak, free = step.peak(batch_size), free_bytes(setup.device)
     text = f"about {_size(peak)} with train_dataloader.batch_size={batch_size} on images of this size"
     if free is None:
-        yield Finding("ok", "peak", f"{text}; how much is free is not known here")
+        yield Finding("ok", "peak", f"{text}; free memory unknown")
     elif peak > free:
         yield Finding(
             "warning",
             "peak",
-            f"{text}; {_size(free)} are free",
+            f"{text}; {_size(free)} free",
             "lower train_dataloader.batch_size, use --amp, or free memory",
         )
     else:
-        yield Finding("ok", "peak", f"{text}; {_size(free)} are free")
+        yield Finding("ok", "peak", f"{text}; {_size(free)} free")
 
 
 @contextmanager

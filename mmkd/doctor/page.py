@@ -43,9 +43,9 @@ def summary(sections: Sequence[Section]) -> str:
     errors, warnings = count(sections, "error"), count(sections, "warning")
     notes = any(one.found.startswith(NOT_EXAMINED) for section in sections for one in section.findings)
     if errors:
-        verdict = "mend the errors before training"
+        verdict = "fix the errors before training"
     else:
-        verdict = "ready to train" + (", as far as it was examined" if notes else "")
+        verdict = "ready to train" + (", as far as checked" if notes else "")
         verdict += "; read the warnings first" if warnings else ""
     return f"{_of(errors, 'error')}, {_of(warnings, 'warning')}: {verdict}"
 

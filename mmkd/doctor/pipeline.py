@@ -45,7 +45,7 @@ def _batch(setup: TrainingSetup) -> Iterator[Finding]:
     yield Finding("ok", "batch", f"{where}; {objects} objects")
     if not objects and not setup.is_unlabelled:
         yield Finding(
-            "warning", "batch", "no object in the first batch", "look at the training pipeline's filters"
+            "warning", "batch", "no objects in the first batch", "check the training pipeline's filters"
         )
     pixels = torch.cat(
         [image[:, : s.img_shape[0], : s.img_shape[1]].flatten() for image, s in zip(inputs, samples)]
@@ -54,14 +54,12 @@ def _batch(setup: TrainingSetup) -> Iterator[Finding]:
         yield Finding(
             "error",
             "pixels",
-            "some are not finite after normalisation",
+            "some values are not finite after normalisation",
             "correct model.data_preprocessor's std",
         )
         return
     mean, std = float(pixels.mean()), float(pixels.std())
-    text = (
-        f"mean {mean:.2f}, deviation {std:.2f}, from {float(pixels.min()):.2f} to {float(pixels.max()):.2f}"
-    )
+    text = f"mean {mean:.2f}, std {std:.2f}, range {float(pixels.min()):.2f} to {float(pixels.max()):.2f}"
     normalised = bool(getattr(setup.data_preprocessor(), "_enable_normalize", False))
     usual = abs(mean) < _MEAN and _STD[0] < std < _STD[1]
     wide = normalised and bool((setup.data_preprocessor().std == 1).all())  # Caffe's weights know such pixels
@@ -70,7 +68,7 @@ def _batch(setup: TrainingSetup) -> Iterator[Finding]:
             "warning",
             "pixels",
             text,
-            "far from 0 and 1: mean and std of model.data_preprocessor are for pixels from 0 to 255",
+            "far from 0 and 1: mean and std of model.data_preprocessor expect pixels from 0 to 255",
         )
     else:
         yield Finding("ok", "pixels", text + ("" if normalised else "; not normalised"))
@@ -90,7 +88,7 @@ def _pretrained(setup: TrainingSetup) -> Iterator[Finding]:
             difference = max(abs(a - b) for a, b in zip([*means, *stds], [*mean, *std]))
             same = difference < _SAME and bool(own._channel_conversion) == swaps
         if same:
-            yield Finding("ok", "pretrained pixels", f"{name} knows pixels with {wanted}")
+            yield Finding("ok", "pretrained pixels", f"{name} expects pixels with {wanted}")
         else:
             yield Finding(
                 "warning",
@@ -111,15 +109,16 @@ def _scales(setup: TrainingSetup) -> Iterator[Finding]:
         raise NotExamined("there are no objects")
     ratio = float(train.median() / val.median())
     text = (
-        f"the median object is {train.median():.0f} px wide and high in training, "
-        f"{val.median():.0f} px in validation (up to {_number(setup)} images of each)"
+        f"median object size is {train.median():.0f} px in training, {val.median():.0f} px in "
+        f"validation (up to {_number(setup)} images each)"
     )
     if not 1 / FAR < ratio < FAR:
         yield Finding(
             "warning",
             "scale",
             text,
-            "the student is tested on another scale than it is trained on: compare Resize in both pipelines",
+            "the student is validated at a different scale than it is trained at: compare Resize "
+            "in both pipelines",
         )
     else:
         yield Finding("ok", "scale", text)
@@ -156,7 +155,7 @@ def _priors(setup: TrainingSetup) -> Iterator[Finding]:
         raise NotExamined("there are no objects")
     anchors = getattr(generator, "base_anchors", None)
     low, high = (float(sizes.quantile(q)) for q in (0.05, 0.95))
-    text = f"90 % of those in up to {_number(setup)} images are {low:.0f} to {high:.0f} px; "
+    text = f"90 % of the objects in up to {_number(setup)} images are {low:.0f} to {high:.0f} px; "
     if anchors is not None:
         areas = torch.cat([(a[:, 2] - a[:, 0]) * (a[:, 3] - a[:, 1]) for a in anchors]).sqrt()
         smallest, largest = float(areas.min()), float(areas.max())
@@ -175,7 +174,7 @@ def _priors(setup: TrainingSetup) -> Iterator[Finding]:
                 "warning",
                 "objects",
                 f"{text}: {float(far.float().mean()):.0%} are too {word} for the head's priors",
-                f"{remedy}, or fit the prior generator to the objects",
+                f"{remedy}, or fit the prior generator to the object sizes",
             )
             return
     yield Finding("ok", "objects", text)

@@ -128,8 +128,8 @@ def _backends(setup: TrainingSetup) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 "visualizer",
-                f"{name} needs {' or '.join(packages)}, which is not installed",
-                f"pip install {packages[0]}, or leave {name} out of visualizer.vis_backends",
+                f"{name} requires {' or '.join(packages)}, which is not installed",
+                f"pip install {packages[0]}, or remove {name} from visualizer.vis_backends",
             )
 
 
@@ -145,7 +145,7 @@ def _loops(cfg: Config) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 lacking[0],
-                f"the config has {' and '.join(given)} and no {' and no '.join(lacking)}",
+                f"the config has {' and '.join(given)} but no {' and no '.join(lacking)}",
                 f"add {adding}, or set {' and '.join(given)} to None",
             )
 
@@ -173,8 +173,8 @@ def _same_classes(setup: TrainingSetup, which: Sequence[str]) -> Iterator[Findin
             yield Finding(
                 "error",
                 f"{name}: classes",
-                "the parts of the data set differ: " + " against ".join(map(shortened, found)),
-                "give all parts the same metainfo.classes, in the same order",
+                "the concatenated data sets differ: " + " against ".join(map(shortened, found)),
+                "give all of them the same metainfo.classes, in the same order",
             )
     given = {name: found[0] for name, found in orders.items() if found}
     if "train" in given and "val" in given and given["train"] != given["val"]:

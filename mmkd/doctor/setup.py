@@ -117,7 +117,7 @@ class TrainingSetup:
         for cfg in innermost(loader["dataset"]):
             path = annotation_file(cfg)
             if path is not None and not path.is_file():
-                raise NotExamined(f"there is no file {path}")
+                raise NotExamined(f"file not found: {path}")
         return self._once(f"the {which} data set", lambda: self._build_dataset(which))
 
     def _build_dataset(self, which: str) -> Any:
@@ -131,7 +131,7 @@ class TrainingSetup:
     def batch(self) -> dict[str, Any]:
         """A first batch of training as the data loader gives it, of few images."""
         dataset = self.dataset("train")
-        return self._once("a batch of training", lambda: self._first_batch(dataset))
+        return self._once("a training batch", lambda: self._first_batch(dataset))
 
     def data_preprocessor(self) -> Any:
         """The student's, built."""
@@ -175,11 +175,11 @@ class TrainingSetup:
         loader = {**self.loader("train", size), "dataset": dataset}
         for batch in Runner.build_dataloader(loader, seed=0):
             return dict(batch)
-        raise ValueError(f"{len(dataset)} images give no batch of {size}")
+        raise ValueError(f"{len(dataset)} images are fewer than one batch of {size}")
 
     def _once(self, what: str, make: Callable[[], T]) -> T:
         if what not in self._made:
-            self._made[what] = NotExamined(f"{what} cannot be built, see above")
+            self._made[what] = NotExamined(f"cannot build {what}, see above")
             self._made[what] = make()
         made = self._made[what]
         if isinstance(made, NotExamined):

@@ -92,9 +92,9 @@ def _loop(train_cfg: Any) -> Iterator[Finding]:
         # mmengine takes an interval of 100.0.
         if value is not None and not isinstance(value, (int, float) if name == "val_interval" else int):
             kind = "number" if name == "val_interval" else "whole number"
-            yield Finding("error", "train_cfg", f"{name}={value!r} is no {kind}", remedy)
+            yield Finding("error", "train_cfg", f"{name}={value!r} is not a {kind}", remedy)
         elif value is not None and value < 1:
-            verdict = "is no interval" if name == "val_interval" else "trains nothing"
+            verdict = "is not a valid interval" if name == "val_interval" else "trains nothing"
             yield Finding("error", "train_cfg", f"{name}={value} {verdict}", remedy)
 
 

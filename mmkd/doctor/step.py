@@ -35,8 +35,8 @@ def examine_step(setup: TrainingSetup) -> Iterator[Finding]:
         yield Finding(
             "error",
             "initial weights",
-            f"cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
-            "download them, and name the file in the init_cfg; the step goes on with random ones",
+            f"cannot load them: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
+            "download them and set the file in init_cfg; this check continues with random weights",
         )
     model.to(setup.device).train()
     average = ema_teacher(model)
@@ -62,10 +62,10 @@ def examine_step(setup: TrainingSetup) -> Iterator[Finding]:
             losses = model.loss(data["inputs"], data["data_samples"])
     finite = yield from _finite(losses)
     if not finite:
-        raise NotExamined("the gradients of losses that are not finite")
+        raise NotExamined("gradients of non-finite losses")
     total, _ = model.parse_losses(losses)
     if average is not None:
-        yield Finding("ok", "balance", "not judged: the average is the student itself in the first step")
+        yield Finding("ok", "balance", "not checked: in the first step, the EMA teacher equals the student")
     elif calls:
         scale = getattr(getattr(wrapper, "loss_scaler", None), "get_scale", lambda: 1.0)()
         yield from collect(
@@ -101,7 +101,7 @@ def _finite(losses: Mapping[str, Any]) -> Generator[Finding, None, bool]:
             "error",
             "losses",
             f"not finite: {shortened(bad)} ({text})",
-            "look at the pixels and boxes above, then at the term's options and weight",
+            "check the pixels and boxes above, then the term's options and weight",
         )
     else:
         yield Finding("ok", "losses", text)
@@ -118,45 +118,45 @@ def _gradients(model: Any, frozen: int) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "gradients",
-            f"{len(without)} of {len(trained)} trainable parameters get none: {shortened(without, 4)}",
-            "freeze them, or check the losses; several GPUs need find_unused_parameters=True",
+            f"{len(without)} of {len(trained)} trainable parameters get no gradient: {shortened(without, 4)}",
+            "freeze them or check the losses; multi-GPU training needs find_unused_parameters=True",
         )
     if not (broken or without):
         held = f"; {frozen / 1e6:.2f} M weights are frozen" if frozen else ""
-        yield Finding("ok", "gradients", f"all {len(trained)} trainable parameters get one{held}")
+        yield Finding("ok", "gradients", f"all {len(trained)} trainable parameters get a gradient{held}")
 
 
 def _balance(balance: Balance | None, terms: Mapping[str, Any]) -> Iterator[Finding]:
     if balance is None:
-        raise NotExamined("nothing before the head is trained")
+        raise NotExamined("no layer before the head is trained")
     for name, ratio in balance.ratios.items():
         what, weight = f"distill.{name}", float(terms[name].loss_weight)
         suggested, _ = suggested_weight(weight, ratio)
         cosine = f", cosine {balance.cosines[name]:.2f}" if name in balance.cosines else ""
-        text = f"its gradient on the neck is {ratio:.3g} times the task's{cosine}"
+        text = f"gradient on the neck is {ratio:.3g} × the task's{cosine}"
         if terms[name].auto is not None:
             yield _automatic(what, terms[name].auto, text)
             continue
-        advice = f"loss_weight={suggested:.3g} instead of {weight:.3g} would make them equal at this step"
+        advice = f"loss_weight={suggested:.3g} instead of {weight:.3g} would balance them at this step"
         if ratio > _DROWN:
-            yield Finding("warning", what, f"{text}: it drowns the task", advice)
+            yield Finding("warning", what, f"{text}: it dominates the task loss", advice)
         elif ratio < 1 / _DROWN:
-            yield Finding("warning", what, f"{text}: it hardly takes part", advice)
+            yield Finding("warning", what, f"{text}: its contribution is negligible", advice)
         else:
             yield Finding("ok", what, f"{text}; {advice}")
     if balance.agreement is not None:
-        text = f"student and teacher name the same class for {balance.agreement:.0%} of the priors"
-        yield Finding("ok", "agreement", f"{text} that the teacher is sure of, before training")
+        text = f"student and teacher predict the same class for {balance.agreement:.0%} of the priors"
+        yield Finding("ok", "agreement", f"{text} where the teacher is confident, before training")
 
 
 def _automatic(what: str, auto: AutoWeight, text: str) -> Finding:
     if auto.measured:
-        return Finding("ok", what, f"{text}; its automatic weight begins with {auto.weight:.3g}")
+        return Finding("ok", what, f"{text}; its automatic weight starts at {auto.weight:.3g}")
     return Finding(
         "warning",
         what,
         f"{text}, so its automatic weight is 0 in this step",
-        "nothing, if the batch has no objects; else check the loss's region and options",
+        "ignore this if the batch has no objects; otherwise check the loss's region and options",
     )
 
 

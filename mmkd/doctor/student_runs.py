@@ -54,9 +54,10 @@ def behind_student(cfg: Config, ap: float, source: str, scatter: float) -> Itera
     yield Finding(
         "warning",
         "teacher: and student",
-        f"{text}: the teacher is the weaker of the two, and has little to teach",
-        "take a better teacher (larger, trained longer, on more images); if this student trains shorter than "
-        "that one did, `mmkd-compare … --probe` says whether it pays",
+        f"{text}: the teacher is weaker than the student",
+        "use a better teacher (larger, trained longer or on more images); if this student "
+        "trains for less time than that run, `mmkd-compare … --probe` predicts whether "
+        "distillation pays off",
     )
 
 

@@ -39,7 +39,7 @@ def examine_teachers(setup: TrainingSetup) -> Iterator[Finding]:
         kind = "none in the config"
         if others:
             average = all("ema" in entry for entry in others)
-            kind = "the average of the student itself" if average else "no trained detector: not examined"
+            kind = "moving average of the student" if average else "not a trained detector: not checked"
         yield Finding("ok", "teacher", kind)
         return
     loaded: list[LoadedTeacher] = []
@@ -63,9 +63,9 @@ def _examine(
     millions = sum(p.numel() for p in teacher.detector.parameters()) / 1e6
     text = f"{type(teacher.detector).__name__}, {millions:.2f} M parameters, "
     if teacher.checkpoint is None:
-        yield Finding("warning", "teacher", text + "weights random", "name its checkpoint")
+        yield Finding("warning", "teacher", text + "weights random", "set its checkpoint")
         return
-    yield Finding("ok", "teacher", f"{text}every key of {teacher.checkpoint} loaded")
+    yield Finding("ok", "teacher", f"{text}all keys of {teacher.checkpoint} loaded")
     yield from collect("teacher: pixels", lambda: _pixels(setup, teacher))
     yield from collect("teacher: AP", lambda: _quality(setup, teacher))
     trials: list[Trial] = []
@@ -86,7 +86,7 @@ def _begin(setup: TrainingSetup, teacher: LoadedTeacher, trials: list[Trial]) ->
         trials.append(trial)
     else:
         yield Finding(
-            "warning", "teacher: diagnosis", f"no object in {setup.images} images", "give more --images"
+            "warning", "teacher: diagnosis", f"no objects in {setup.images} images", "increase --images"
         )
 
 
@@ -97,8 +97,9 @@ def _pixels(setup: TrainingSetup, teacher: LoadedTeacher) -> Iterator[Finding]:
         yield Finding(
             "warning" if inherits else "ok",
             "teacher: pixels",
-            "its data preprocessor differs from the student's; its pixels are made of the student's, exactly",
-            f"the student inherits {shortened(inherits)} of it, which know its pixels: give both the same"
+            "its data preprocessor differs from the student's; pixels are converted exactly",
+            f"the student inherits {shortened(inherits)} from it, trained on its pixels: use the "
+            "same preprocessor for both"
             if inherits
             else "",
         )
@@ -128,15 +129,17 @@ def _expected(setup: TrainingSetup, teacher: LoadedTeacher) -> tuple[float | Non
         return known[0], f"mmdet's zoo gives {known[1]}"
     logged = logged_ap(read_checkpoint(teacher.checkpoint))
     if logged is not None:
-        return logged, "its own training logged"
+        return logged, "its training logged"
     return None, ""
 
 
 def _fit(setup: TrainingSetup, loaded: list[LoadedTeacher]) -> Iterator[Finding]:
     if len(loaded) < len(setup.teachers):
-        raise NotExamined("a teacher does not load")
+        raise NotExamined("a teacher cannot be loaded")
     model = setup.model()
-    yield Finding("ok", "teacher and student", "levels, strides and priors agree in what the losses read")
+    yield Finding(
+        "ok", "teacher and student", "levels, strides and priors match in everything the losses read"
+    )
     train = setup.dataset("train").metainfo
     model.check_class_names(train)
     own = class_names(train) or ()
@@ -149,17 +152,20 @@ def _fit(setup: TrainingSetup, loaded: list[LoadedTeacher]) -> Iterator[Finding]
             yield Finding(
                 "warning",
                 "class names",
-                f"{_name(entry)} names no classes; they are taken to be in the order of the data set",
-                "see 'class order' above, which looks at what it says",
+                f"{_name(entry)} has no class names; assuming the order of the data set",
+                "see 'class order' above, which checks its predictions",
             )
         elif not own:
-            found = f"the data names none: the student's are the teacher's {len(names)}: {shortened(names)}"
+            found = (
+                f"the data set has no class names: the student uses the teacher's {len(names)}: "
+                f"{shortened(names)}"
+            )
             yield Finding("ok", "class names", found)
         elif names == own:
             yield Finding("ok", "class names", f"{len(own)}, in the same order: {shortened(own)}")
         else:
             yield Finding(
-                "ok", "class names", f"found by name among the teacher's {len(names)}: {shortened(own)}"
+                "ok", "class names", f"matched by name among the teacher's {len(names)}: {shortened(own)}"
             )
 
 

@@ -51,7 +51,7 @@ def examine_boxes(setup: TrainingSetup, entry: Mapping[str, Any], number: int) -
         "ok",
         "teacher",
         f"{len(known.boxes_N4)} boxes of {len(known)} images in {entry['predictions']}, "
-        + ("with a score for each class" if known.class_scores_NK is not None else "top class alone"),
+        + ("with per-class scores" if known.class_scores_NK is not None else "top class only"),
     )
     train = setup.dataset("train")
     yield from collect("teacher: pipeline", lambda: _pipeline(train))
@@ -62,7 +62,7 @@ def examine_boxes(setup: TrainingSetup, entry: Mapping[str, Any], number: int) -
 def _pipeline(train: Any) -> Iterator[Finding]:
     for base in base_datasets(train):
         check_followed(base.pipeline.transforms)
-    yield Finding("ok", "teacher: pipeline", "its boxes can follow every transform")
+    yield Finding("ok", "teacher: pipeline", "boxes can follow all transforms")
 
 
 def examine_predictions(
@@ -96,21 +96,22 @@ def _images(known: Predictions, infos: Sequence[Any], at: Sequence[int | None]) 
     text = f"{len(infos) - len(lacking)} of {len(infos)} training images are in the file"
     empty = sum(place is not None and known.starts[place] == known.starts[place + 1] for place in at)
     if not lacking:
-        yield Finding("ok", "teacher: images", f"{text}, {empty} of them without a box")
+        yield Finding("ok", "teacher: images", f"{text}, {empty} of them without boxes")
     elif known.lists_images or len(lacking) == len(infos):
         yield Finding(
             "error",
             "teacher: images",
-            f"{text}; not {shortened(lacking, 2)}; there {shortened(filter(None, known.names), 2)}",
-            "predict all of them: mmkd-predict goes on where it stopped",
+            f"{text}; missing {shortened(lacking, 2)}; in the file {shortened(filter(None, known.names), 2)}",
+            "predict all of them: mmkd-predict continues where it stopped",
         )
     else:
-        yield Finding("ok", "teacher: images", f"{text}; it lists no images, so the others have no object")
+        yield Finding("ok", "teacher: images", f"{text}; it lists no images, so the others count as empty")
 
 
 def _sizes(known: Predictions, infos: Sequence[Any], at: Sequence[int | None]) -> Iterator[Finding]:
     wrong = [
-        f"{info['img_path']} has {info.get('width')}×{info.get('height')} px, there {known.sizes[place]}"
+        f"{info['img_path']} has {info.get('width')}×{info.get('height')} px, in the file "
+        f"{known.sizes[place]}"
         for info, place in zip(infos, at)
         if place is not None
         and known.sizes[place] is not None
@@ -121,8 +122,8 @@ def _sizes(known: Predictions, infos: Sequence[Any], at: Sequence[int | None]) -
         yield Finding(
             "error",
             "teacher: image sizes",
-            f"{len(wrong)} images are of another size than in training: {wrong[0]}",
-            "predict the same files that the student trains on",
+            f"{len(wrong)} images differ in size from training: {wrong[0]}",
+            "predict the same image files that the student trains on",
         )
 
 
@@ -137,15 +138,15 @@ def _classes(known: Predictions, classes: Sequence[str], table: Any) -> Iterator
         yield Finding(
             "error",
             "teacher: classes",
-            f"not in the file: {shortened(unknown)}; there: {shortened(known.classes, 12)}",
-            "say what they are called there: teacher.class_map={'my name': 'its name'}",
+            f"not in the file: {shortened(unknown)}; in the file: {shortened(known.classes, 12)}",
+            "map the names: teacher.class_map={'my name': 'its name'}",
         )
         return
     text = f"boxes: {said}"
     if others:
         left_out = sum(int(counts[place]) for place in others)
         text += (
-            f"; left out are {left_out} of {len(known.labels_N)}, of classes that the student does not have: "
+            f"; ignored {left_out} of {len(known.labels_N)}, of classes that the student does not have: "
             + shortened(known.classes[place] for place in others)
         )
     yield Finding("ok", "teacher: classes", text)
@@ -163,7 +164,7 @@ def _quality(
     """Its AP where its images are, first of all in the validation set."""
     pairs = [(info, place) for info, place in zip(infos, at) if place is not None]
     trained = {place: str(info["img_path"]) for info, place in pairs}
-    where = "the training annotations, which the detector may have learnt from"
+    where = "the training annotations, which the detector may have been trained on"
     if val is not None:
         scored = _infos(val)
         found = [(info, known.find(str(info["img_path"]), info.get("img_id"))) for info in scored]
@@ -178,7 +179,7 @@ def _quality(
             classes = class_names(val.metainfo) or classes
     pairs = [(info, place) for info, place in pairs if info["instances"]]
     if not pairs:
-        raise NotExamined("no image with annotations is in the file")
+        raise NotExamined("the file has no images with annotations")
     class_map = check_class_map(entry.get("class_map"))
     table = class_table(known.classes, classes, class_map)
     pairs = [pairs[place] for place in spaced(range(len(pairs)), most)]
@@ -225,7 +226,7 @@ def examine_function(setup: TrainingSetup, number: int) -> Iterator[Finding]:
     share = confusion_KK.sum() / max(1, objects)
     classes = class_names(setup.dataset("train").metainfo) or names
     boxes = ", ".join(f"{name} {count}" for name, count in zip(classes, counts.tolist()))
-    text = f"asked about {len(samples)} images of training: {boxes}"
+    text = f"ran on {len(samples)} training images: {boxes}"
     if len(scores_N):
         text += f"; scores from {scores_N.min():.2f} to {scores_N.max():.2f}"
     text += f"; {share:.0%} of {objects} objects found with an IoU of 0.5"
@@ -234,7 +235,7 @@ def examine_function(setup: TrainingSetup, number: int) -> Iterator[Finding]:
         "warning" if wrong else "ok",
         "teacher: function",
         text,
-        "boxes are x1, y1, x2, y2 in pixels of the image that it is given, which is uint8 H×W×3 in RGB"
+        "boxes must be x1, y1, x2, y2 in pixels of the input image, which is uint8 H×W×3 RGB"
         if wrong
         else "",
     )

@@ -39,30 +39,29 @@ def order_found(
         return Finding(
             "ok" if seen.matched else "warning",
             what,
-            f"{seen.right:.0%} of {seen.matched} objects that it finds get their right class "
-            f"({images} images)"
+            f"{seen.right:.0%} of {seen.matched} detected objects have the right class ({images} images)"
             if seen.matched
-            else f"it finds no object in {images} images",
+            else f"it detects no objects in {images} images",
             "" if seen.matched else "see the errors of this teacher",
         )
-    said = ", ".join(f"{classes[is_]} is called {classes[a]}" for a, is_ in sorted(seen.order.items()))
+    said = ", ".join(f"{classes[is_]} is predicted as {classes[a]}" for a, is_ in sorted(seen.order.items()))
     if names is None:
         # A place in the teacher's order is a class of the data set's, said by mistake.
         order = tuple(classes[seen.order.get(place, place)] for place in range(len(classes)))
         remedy = (
-            f"write its order into the checkpoint, meta['dataset_meta']={{'classes': {order}}}: "
-            "then classes are found by name"
+            f"write its class order into the checkpoint, meta['dataset_meta']={{'classes': {order}}}: "
+            "then classes are matched by name"
         )
     else:
         mapping = {classes[is_]: class_map.get(classes[a], classes[a]) for a, is_ in seen.order.items()}
         remedy = (
-            f"the names in {where}, or those of the data set, are wrong: correct them, or set "
+            f"the class names in {where} or in the data set are wrong: correct them, or set "
             f"teacher.class_map={mapping}"
         )
     return Finding(
         "error",
         what,
-        f"it was trained on another class order: {said}; with them exchanged its AP is {seen.ap_best:.3f}, "
-        f"otherwise {seen.ap:.3f} ({seen.matched} objects)",
+        f"it was trained with another class order: {said}; its AP is {seen.ap:.3f} as "
+        f"configured and {seen.ap_best:.3f} with the classes reordered ({seen.matched} objects)",
         remedy,
     )

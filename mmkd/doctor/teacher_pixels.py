@@ -24,7 +24,7 @@ NORMALISATIONS: Mapping[str, tuple[Sequence[float], Sequence[float], bool]] = {
 def examine_pixels(trial: Trial) -> Iterator[Finding]:
     """Red and blue exchanged, and the usual normalisations."""
     if trial.teacher.channels != 3:
-        found = f"images of {trial.teacher.channels} channels, for which no other normalisation is usual"
+        found = f"images with {trial.teacher.channels} channels have no other common normalisation"
         yield Finding("ok", "teacher: pixels", found)
         return
     what, now = "teacher: pixels", trial.preprocessor
@@ -45,16 +45,16 @@ def examine_pixels(trial: Trial) -> Iterator[Finding]:
     way = ways[name]["preprocessor"]
     trial.adopt(preprocessor=way)
     if name == "exchanged":
-        cause, options = "with red and blue exchanged", ["bgr_to_rgb"]
+        cause, options = "with red and blue swapped", ["bgr_to_rgb"]
     else:
-        cause, options = f"normalised as is usual for {name}", ["mean", "std", "bgr_to_rgb"]
+        cause, options = f"normalised as for {name}", ["mean", "std", "bgr_to_rgb"]
     settings = ", ".join(f"{option}={way.get(option, False)}" for option in options)
     yield Finding(
         "error",
         what,
-        f"{cause} its AP is {after.ap_best:.3f}, otherwise {before.ap_best:.3f} "
+        f"{cause} its AP is {after.ap_best:.3f}, as configured {before.ap_best:.3f} "
         f"({len(trial.many)} images): it was trained on other pixels",
-        f"in the teacher's config: model.data_preprocessor=dict({settings}); the student's may stay",
+        f"set model.data_preprocessor=dict({settings}) in the teacher's config; keep the student's",
     )
 
 

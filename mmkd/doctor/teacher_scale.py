@@ -31,12 +31,12 @@ def examine_scale(trial: Trial) -> Iterator[Finding]:
     ways: dict[str, dict[str, Any]] = {}
     if own is not None:
         ratio = _ratio(trial, own)
-        text = "its own config shows it images of the size that the student's validation does"
+        text = "its config uses the same image size as the student's validation"
         if abs(ratio - 1) > _SAME:
-            text = f"its own config shows it {ratio:.2g} times the size that the student's validation does"
-            ways["as in its own config"] = {"pipeline": own}
+            text = f"its config uses {ratio:.2g} times the image size of the student's validation"
+            ways["at the scale of its config"] = {"pipeline": own}
     else:
-        text = "its config does not say at what scale it was trained"
+        text = "its config does not state its training scale"
         for factor in (0.5, 2.0, 4.0):
             larger = rescaled(transforms, factor)
             if larger is not None and _longest(larger) <= _LONGEST:
@@ -49,9 +49,9 @@ def examine_scale(trial: Trial) -> Iterator[Finding]:
         yield Finding(
             "error",
             what,
-            f"{text}; {name} its AP is {after.ap_best:.3f}, otherwise {before.ap_best:.3f} "
+            f"{text}; {name} its AP is {after.ap_best:.3f}, as configured {before.ap_best:.3f} "
             f"({len(trial.many)} images)",
-            f"set the scale of Resize to {_scale(pipeline)} in the pipelines of training and testing",
+            f"set the scale of Resize to {_scale(pipeline)} in the training and test pipelines",
         )
         return
     yield Finding("ok", what, text + ("; other scales are not clearly better" if ways else ""))
@@ -72,8 +72,8 @@ def _training_scale(trial: Trial, transforms: Sequence[Any]) -> Iterator[Finding
         yield Finding(
             "error",
             "teacher: scale",
-            f"training shows it objects {factor:.2g} times the size of validation, where its AP is "
-            f"{there.ap_best:.3f} instead of {here.ap_best:.3f}",
+            f"objects in training are {factor:.2g} times their size in validation; at that scale "
+            f"its AP is {there.ap_best:.3f} instead of {here.ap_best:.3f}",
             f"set the scale of Resize in the training pipeline to {_scale(transforms)}",
         )
 
@@ -116,7 +116,7 @@ def _is(transform: Mapping[str, Any], kind: type) -> bool:
 
 def _scale(transforms: Sequence[Any]) -> Any:
     scales = [tuple(one["scale"]) for one in transforms if _is_resize(one)]
-    return scales[0] if scales else "that of its own config"
+    return scales[0] if scales else "that of its config"
 
 
 def _longest(transforms: Sequence[Any]) -> int:

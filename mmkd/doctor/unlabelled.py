@@ -36,12 +36,12 @@ def examine_mixing(setup: TrainingSetup) -> Iterator[Finding]:
         yield Finding(
             "error",
             what,
-            "UnlabelledImages are among the data, and no teacher: they would be trained on as background",
-            "give a teacher (--teacher CONFIG --teacher-checkpoint FILE), or take them out",
+            "the data includes UnlabelledImages but there is no teacher: they would be trained as background",
+            "add a teacher (--teacher CONFIG --teacher-checkpoint FILE), or remove them",
         )
         return
     if has_no_labels(dataset):
-        yield Finding("ok", what, "no image has labels: the student learns from its teacher alone")
+        yield Finding("ok", what, "no image has labels: the student learns only from its teacher")
         return
     kinds = [has_no_labels(part) for part in below(dataset)]
     sampler, batches = loader.get("sampler") or {}, loader.get("batch_sampler") or {}
@@ -56,9 +56,9 @@ def examine_mixing(setup: TrainingSetup) -> Iterator[Finding]:
         yield Finding(
             "warning",
             what,
-            "batches are drawn without regard to labels: some have none",
-            "train_dataloader.batch_sampler=dict(type='MixedBatchSampler', source_ratio=[1, 3]) on a "
-            "ConcatDataset, the labelled data first",
+            "batches are sampled without regard to labels: some have no labels",
+            "set train_dataloader.batch_sampler=dict(type='MixedBatchSampler', source_ratio=[1, "
+            "3]) with a ConcatDataset, labelled data first",
         )
 
 
@@ -70,16 +70,16 @@ def _mixed_batches(
         yield Finding(
             "error",
             what,
-            "the first data set has no labels, and an epoch is one pass over it",
-            "put the labelled one first, and its share in source_ratio",
+            "the first data set has no labels, but defines the epoch length",
+            "put the labelled data set first, also in source_ratio",
         )
         return
     without = sum(count for count, unlabelled in zip(counts, kinds) if unlabelled)
     yield Finding(
         "ok",
         what,
-        f"in each batch {sum(counts) - without} images with labels and {without} without; an epoch is one "
-        "pass over the first data set",
+        f"each batch has {sum(counts) - without} labelled and {without} unlabelled images; an "
+        "epoch is one pass over the first data set",
     )
 
 
@@ -91,17 +91,20 @@ def _multi_source(
     by_epoch = (train_cfg or {}).get("by_epoch", True) if loop is None else "Epoch" in str(loop)
     if by_epoch:
         yield Finding(
-            "error", what, "MultiSourceSampler draws for ever: a loop by epochs never ends its first", remedy
+            "error",
+            what,
+            "MultiSourceSampler is infinite: an epoch-based loop never finishes its first epoch",
+            remedy,
         )
     if sampler.get("batch_size") != batch_size:
-        found = f"MultiSourceSampler.batch_size is {sampler.get('batch_size')}, the loader's {batch_size}"
+        found = f"MultiSourceSampler.batch_size is {sampler.get('batch_size')}, the loader's is {batch_size}"
         yield Finding("error", what, found, f"make them equal, or {remedy}")
     counts = counts_of(sampler.get("source_ratio") or [], batch_size)
     if 0 in counts:  # mmdet's sampler then looks for the end of nothing
         yield Finding("error", what, f"MultiSourceSampler hangs with {counts} images in a batch", remedy)
     elif not by_epoch:
         without = sum(count for count, unlabelled in zip(counts, kinds) if unlabelled)
-        text = f"in each batch {sum(counts) - without} images with labels and {without} without"
+        text = f"each batch has {sum(counts) - without} labelled and {without} unlabelled images"
         yield Finding("ok", what, text)
 
 
@@ -111,7 +114,7 @@ def examine_unlabelled(setup: TrainingSetup, part: Mapping[str, Any]) -> Iterato
     dataset = class_of(part, DATASETS)(**{**options, "pipeline": [], "serialize_data": False})
     paths = [info["img_path"] for info in dataset.data_list]
     setup.unlabelled.update(dict.fromkeys(paths))
-    yield Finding("ok", "train: unlabelled", f"{len(paths)} images without labels")
+    yield Finding("ok", "train: unlabelled", f"{len(paths)} unlabelled images")
 
 
 def examine_readable(paths: Iterable[str], decoded: int) -> Iterator[Finding]:
@@ -129,8 +132,8 @@ def examine_readable(paths: Iterable[str], decoded: int) -> Iterator[Finding]:
         yield Finding(
             "error",
             what,
-            f"{len(broken)} of {len(chosen)} cannot be read: {shortened(broken, 3)}",
-            "copy them again, or name them in leave_out",
+            f"{len(broken)} of {len(chosen)} unreadable: {shortened(broken, 3)}",
+            "copy them again, or list them in leave_out",
         )
     else:
         yield Finding("ok", what, f"{len(chosen)} headers read, {len(chosen[::step])} images opened")
@@ -162,18 +165,18 @@ def examine_leaks(
         yield Finding(
             "warning",
             what,
-            f"{len(found)} images of val are trained on without their labels: "
+            f"{len(found)} validation images are in the unlabelled training data: "
             f"{shortened((path.name for path in found), 3)}" + " (all of them)" * (len(found) == len(val)),
-            "name them in leave_out: what is measured on images of the training says nothing",
+            "list them in leave_out: results on training images are meaningless",
         )
     elif val:
-        yield Finding("ok", what, "no image in both, by content")
+        yield Finding("ok", what, "no common images, by content")
     twice = _same_content(unlabelled, labelled)
     if twice:
         yield Finding(
             "ok",
             "unlabelled and labelled",
-            f"{len(twice)} images are in both, by content; leave_out takes them out of the former",
+            f"{len(twice)} images are in both, by content; leave_out removes them from the unlabelled ones",
         )
 
 

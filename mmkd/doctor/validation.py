@@ -37,7 +37,7 @@ def examine_validation(setup: TrainingSetup) -> Iterator[Finding]:
         if not _only_writes(metric):
             _evaluate(metric, outputs)
     names = [type(metric).__name__ for metric in evaluator.metrics]
-    yield Finding("ok", "evaluators", f"{shortened(names)}: built; a prediction is accepted")
+    yield Finding("ok", "evaluators", f"{shortened(names)}: built, and accepts a prediction")
 
 
 def _writing_nothing(cfg: Any) -> Any:

@@ -34,13 +34,13 @@ def examine_wrappers(which: str, dataset: Any) -> Iterator[Finding]:
                 yield Finding(
                     "error",
                     what,
-                    f"{kind.__name__} cannot count the classes of {inner.__name__}",
-                    f"put a {kind.__name__} around each data set in it",
+                    f"{kind.__name__} cannot determine the classes of {inner.__name__}",
+                    f"wrap each of its data sets in a {kind.__name__}",
                 )
     if not is_kind(dataset, ConcatDataset, registry=DATASETS):
         return
     if not parts:
-        yield Finding("error", what, f"{type_of(dataset)} has no datasets", "name one at least")
+        yield Finding("error", what, f"{type_of(dataset)} has no datasets", "add at least one")
         return
     ignored = dataset.get("ignore_keys") or []
     ignored = [ignored] if isinstance(ignored, str) else ignored
@@ -58,15 +58,15 @@ def examine_wrappers(which: str, dataset: Any) -> Iterator[Finding]:
         yield Finding(
             "error",
             what,
-            f"the first of its parts has no metainfo.{lacking[0]}, which others have and mmdet reads there",
-            f"give it one, or set {type_of(dataset)}.ignore_keys={lacking}",
+            f"the first concatenated data set has no metainfo.{lacking[0]}, which mmdet reads there",
+            f"add it, or set {type_of(dataset)}.ignore_keys={lacking}",
         )
     elif differing and which != "train":
         yield Finding(
             "error",
             what,
-            f"its parts differ in metainfo.{differing[0]}, and evaluators take one metainfo for all",
-            f"give them the same, or set {type_of(dataset)}.ignore_keys={differing}",
+            f"its data sets differ in metainfo.{differing[0]}, but evaluators use one metainfo for all",
+            f"use the same value, or set {type_of(dataset)}.ignore_keys={differing}",
         )
 
 

@@ -152,7 +152,7 @@ def check_boxes(boxes: Tensor) -> None:
 def _check_pairs(student_N4: Tensor, teacher_N4: Tensor) -> None:
     if student_N4.dim() != 2 or student_N4.shape[1] != 4 or student_N4.shape != teacher_N4.shape:
         raise ValueError(
-            f"expected boxes of one shape (N, 4), found student {tuple(student_N4.shape)} "
+            f"expected boxes of equal shape (N, 4), found student {tuple(student_N4.shape)} "
             f"and teacher {tuple(teacher_N4.shape)}"
         )
 

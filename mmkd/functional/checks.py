@@ -45,7 +45,7 @@ def check_factors(**factors: Any) -> None:
         check_not_negative(name, value)
     if not any(factors.values()):
         raise ValueError(
-            f"{' and '.join(factors)} are both 0, which leaves no loss; set loss_weight=0 instead"
+            f"{' and '.join(factors)} are both 0, so the loss is always 0; set loss_weight=0 instead"
         )
 
 
@@ -53,7 +53,7 @@ def check_pair(student_NK: Tensor, teacher_NK: Tensor, weight_N: Tensor | None) 
     """Raise ValueError unless logits are of one shape (N, K) and weights (N,)."""
     if student_NK.dim() != 2 or student_NK.shape != teacher_NK.shape:
         raise ValueError(
-            f"expected logits of one shape (N, K), found student {tuple(student_NK.shape)} "
+            f"expected logits of equal shape (N, K), found student {tuple(student_NK.shape)} "
             f"and teacher {tuple(teacher_NK.shape)}"
         )
     if weight_N is not None and weight_N.shape != student_NK.shape[:1]:
@@ -77,7 +77,7 @@ def checked_maps(
     compared = [shape if same_width else shape[:1] + shape[2:] for shape in (own, taught)]
     if len(own) != 4 or len(taught) != 4 or compared[0] != compared[1]:
         form = "(B, C, H, W)" if same_width else "(B, any, H, W)"
-        raise ValueError(f"expected maps of one shape {form}, found student {own} and teacher {taught}")
+        raise ValueError(f"expected maps of equal shape {form}, found student {own} and teacher {taught}")
     student_BCHW = exact(student_BCHW)
     return student_BCHW, teacher_BCHW.detach().to(student_BCHW.dtype)
 

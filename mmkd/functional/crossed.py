@@ -40,7 +40,7 @@ def match_statistics(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
     """
     if student_BCHW.shape[1] != teacher_BCHW.shape[1]:
         raise ValueError(
-            f"expected features of one width, found student {student_BCHW.shape[1]} "
+            f"expected features of equal width, found student {student_BCHW.shape[1]} "
             f"and teacher {teacher_BCHW.shape[1]}"
         )
     student, teacher = exact(student_BCHW), exact(teacher_BCHW.detach())

@@ -158,11 +158,10 @@ def check_softmax_classes(activation: str, cls_channels: int, standardize: bool 
     """Raise ValueError for a softmax over one class or z-scores over two: their KL has no gradient."""
     if activation == "softmax" and cls_channels == 1:
         raise ValueError(
-            "softmax over one class is 1 whatever the logit, so its KL divergence is always zero; "
-            "use activation='sigmoid'"
+            "softmax over one class is always 1, so its KL divergence is always 0; use activation='sigmoid'"
         )
     if standardize and cls_channels < 3:
         raise ValueError(
-            f"z-scores over {cls_channels} class(es) do not depend on the logits but for a sign; "
-            "use standardize=False"
+            f"z-scores over {cls_channels} class(es) depend only on the sign of the logits; use "
+            "standardize=False"
         )

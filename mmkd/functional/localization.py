@@ -55,7 +55,7 @@ def localization_kl(student_ND: Tensor, teacher_ND: Tensor, temperature: float =
         raise ValueError(f"expected logits (N, 4·R) with R > 1, found {tuple(student_ND.shape)}")
     if student_ND.shape != teacher_ND.shape:
         raise ValueError(
-            f"expected logits of one shape, found student {tuple(student_ND.shape)} "
+            f"expected logits of equal shape, found student {tuple(student_ND.shape)} "
             f"and teacher {tuple(teacher_ND.shape)}"
         )
     R = student_ND.shape[1] // 4

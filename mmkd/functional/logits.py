@@ -161,6 +161,6 @@ def check_two_classes(cls_channels: int) -> None:
     """Raise ValueError for one class: its softmax has nothing to decouple."""
     if cls_channels < 2:
         raise ValueError(
-            "it is a softmax over the classes, which is 1 whatever the logit where there is one class; "
-            "use DistillationLoss with activation='sigmoid'"
+            "it is a softmax over the classes, which is always 1 for a single class; use "
+            "DistillationLoss with activation='sigmoid'"
         )

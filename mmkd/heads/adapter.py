@@ -168,7 +168,7 @@ class DenseHeadAdapter:
         Arguments and errors are those of `assigned_labels`. All have one where the head gives no weights.
         """
         if type(self).assigned_labels is not DenseHeadAdapter.assigned_labels:
-            raise no_foreground(head, "it does not give its loss one weight per prior")
+            raise no_foreground(head, "it does not pass one weight per prior to its loss")
         labels_N, weight_N = self._in_order(head, flat_cls_logits_NK, loss_cls_args, cls_logits)
         return labels_N >= 0 if weight_N is None else weight_N > 0
 
@@ -187,7 +187,7 @@ class DenseHeadAdapter:
         if self.soft_targets:
             targets = [classes_of(part, head.num_classes) for part in targets]
         if not targets or any(part.dim() != 1 or part.is_floating_point() for part in targets):
-            raise no_foreground(head, "it gives its loss no class index per prior")
+            raise no_foreground(head, "it does not pass a class index per prior to its loss")
         labels_N = torch.cat(targets)
         weights = [args[2] for args in loss_cls_args if len(args) > 2 and isinstance(args[2], Tensor)]
         weight_N = (
@@ -197,11 +197,11 @@ class DenseHeadAdapter:
         )
         scored_NK = self.scored(torch.cat([args[0].reshape(-1, K) for args in loss_cls_args]))
         if len(labels_N) != N or len(scored_NK) != N:
-            raise no_foreground(head, "it does not give its loss every prior")
+            raise no_foreground(head, "it does not pass every prior to its loss")
         if not self._same(scored_NK, flat_cls_logits_NK):
             place_N = None if cls_logits is None else image_by_image(cls_logits, K)
             if place_N is None or not self._same(scored_NK[place_N], flat_cls_logits_NK):
-                raise no_foreground(head, "it passes its priors to its loss in an order of its own")
+                raise no_foreground(head, "it passes its priors to its loss in its own order")
             labels_N = labels_N[place_N]
             return labels_N, None if weight_N is None else weight_N[place_N]
         return labels_N, weight_N
@@ -255,7 +255,7 @@ def adapter_for(head: Any) -> DenseHeadAdapter:
             return ADAPTERS[cls]
         if cls.__name__ in NOT_SERVED:
             raise unsupported(head, NOT_SERVED[cls.__name__])
-    raise unsupported(head, "it is not a dense head of mmdet")
+    raise unsupported(head, "it is not an mmdet dense head")
 
 
 def check_head_type(model: Mapping[str, Any], whose: str) -> None:
@@ -278,7 +278,7 @@ def check_head_type(model: Mapping[str, Any], whose: str) -> None:
             f"The {whose}'s head is not registered.",
             expected=f"bbox_head.type, one of: {', '.join(valid)}",
             found=type_of(head),
-            remedy="correct the name, or list the module that registers it under custom_imports",
+            remedy="correct the name, or add the module that registers it to custom_imports",
         )
 
 

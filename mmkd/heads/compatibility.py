@@ -26,8 +26,8 @@ def check_heads(student: HeadSpec, teacher: HeadSpec, needs: frozenset[Need] = E
             "Teacher and student have different classes.",
             expected=_classes(student) + " (the student's)",
             found=_classes(teacher) + " (the teacher's)",
-            remedy="use a teacher that was trained on the student's classes, or correct "
-            "model.bbox_head.num_classes; losses on features or boxes do not read classes",
+            remedy="use a teacher trained on the student's classes, or correct "
+            "model.bbox_head.num_classes; losses on features or boxes do not need equal classes",
         )
     compared = [
         ("levels", len(student.strides), len(teacher.strides)),
@@ -39,7 +39,7 @@ def check_heads(student: HeadSpec, teacher: HeadSpec, needs: frozenset[Need] = E
         if of_student != of_teacher:
             raise UserError(
                 f"Teacher and student differ in {what}, so their "
-                f"{'maps' if what in ('levels', 'strides') else 'priors'} cannot be compared one by one.",
+                f"{'maps' if what in ('levels', 'strides') else 'priors'} do not correspond.",
                 expected=f"{of_student} (the student's)",
                 found=f"{of_teacher} (the teacher's)",
                 remedy=_remedy(student, teacher, needs, what),
@@ -63,11 +63,11 @@ def levels_by_stride(student: HeadSpec, teacher: HeadSpec) -> list[int | None]:
 def _remedy(student: HeadSpec, teacher: HeadSpec, needs: frozenset[Need], what: str) -> str:
     levels = levels_by_stride(student, teacher)
     if not needs & _PER_PRIOR and levels:
-        return f"set teacher.levels={levels}, the levels of equal strides, or take another teacher"
+        return f"set teacher.levels={levels}, the levels with equal strides, or use another teacher"
     general = "give the student the teacher's neck outputs and prior generator, or another teacher"
     if what.startswith("base"):
-        return f"{general}; losses on features alone need no equal priors"
-    return f"{general}, or say which of its levels count by teacher.levels"
+        return f"{general}; feature losses do not need matching priors"
+    return f"{general}, or select its levels with teacher.levels"
 
 
 def _layout(spec: HeadSpec) -> tuple[int, int]:

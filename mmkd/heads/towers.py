@@ -37,7 +37,7 @@ def check_towers(head: nn.Module, layer: int, whose: str) -> None:
         depth = min(depth, getattr(head, "stacked_convs", depth))
         if depth < layer:
             raise UserError(
-                f"The {whose}'s head cannot be crossed after layer {layer}.",
+                f"CrossKD cannot split the {whose}'s head after layer {layer}.",
                 expected=f"cls_convs and reg_convs with at least {layer} layers, shared by all levels",
                 found=f"{type(head).__name__} with {name} of {depth}" if depth else f"{type(head).__name__}",
                 remedy=f"choose a layer up to {depth}" if depth else "choose a loss on the head's outputs",

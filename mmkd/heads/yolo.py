@@ -56,7 +56,7 @@ class YOLOXAdapter(DenseHeadAdapter):
         """
         N = len(flat_cls_logits_NK)
         if cls_logits is None or not loss_cls_args or loss_cls_args[0][0].shape != (N, 1):
-            raise no_foreground(head, "it gives its classification loss the foreground alone")
+            raise no_foreground(head, "it passes only the foreground to its classification loss")
         place_N = image_by_image(cls_logits, flat_cls_logits_NK.shape[1])
         foreground_N = loss_cls_args[0][1].flatten()[place_N] > 0
         labels_N = flat_cls_logits_NK.new_full((N,), head.num_classes, dtype=torch.long)
@@ -67,7 +67,7 @@ class YOLOXAdapter(DenseHeadAdapter):
             if len(order_P) != len(scored_PK) or not self._same(
                 scored_PK[order_P], flat_cls_logits_NK[foreground_N]
             ):
-                raise no_foreground(head, "it passes its priors to its loss in an order of its own")
+                raise no_foreground(head, "it passes its priors to its loss in its own order")
             labels_N[foreground_N] = classes_of(targets_PK, head.num_classes)[order_P]
         return labels_N
 

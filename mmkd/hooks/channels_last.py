@@ -26,7 +26,8 @@ class ChannelsLastHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if misreads_channels_last(model):
             runner.logger.warning(
-                "ChannelsLastHook: RoIAlign and deformable convolutions know one memory format; left as is"
+                "ChannelsLastHook: RoIAlign and deformable convolutions do not support "
+                "channels-last; model unchanged"
             )
             return
         model.to(memory_format=torch.channels_last)

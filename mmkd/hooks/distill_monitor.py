@@ -125,17 +125,17 @@ class DistillMonitorHook(Hook):
         self._reported.add(name)
         suggested, enough = suggested_weight(configured, ratio)
         if side > 0:
-            what = f"drowns the student's own losses: its gradient is {ratio:.3g} times theirs"
+            what = f"dominates the student's own losses: its gradient is {ratio:.3g} times theirs"
         elif ratio > 0:
-            what = f"hardly takes part: its gradient is {ratio:.3g} times that of the student's own losses"
+            what = f"is negligible: its gradient is {ratio:.3g} times that of the student's own losses"
         else:
             runner.logger.warning(
-                f"distill.{name} gives the student's features no gradient at all ({_IN_A_ROW} measurements "
-                "in a row); check the loss's region and options"
+                f"distill.{name} gives no gradient on the student's features ({_IN_A_ROW} consecutive "
+                "measurements); check the loss's region and options"
             )
             return
         runner.logger.warning(
-            f"distill.{name} {what} ({_IN_A_ROW} measurements in a row); "
+            f"distill.{name} {what} ({_IN_A_ROW} consecutive measurements); "
             f"loss_weight={suggested:.3g} instead of {configured:.3g} would bring the two "
             + ("to the same size" if enough else "nearer")
         )

@@ -53,8 +53,8 @@ class DistillStateHook(Hook):
         lacking = kept if saved is None else kept - layers - set(saved)
         if lacking:
             print_log(
-                "the checkpoint has no distill_state of these distillation losses, so they begin anew: "
-                + ", ".join(sorted({name.partition(".")[0] for name in lacking})),
+                "the checkpoint has no distill_state for these distillation losses, so they start "
+                "from scratch: " + ", ".join(sorted({name.partition(".")[0] for name in lacking})),
                 "current",
                 logging.WARNING,
             )
@@ -67,7 +67,7 @@ class DistillStateHook(Hook):
         if shapes != found:
             differing = sorted(name for name in {*shapes, *found} if shapes.get(name) != found.get(name))
             raise UserError(
-                "The checkpoint's layers of distillation losses are not those of the config.",
+                "The distillation loss layers in the checkpoint do not match the config.",
                 expected=f"{len(shapes)} tensors: {', '.join(sorted(shapes)[:10])}",
                 found=f"others: {', '.join(differing[:10])}",
                 remedy="resume with the config that wrote the checkpoint",

@@ -47,7 +47,7 @@ class EMATeacherHook(Hook):
             teacher.begin(student)
         elif saved is None:
             print_log(
-                "the checkpoint has no EMA teacher (ema_teacher): it begins as the student is now",
+                "the checkpoint has no EMA teacher (ema_teacher): it starts as a copy of the student",
                 "current",
                 logging.WARNING,
             )
@@ -86,8 +86,8 @@ def _check_fits(teacher: EMATeacher, saved: dict[str, Tensor]) -> None:
     if shapes != found:
         differing = sorted(name for name in {*shapes, *found} if shapes.get(name) != found.get(name))
         raise UserError(
-            "The checkpoint's EMA teacher is not that of the config.",
-            expected=f"{len(shapes)} tensors of the student's shapes",
+            "The EMA teacher in the checkpoint does not match the config.",
+            expected=f"{len(shapes)} tensors with the student's shapes",
             found=f"others: {', '.join(differing[:10])}",
             remedy="resume with the config that wrote the checkpoint",
         )

@@ -45,10 +45,10 @@ def skip_done_batches(runner: Runner) -> None:
     loader = runner.train_dataloader
     if len(loader) != at["of"]:
         runner.logger.warning(
-            f"the interrupted epoch had {at['of']} batches and now has {len(loader)}: it begins again"
+            f"the interrupted epoch had {at['of']} batches and now has {len(loader)}: it is restarted"
         )
     elif at["batches"]:
-        runner.logger.info(f"{at['batches']} of {at['of']} batches of this epoch are done already")
+        runner.logger.info(f"{at['batches']} of {at['of']} batches of this epoch are already done")
         # A DataLoader lets nobody set it, and loads nothing that it does not name.
         vars(loader)["batch_sampler"] = _Remaining(loader.batch_sampler, at["batches"])
 

@@ -72,7 +72,7 @@ class MetricsFileHook(Hook):
     @master_only
     def _drop_stale(self, best: Path, runner: Runner) -> None:
         if best.is_file() and json.loads(best.read_text(encoding="utf-8"))["checkpoint"] != _name(self._best):
-            runner.logger.info(f"{best} is not of this run's best checkpoint; it will be written anew")
+            runner.logger.info(f"{best} does not belong to this run's best checkpoint; it will be rewritten")
             best.unlink()
 
 

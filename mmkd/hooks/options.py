@@ -29,8 +29,8 @@ def check_hooks(hooks: Any) -> None:
             continue
         if not isinstance(hook, Mapping) or not isinstance(hook.get("type"), (str, type)):
             raise UserError(
-                f"custom_hooks[{place}] is no hook.",
-                expected="a dict with the name of a hook, like dict(type='MetricsFileHook')",
+                f"custom_hooks[{place}] is not a hook.",
+                expected="a dict with a hook name, like dict(type='MetricsFileHook')",
                 found=repr(hook),
                 remedy="correct or remove it",
             )

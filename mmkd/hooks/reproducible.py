@@ -42,8 +42,8 @@ class ReproducibleHook(Hook):
         remembering = transforms_with_memory(loader.dataset)
         if remembering:
             runner.logger.warning(
-                f"{', '.join(remembering)} mixes in earlier samples, which each worker keeps to itself: "
-                "this run repeats only with the same num_workers, and not after it is resumed"
+                f"{', '.join(remembering)} mixes in earlier samples, cached per worker: this run is "
+                "reproducible only with the same num_workers, and not after resuming"
             )
         if isinstance(loop, EpochBasedTrainLoop):
             for sampler in (loader.sampler, getattr(loader.batch_sampler, "sampler", None)):

@@ -61,7 +61,7 @@ class ResumeHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Do the validation that is due."""
         if self.due and runner.val_loop is not None:
-            runner.logger.info("the interrupted validation is done first")
+            runner.logger.info("running the interrupted validation first")
             runner.val_loop.run()
 
 
@@ -81,19 +81,19 @@ def newest_whole(work_dir: Path, runner: Runner) -> Path | None:
         except Exception as error:
             broken.append(path.name)
             runner.logger.warning(
-                f"{path} cannot be resumed from: {error}\nThe one before it is tried, if there is one."
+                f"Cannot resume from {path}: {error}\nTrying the previous checkpoint, if any."
             )
         else:
-            runner.logger.info(f"training is resumed from {path}")
+            runner.logger.info(f"resuming training from {path}")
             return path
     if broken:
         raise UserError(
-            f"No checkpoint in {work_dir} can be resumed from.",
-            expected="at least one that is whole",
-            found=f"{', '.join(broken)}, which cannot be read (see above)",
-            remedy="name another by --resume FILE, or begin anew in another --work-dir",
+            f"No usable checkpoint in {work_dir}.",
+            expected="at least one intact checkpoint",
+            found=f"{', '.join(broken)}, all unreadable (see above)",
+            remedy="choose another with --resume FILE, or start over in another --work-dir",
         )
-    runner.logger.warning(f"there is no checkpoint in {work_dir} yet: training begins anew")
+    runner.logger.warning(f"no checkpoint in {work_dir} yet: training starts from scratch")
     return None
 
 
@@ -116,8 +116,8 @@ def _check_state(checkpoint: dict[str, Any]) -> None:
     missing = {"state_dict", "optimizer", "meta"} - set(checkpoint)
     if missing or not isinstance(checkpoint["meta"], dict):
         raise UserError(
-            "This checkpoint holds no training state to resume from.",
-            expected="state_dict, optimizer and meta, as the train tool saves them",
+            "Cannot resume: the checkpoint contains no training state.",
+            expected="state_dict, optimizer and meta, as saved by the train tool",
             found=", ".join(map(str, list(checkpoint)[:10])) or "nothing",
-            remedy="resume from epoch_N.pth, or begin anew with --cfg-options load_from=FILE",
+            remedy="resume from epoch_N.pth, or start a new training with --cfg-options load_from=FILE",
         )

@@ -119,10 +119,10 @@ class DistillScheduleHook(Hook):
         terms = distill_terms(runner.model, "DistillScheduleHook")
         if self.term is not None and self.term not in terms:
             raise UserError(
-                "DistillScheduleHook serves a distillation loss that the model does not have.",
+                "DistillScheduleHook: unknown distillation loss.",
                 expected=f"term, one of: {', '.join(sorted(terms))}",
                 found=self.term,
-                remedy="correct the name, or leave it out to serve all",
+                remedy="correct the name, or remove it to schedule all losses",
             )
         chosen = list(terms) if self.term is None else [self.term]
         for other in runner.hooks:
@@ -130,10 +130,10 @@ class DistillScheduleHook(Hook):
                 break
             if isinstance(other, DistillScheduleHook) and set(other.base) & set(chosen):
                 raise UserError(
-                    "Two DistillScheduleHooks serve the same distillation loss.",
-                    expected="each term served by one hook",
+                    "Two DistillScheduleHooks schedule the same distillation loss.",
+                    expected="one hook per term",
                     found=", ".join(sorted(set(other.base) & set(chosen))) + " served twice",
-                    remedy="give each hook a term of its own",
+                    remedy="give each hook its own term",
                 )
         self._check_stop(runner)
         self.base = {name: self.base.get(name, terms[name].loss_weight) for name in chosen}
@@ -160,16 +160,16 @@ class DistillScheduleHook(Hook):
             return
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             raise UserError(
-                "DistillScheduleHook cannot stop at an epoch: the training loop counts none.",
+                "DistillScheduleHook: stop_epoch needs an epoch-based training loop.",
                 expected="EpochBasedTrainLoop with stop_epoch",
                 found=type(runner.train_loop).__name__,
-                remedy="leave stop_epoch out; with end=0 a linear or cosine decay ends at the last iteration",
+                remedy="remove stop_epoch; with end=0, a linear or cosine decay ends at the last iteration",
             )
         warm, stop = self.warmup_iterations(runner.max_iters), self._stop_iteration(runner)
         if runner.epoch < self.stop_epoch and stop is not None and stop < warm:
             raise UserError(
-                "DistillScheduleHook stops before its warm-up is over.",
-                expected=f"a warm-up of at most {stop} iterations, where stop_epoch={self.stop_epoch} begins",
+                "DistillScheduleHook: stop_epoch is before the end of warm-up.",
+                expected=f"a warm-up of at most {stop} iterations, the start of stop_epoch={self.stop_epoch}",
                 found=f"{warm} iterations",
                 remedy="shorten warmup, or stop later",
             )
@@ -189,7 +189,7 @@ def distill_terms(model: Any, asking: str) -> dict[str, DistillLoss]:
     terms = getattr(model, "distill", None)
     if not terms:
         raise UserError(
-            f"{asking} is for models that are distilled.",
+            f"{asking} needs a distilled model.",
             expected="a model with distillation losses, like KDSingleStageDetector",
             found=type(model).__name__,
             remedy="remove the hook from custom_hooks",

@@ -119,9 +119,9 @@ def _explained(dataset: Any, index: int, error: Exception) -> UserError:
         name = f"number {index}"
     return SampleError(
         f"Cannot load training sample {name}.",
-        expected="a sample that the pipeline can read and transform",
+        expected="a sample that the pipeline can load and transform",
         found=f"{type(error).__name__}: {error}",
-        remedy="bring the file back or correct the annotation, then --resume",
+        remedy="restore the file or correct the annotation, then use --resume",
     )
 
 

@@ -36,8 +36,8 @@ class SomeDataHook(Hook):
         if len(dataset) == 0:
             raise UserError(
                 "The training data set is empty.",
-                expected="at least one image after its filter",
-                found=f"{name} of 0 images",
+                expected="at least one image after filtering",
+                found=f"{name} with 0 images",
                 remedy=remedy,
             )
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -45,10 +45,10 @@ class SomeDataHook(Hook):
         unlabelled = [isinstance(part, UnlabelledImages) for part in parts]
         if any(unlabelled) and not hasattr(model, "pseudo_score"):
             raise UserError(
-                "Images without labels teach this model that there is nothing on them.",
+                "Unlabelled images without a teacher would be trained as background.",
                 expected="a student with a teacher (KDDetector, KDSingleStageDetector) for UnlabelledImages",
                 found=type(model).__name__,
-                remedy="give it a teacher (--teacher CONFIG --teacher-checkpoint FILE), or take them out of "
+                remedy="add a teacher (--teacher CONFIG --teacher-checkpoint FILE), or remove them from "
                 "train_dataloader.dataset",
             )
         labelled = [part for part, without in zip(parts, unlabelled) if not without]
@@ -58,9 +58,9 @@ class SomeDataHook(Hook):
         infos = (part.get_data_info(index) for part in labelled for index in range(len(part)))
         if not any(info.get("instances", True) for info in infos):
             raise UserError(
-                "The training data set has no object.",
+                "The training data set has no objects.",
                 expected="at least one box of the configured classes",
-                found=f"{name} of {sum(map(len, labelled))} images without a box",
+                found=f"{name} with {sum(map(len, labelled))} images without boxes",
                 remedy=f"{remedy}; model.task_loss_weight=0 distils without labels",
             )
 

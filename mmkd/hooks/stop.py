@@ -63,15 +63,15 @@ class StopHook(Hook):
         both = set(stop_signals) & set(preempt_signals)
         if both:
             raise UserError(
-                "A signal cannot both stop and pre-empt.",
-                expected="each signal in stop_signals or in preempt_signals",
+                "A signal cannot be in both stop_signals and preempt_signals.",
+                expected="each signal in only one of them",
                 found=f"{', '.join(sorted(both))} in both",
-                remedy="choose one meaning for it",
+                remedy="remove it from one of them",
             )
         self.exit_codes = {signal.Signals[name]: 0 for name in stop_signals}
         self.exit_codes |= {signal.Signals[name]: 128 + signal.Signals[name] for name in preempt_signals}
         self.exit_code: int | None = None
-        self.reason = "another process was asked to stop"
+        self.reason = "another process received a stop signal"
         self._before: dict[int, Any] = {}
         self._process = os.getpid()
         self._common_batches = 0
@@ -199,8 +199,8 @@ class StopHook(Hook):
         path = self._save(runner, iterations)
         where = f"at epoch {runner.epoch + 1}" if not self._validating else "in a validation"
         runner.logger.info(
-            f"training ends early ({self.reason}) {where}, after iteration {iterations}; "
-            f"--resume goes on from {path}"
+            f"training stopped early ({self.reason}) {where}, after iteration {iterations}; use "
+            f"--resume to continue from {path}"
         )
         runner.call_hook("after_run")
         assert self.exit_code is not None

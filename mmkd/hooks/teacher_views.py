@@ -73,5 +73,5 @@ def _refused(name: str, why: str) -> UserError:
         f"The teacher's boxes cannot follow {name}: {why}.",
         expected="single images, alone or in ConcatDataset, RepeatDataset or ClassBalancedDataset",
         found=name,
-        remedy=f"leave out {name}; RandomAffine and RandomCrop do for scale and place",
+        remedy=f"remove {name}; use RandomAffine and RandomCrop for scale and position",
     )

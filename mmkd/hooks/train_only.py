@@ -46,8 +46,9 @@ class TrainOnlyHook(Hook):
         strange = [name for name in self.modules if not any(True for _ in _parameters(names.get(name)))]
         if strange:
             raise UserError(
-                f"TrainOnlyHook names no module with parameters: {', '.join(strange)}.",
-                expected=f"some of {', '.join(name for name, _ in model.named_children())}, or below them",
+                f"TrainOnlyHook: no such module with parameters: {', '.join(strange)}.",
+                expected=f"any of {', '.join((name for name, _ in model.named_children()))}, or "
+                "submodules of them",
                 found=", ".join(strange),
                 remedy="correct the name",
             )
@@ -62,7 +63,7 @@ class TrainOnlyHook(Hook):
         }
         total = sum(parameter.numel() for parameter in model.parameters())
         runner.logger.info(
-            f"training {', '.join(self.modules)} alone: {trained} of {total} parameters, the rest is frozen"
+            f"training only {', '.join(self.modules)}: {trained} of {total} parameters, the rest is frozen"
         )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
@@ -78,7 +79,7 @@ class TrainOnlyHook(Hook):
         changed = [name for name, tensor in self._before.items() if not torch.equal(tensor, state[name])]
         if changed:
             raise RuntimeError(f"frozen parts of the model have changed: {', '.join(changed[:10])}")
-        runner.logger.info(f"{len(self._before)} frozen tensors are as they were")
+        runner.logger.info(f"{len(self._before)} frozen tensors are unchanged")
 
     def _trains(self, name: str) -> bool:
         return any(name.startswith(f"{module}.") for module in self.modules)

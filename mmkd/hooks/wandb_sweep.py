@@ -129,7 +129,7 @@ class WandbSweepHook(Hook):
                 self._table.collect(data_batch, outputs)
             except Exception as error:
                 self._table = None
-                runner.logger.warning(f"no table for W&B ({type(error).__name__}: {error})")
+                runner.logger.warning(f"cannot create the W&B table ({type(error).__name__}: {error})")
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Log the validation under the names that sweeps use."""
@@ -236,5 +236,5 @@ def _find(candidates: Iterable[Any], kind: type, where: str) -> Any:
         f"WandbSweepHook needs {kind.__name__}.",
         expected=f"dict(type='{kind.__name__}') in {where}",
         found=", ".join(type(candidate).__name__ for candidate in candidates),
-        remedy="add it, or leave both to `tools/train.py --wandb`",
+        remedy="add it, or let `tools/train.py --wandb` add both",
     )

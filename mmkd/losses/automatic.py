@@ -132,24 +132,26 @@ def split_shares(losses: Any) -> tuple[Any, dict[str, float]]:
         weight, share = cfg.get("loss_weight", AUTO), cfg.get("share")
         if isinstance(weight, str) and weight != AUTO:
             raise UserError(
-                f"distill.{name}.loss_weight is no weight.",
+                f"distill.{name}: invalid loss_weight.",
                 expected=f"a number ≥ 0, or {AUTO!r}",
                 found=repr(weight),
-                remedy="correct it, or leave it out for the default of the loss",
+                remedy="correct it, or remove it to use the loss's default",
             )
         if share is not None and weight != AUTO:
             raise UserError(
-                f"distill.{name} has both a fixed weight and a share, which stands for an automatic one.",
-                expected=f"share={share!r} with loss_weight={AUTO!r} or none, or loss_weight alone",
+                f"distill.{name} has both a fixed loss_weight and a share, which implies an automatic "
+                "weight.",
+                expected=f"share={share!r} with loss_weight={AUTO!r} or no loss_weight, or only loss_weight",
                 found=f"loss_weight={weight!r}, share={share!r}",
                 remedy=f"set loss_weight={AUTO!r}, or remove share",
             )
         if share is not None and not (is_number(share) and 0 < share < math.inf):
             raise UserError(
-                f"distill.{name}.share is no share.",
-                expected=f"a number above 0, like {DEFAULT_SHARE}: the term's gradient by the task's",
+                f"distill.{name}: invalid share.",
+                expected=f"a number above 0, like {DEFAULT_SHARE}: the ratio of the term's gradient to the "
+                "task's",
                 found=repr(share),
-                remedy="correct it; loss_weight=0 leaves the loss out",
+                remedy="correct it; to disable the loss, set loss_weight=0",
             )
         if share is not None or cfg.get("loss_weight") == AUTO:
             shares[name] = DEFAULT_SHARE if share is None else float(share)

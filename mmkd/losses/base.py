@@ -94,8 +94,8 @@ def warn_of_sigmoids(loss: DistillLoss, activation: str, student: HeadSpec) -> N
     """Say in the log that a loss takes the logits of a softmax for one question per class."""
     if activation == "sigmoid" and not student.use_sigmoid:
         print_log(
-            f"{type(loss).__name__}: activation='sigmoid' on a head whose class scores are a softmax with "
-            "background; activation='softmax' compares what it is trained with",
+            f"{type(loss).__name__}: activation='sigmoid' with a head that uses a softmax with "
+            "background; activation='softmax' matches the head's training",
             "current",
             logging.WARNING,
         )
@@ -123,15 +123,15 @@ def build_losses(losses: Mapping[str, Any], path: str) -> nn.ModuleDict:
     example = f"{path}=dict(cls=dict(type='DistillationLoss'))"
     if not isinstance(losses, Mapping) or not losses:
         raise UserError(
-            f"`{path}` names no loss.",
-            expected=f"at least one, like {example}",
+            f"`{path}` has no losses.",
+            expected=f"at least one loss, like {example}",
             found=repr(losses),
             remedy="add a loss, or train the student alone with its stock config",
         )
     for name, cfg in losses.items():
         if not isinstance(name, str) or not name.isidentifier() or hasattr(nn.ModuleDict, name):
             raise UserError(
-                f"{path} has a loss whose name cannot be one.",
+                f"Invalid loss name in {path}.",
                 expected=f"letters, digits and _, as in {example}",
                 found=repr(name),
                 remedy="choose another",
@@ -139,7 +139,7 @@ def build_losses(losses: Mapping[str, Any], path: str) -> nn.ModuleDict:
         loss = class_of(cfg)
         if not (isinstance(cfg, Mapping) and isinstance(loss, type) and issubclass(loss, DistillLoss)):
             raise UserError(
-                f"{path}.{name} is no distillation loss.",
+                f"{path}.{name} is not a distillation loss.",
                 expected=f"type, one of: {', '.join(registered_losses())}",
                 found=repr(cfg.get("type") if isinstance(cfg, Mapping) else cfg),
                 remedy=f"correct the type, as in {example}",

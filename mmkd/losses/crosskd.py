@@ -64,10 +64,10 @@ class CrossKDLoss(DistillLoss):
         wrong = inner & {"feats", "towers", "layers"}
         if wrong:
             raise UserError(
-                "CrossKDLoss compares outputs of heads.",
+                "CrossKDLoss only compares head outputs.",
                 expected="losses on class logits, boxes or further outputs",
                 found=f"a loss that needs {', '.join(sorted(wrong))}",
-                remedy="put that loss beside it, in `distill`",
+                remedy="move that loss out of CrossKDLoss, into `distill`",
             )
         self.of_objects = any(term.of_objects for term in self.terms.values())
         self.parts = inner - OF_CONTEXT
@@ -109,10 +109,10 @@ class CrossKDLoss(DistillLoss):
     def _aligned(self, student: Levels, teacher: Levels) -> Levels:
         if student[0].shape[1] != teacher[0].shape[1]:
             raise UserError(
-                "The towers of the two heads differ in width, so the features cannot be crossed.",
+                "CrossKD needs heads with towers of equal width.",
                 expected=f"bbox_head.feat_channels={teacher[0].shape[1]} (the teacher's)",
                 found=f"{student[0].shape[1]} (the student's)",
-                remedy="give the student's head that width, or choose a loss on the head's outputs",
+                remedy="use that width in the student's head, or choose a loss on the head's outputs",
             )
         if not self.align:
             return student

@@ -86,7 +86,9 @@ class DISTLoss(RowLoss):
         with naming(self):
             check_softmax_classes(self.activation, classes)
             if self.gamma == 0 and classes < (3 if self.activation == "softmax" else 2):
-                raise ValueError(f"the relation between {classes} class(es) has no gradient; set gamma > 0")
+                raise ValueError(
+                    f"the inter-class relation of {classes} class(es) has no gradient; set gamma > 0"
+                )
         warn_of_sigmoids(self, self.activation, student)
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:

@@ -72,13 +72,11 @@ class DKDLoss(RowLoss):
         with naming(self):
             check_two_classes(student.cls_channels)
             if self.alpha == 0 and student.cls_channels == 2:
-                raise ValueError(
-                    "alpha is 0 and with two classes the term of beta is 0 as well; set alpha > 0"
-                )
+                raise ValueError("alpha is 0, and with two classes the beta term is 0 as well; set alpha > 0")
             if "foreground" not in self.region and student.cls_channels == student.num_classes:
                 raise ValueError(
-                    f"region={self.region!r} takes the background as a class, and this head has none for it; "
-                    "set region='foreground'"
+                    f"region={self.region!r} needs a background class, which this head lacks; set "
+                    "region='foreground'"
                 )
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:

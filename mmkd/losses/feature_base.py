@@ -72,7 +72,7 @@ class FeatureLoss(DistillLoss):
         differ = [level for level in self.chosen(len(own)) if own[level] != taught[level]]
         if self.align == "none" and differ:
             raise UserError(
-                f"{name}: align='none' needs features of one width, found {own[differ[0]]} (student) and "
+                f"{name}: align='none' needs features of equal width, found {own[differ[0]]} (student) and "
                 f"{taught[differ[0]]} (teacher) on level {differ[0]}; set align='auto'"
             )
 
@@ -100,7 +100,7 @@ class FeatureLoss(DistillLoss):
             allows other widths.
         """
         levels = self.chosen(len(student.feats))
-        assert len(self.aligns) == len(levels), "adapt() comes first"
+        assert len(self.aligns) == len(levels), "call adapt() first"
         with torch.autocast(student.feats[0].device.type, enabled=False):
             return [
                 _pair(align, student.feats[level], teacher.feats[level])

@@ -105,7 +105,7 @@ class LocalizationDistillationLoss(DistillLoss):
         weights = {name: own_weights.get(name, teacher_weight) for name in _REGIONS if name in regions}
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
         if not self.weights:
-            raise UserError("LocalizationDistillationLoss: the weights of all its regions are 0")
+            raise UserError("LocalizationDistillationLoss: the weights of all regions are 0")
         self.normalizer = normalizer
         self.alpha = alpha
         self.vlr_nearness = vlr_nearness
@@ -123,7 +123,7 @@ class LocalizationDistillationLoss(DistillLoss):
         """Refuse the VLR for a head with several priors per position, whose anchors are others."""
         if "vlr" in self.weights and set(student.num_base_priors) != {1}:
             raise UserError(
-                "LocalizationDistillationLoss: the anchors of this head are not one square per position.",
+                "LocalizationDistillationLoss: this head does not have one square anchor per position.",
                 expected="one prior per position, as in GFL",
                 found=f"{list(student.num_base_priors)} by level",
                 remedy="set region='main'",
@@ -188,17 +188,17 @@ def _check_distributions(student_D: int, teacher_D: int) -> None:
     for whose, D in (("student", student_D), ("teacher", teacher_D)):
         if D <= 4 or D % 4:
             raise UserError(
-                f"LocalizationDistillationLoss: the {whose}'s boxes are not distributions.",
+                f"LocalizationDistillationLoss: the {whose}'s head does not predict box distributions.",
                 expected="4·(reg_max + 1) box channels per prior, as in GFLHead",
                 found=f"{D} box channels",
-                remedy="use GFLHead for both, or distil the boxes with BoxIoULoss",
+                remedy="use GFLHead for both, or distil boxes with BoxIoULoss",
             )
     if student_D != teacher_D:
         raise UserError(
-            "LocalizationDistillationLoss: the distributions of student and teacher differ in length.",
+            "LocalizationDistillationLoss: reg_max differs between student and teacher.",
             expected=f"reg_max={teacher_D // 4 - 1} (the teacher's)",
             found=f"reg_max={student_D // 4 - 1} (the student's)",
-            remedy="set reg_max of the student's head to the teacher's, or distil the boxes with BoxIoULoss",
+            remedy="set reg_max of the student's head to the teacher's, or distil boxes with BoxIoULoss",
         )
 
 

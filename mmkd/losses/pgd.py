@@ -92,7 +92,7 @@ class PGDLoss(FeatureLoss):
         """Refuse a teacher without dense predictions, and one of other classes."""
         super().check(student, teacher)
         if 0 in teacher.num_base_priors:
-            raise UserError("PGDLoss reads the predictions of a dense head, and the teacher has none")
+            raise UserError("PGDLoss needs the predictions of a dense head, but the teacher has none")
         if student.num_classes != teacher.num_classes:
             raise UserError(
                 f"PGDLoss: the student has {student.num_classes} classes and the teacher "

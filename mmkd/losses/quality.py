@@ -83,19 +83,19 @@ class QualityLoss(RowLoss):
         if self.name is None and len(common) == 1:
             return common[0]
         if self.name is not None:
-            problem = f"not both heads have an output {self.name!r}."
+            problem = f"the heads do not both have an output {self.name!r}."
         elif common:
-            problem = "both heads have several further outputs, and `name` does not say which."
+            problem = "both heads have several further outputs; set `name` to choose one."
         else:
-            problem = "the heads have no further output in common."
+            problem = "the heads have no common further output."
         own, taught = (", ".join(outputs.extra) or "none" for outputs in (student, teacher))
         raise UserError(
             f"QualityLoss: {problem}",
             expected=f"name, one of: {', '.join(common)}"
             if common
-            else "a centerness or the like of both heads",
+            else "a centerness or similar output in both heads",
             found=f"the student's: {own}; the teacher's: {taught}",
             remedy="correct `name`"
             if common
-            else "leave QualityLoss out, or use heads with such an output, e.g. ATSSHead or FCOSHead",
+            else "remove QualityLoss, or use heads with such an output, e.g. ATSSHead or FCOSHead",
         )

@@ -112,8 +112,8 @@ def detect(detector: Any, pixels_BCHW: Tensor, image_shapes: Sequence[Any], feat
             predicted = [one.pred_instances for one in detector.predict(pixels_BCHW, samples, rescale=False)]
     except Exception as error:  # mmdet 3.3 cannot predict by its SSDHead
         raise UserError(
-            f"The teacher, a {type(detector).__name__}, cannot predict boxes.",
-            expected="a detector whose own `predict` runs",
+            f"The teacher {type(detector).__name__} cannot predict boxes.",
+            expected="a detector with a working `predict`",
             found=f"{type(error).__name__}: {error}",
             remedy="choose another teacher for TeacherBoxesLoss and place='boxes'",
         ) from error

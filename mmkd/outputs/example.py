@@ -47,15 +47,15 @@ def example_pixels(model: Any, run: Callable[[Tensor], Any]) -> Tensor:
             continue
         if first is not None:
             print_log(
-                f"{type(model).__name__} is tried with images of {channels}×{side}×{side} on {device}",
+                f"test run of {type(model).__name__} with images of {channels}×{side}×{side} on {device}",
                 "current",
             )
         return pixels
     raise UserError(
-        f"{type(model).__name__} does not run.",
+        f"A test run of {type(model).__name__} failed.",
         expected=f"its forward to accept a square image of {_SIDES[0]} to {_SIDES[-1]} pixels",
         found=f"{type(first).__name__}: {first}",
-        remedy="check its config: try it with mmdet's tools/test.py",
+        remedy="check its config, for example with mmdet's tools/test.py",
     ) from first
 
 

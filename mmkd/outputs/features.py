@@ -35,7 +35,7 @@ def dense_head(detector: Any) -> Any:
         f"{type(detector).__name__} has no dense head.",
         expected="a detector with a bbox_head or an rpn_head, for losses on its outputs",
         found=", ".join(name for name, _ in detector.named_children()),
-        remedy="use losses on features alone (PKDLoss, CWDLoss, …)",
+        remedy="use feature losses (PKDLoss, CWDLoss, …)",
     )
 
 

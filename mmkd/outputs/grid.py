@@ -55,11 +55,11 @@ class Cells:
         every_NK = self.logits(range(len(self.levels)))
         if labels_N.shape != every_NK.shape[:1] or not torch.equal(logits_NK, every_NK):
             raise UserError(
-                f"{type(head).__name__} does not tell which class it assigned to each cell.",
+                f"Cannot determine the class that {type(head).__name__} assigned to each cell.",
                 expected=f"the logits of all {len(every_NK)} cells and as many class indices as the "
                 "arguments of its loss_cls, level by level",
                 found=f"{tuple(logits_NK.shape)} and {tuple(labels_N.shape)}",
-                remedy="use a head of mmdet, or losses on features alone (PKDLoss, …)",
+                remedy="use a head of mmdet, or feature losses (PKDLoss, …)",
             )
         sizes = [level[:, 0].numel() for level in self.levels]
         return labels_N.split(sizes)
@@ -95,7 +95,7 @@ class Grid(Place):
     def lacks(self, detector: Any) -> str | None:
         """As `Place.lacks`."""
         head = getattr(detector, "mask_head", None)
-        return None if isinstance(head, SOLOHead) else "it has no grid of cells as SOLO has"
+        return None if isinstance(head, SOLOHead) else "it has no grid of cells like SOLO"
 
     def parts(self, detector: Any) -> int:
         """The levels."""
@@ -159,10 +159,10 @@ def check_grids(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
     """Raise `UserError` unless two heads have the same cells."""
     if student != teacher:
         raise UserError(
-            "Teacher and student have different grids, so their cells cannot be compared one by one.",
+            "Teacher and student have different grids, so their cells do not correspond.",
             expected=f"num_grids={list(student)} (the student's)",
             found=f"num_grids={list(teacher)} (the teacher's)",
-            remedy="use a teacher with the student's grids, or losses on features alone (PKDLoss, …)",
+            remedy="use a teacher with the student's grids, or feature losses (PKDLoss, …)",
         )
 
 

@@ -36,7 +36,9 @@ class MaskFormerReader(QueryReader):
 
     def lacks(self, detector: Any) -> str | None:  # noqa: D102
         head = detector.panoptic_head
-        return None if isinstance(head, MaskFormerHead) else f"its {type(head).__name__} is no MaskFormerHead"
+        return (
+            None if isinstance(head, MaskFormerHead) else f"its {type(head).__name__} is not a MaskFormerHead"
+        )
 
     def parts(self, detector: Any) -> int:  # noqa: D102
         head = detector.panoptic_head
@@ -98,7 +100,7 @@ class QueryMasks(Queries):
         """As `Place.lacks`."""
         reader = query_reader(detector)
         if reader is None or reader.finds != "masks":
-            return "it has no queries for masks"
+            return "it has no mask queries"
         return reader.lacks(detector)
 
     def offers(self, detector: Any) -> frozenset[Need]:

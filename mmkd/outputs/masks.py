@@ -72,9 +72,9 @@ class Masks(Place):
             return "it has no mask head"
         for head in mask_heads(detector):
             if not isinstance(head, FCNMaskHead):
-                return f"its {type(head).__name__} gives no mask for each region"
+                return f"its {type(head).__name__} does not predict a mask per region"
             if head.class_agnostic and getattr(roi_head, "interleaved", False):
-                return "it samples regions for its masks anew, and does not tell of which classes they are"
+                return "it samples separate regions for its masks and does not expose their classes"
         return None
 
     def parts(self, detector: Any) -> int:

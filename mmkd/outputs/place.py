@@ -138,8 +138,8 @@ def check_classes(student: HeadSpec, teacher: HeadSpec, use: str) -> None:
             f"Teacher and student have different classes, {use}.",
             expected=f"{student.num_classes} classes (the student's)",
             found=f"{teacher.num_classes} classes (the teacher's)",
-            remedy="use a teacher that was trained on the student's classes, or whose checkpoint names "
-            "its own",
+            remedy="use a teacher trained on the student's classes, or one whose checkpoint lists its "
+            "classes",
         )
 
 
@@ -179,26 +179,26 @@ def find_place(name: str, detector: Any, path: str) -> tuple[Place, int | None]:
     served = [place for place in PLACES if PLACES[place].lacks(detector) is None]
     if kind not in PLACES:
         raise UserError(
-            f"{path} names no place.",
+            f"{path}: unknown place.",
             expected=f"place, one of: {', '.join([*DENSE, *PLACES])}",
             found=repr(name),
-            remedy="correct it, or leave it out",
+            remedy="correct or remove it",
         )
     place = PLACES[kind]
     why = place.lacks(detector)
     if why is not None:
         raise UserError(
-            f"{path}: the student predicts nothing at place={kind!r}: {why}.",
-            expected=f"one of its own: {', '.join(served) or 'dense'}",
+            f"{path}: the student has no predictions at place={kind!r}: {why}.",
+            expected=f"one of: {', '.join(served) or 'dense'}",
             found=type(detector).__name__,
-            remedy="name another place, or leave it out",
+            remedy="choose another place, or remove it",
         )
     if not part:
         return place, None
     count = place.parts(detector)
     if not part.isdigit() or int(part) >= count:
         raise UserError(
-            f"{path}: the student has no such part of place={kind!r}.",
+            f"{path}: the student has no such stage of place={kind!r}.",
             expected=f"{kind}, or {kind}.0 to {kind}.{count - 1}",
             found=repr(name),
             remedy="correct the number",
@@ -225,10 +225,10 @@ def split_places(losses: Any) -> tuple[Any, dict[str, str]]:
         if isinstance(cfg, Mapping) and cfg.get("place") is not None:
             if not isinstance(cfg["place"], str):
                 raise UserError(
-                    f"distill.{name}.place is no name.",
+                    f"distill.{name}: invalid place.",
                     expected=f"one of: {', '.join([*DENSE, *PLACES])}",
                     found=repr(cfg["place"]),
-                    remedy="correct it, or leave it out",
+                    remedy="correct or remove it",
                 )
             places[name] = cfg["place"]
         plain[name] = (

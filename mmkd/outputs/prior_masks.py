@@ -100,15 +100,15 @@ class PriorMasks(Place):
         assert isinstance(teacher, PriorSpec)
         if student.kind != teacher.kind:
             raise UserError(
-                "Teacher and student predict masks from priors of different kinds.",
+                "Teacher and student predict masks from different kinds of priors.",
                 expected=f"{student.kind} (the student's)",
                 found=f"{teacher.kind} (the teacher's)",
-                remedy="use a teacher of the student's kind, or losses on features alone (PKDLoss, …)",
+                remedy="use a teacher of the student's kind, or feature losses (PKDLoss, …)",
             )
         check_grids(student.grids, teacher.grids)
 
 
 def _reader(detector: Any) -> MaskReader:
     reader = mask_reader(detector)
-    assert reader is not None, "a place is asked only of detectors that do not lack it"
+    assert reader is not None, "only called for detectors that have this place"
     return reader

@@ -117,10 +117,10 @@ class Queries(Place):
         assert isinstance(teacher, QuerySpec)
         if student.finds != teacher.finds:
             raise UserError(
-                "Teacher and student find objects by different things, so their queries cannot be matched.",
+                "Teacher and student queries represent different things, so they cannot be matched.",
                 expected=f"{student.finds} (the student's)",
                 found=f"{teacher.finds} (the teacher's)",
-                remedy="use a teacher of the student's kind, or losses on features alone (PKDLoss, …)",
+                remedy="use a teacher of the student's kind, or feature losses (PKDLoss, …)",
             )
 
     def pair(
@@ -166,7 +166,7 @@ class Queries(Place):
 
 def _reader(detector: Any) -> QueryReader:
     reader = query_reader(detector)
-    assert reader is not None, "a place is asked only of detectors that do not lack it"
+    assert reader is not None, "only called for detectors that have this place"
     return reader
 
 

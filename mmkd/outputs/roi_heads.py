@@ -22,11 +22,11 @@ def no_roi_head(detector: Any) -> str | None:
         return "it has no RoI head"
     name = type(roi_head).__name__
     if isinstance(roi_head, SparseRoIHead):
-        return f"the regions of its {name} are queries that it learns, and not sampled"
+        return f"the regions of its {name} are learned queries, not sampled"
     if isinstance(roi_head, MultiInstanceRoIHead):
-        return f"its {name} finds several objects in each region"
+        return f"its {name} predicts several objects per region"
     if not isinstance(roi_head, (StandardRoIHead, CascadeRoIHead)):
-        return f"its {name} is none of StandardRoIHead and CascadeRoIHead"
+        return f"its {name} is neither a StandardRoIHead nor a CascadeRoIHead"
     if not roi_head.with_bbox:
         return f"its {name} has no box head"
     heads = per_stage(roi_head.bbox_head)
@@ -34,7 +34,7 @@ def no_roi_head(detector: Any) -> str | None:
         return "its box head does not classify"
     loss = heads[-1].loss_cls
     if getattr(loss, "custom_cls_channels", False) and _channels(heads[-1]) is None:
-        return f"{type(loss).__name__} gives its class channels a meaning of their own"
+        return f"{type(loss).__name__} uses its class channels in its own way"
     return None
 
 
@@ -51,7 +51,7 @@ def box_heads(detector: Any) -> list[Any]:
 def layout(head: Any) -> HeadSpec:
     """The layout of a box head's `scores`."""
     channels = _channels(head)
-    assert channels is not None, "`no_roi_head` says so before"
+    assert channels is not None, "`no_roi_head` rules this out"
     return HeadSpec(head.num_classes, channels, channels == head.num_classes, (), ())
 
 

@@ -257,10 +257,10 @@ def last_call(seen: Watched, head: Any, feats: Levels) -> _Call:
     labels_N, weight_N = given[-1][1:3] if given else (rois_N5.new_zeros(0).long(), None)
     if labels_N.shape != rois_N5.shape[:1] or labels_N.is_floating_point():
         raise UserError(
-            f"{type(head).__name__} does not tell which class it assigned to each region.",
+            f"Cannot determine the class that {type(head).__name__} assigned to each region.",
             expected=f"{len(rois_N5)} class indices as the second argument of its loss_cls",
             found=f"{labels_N.dtype} of shape {tuple(labels_N.shape)}",
-            remedy="use a box head of mmdet, or losses on features alone (PKDLoss, …)",
+            remedy="use a box head of mmdet, or feature losses (PKDLoss, …)",
         )
     if weight_N is None:
         weight_N = torch.ones_like(labels_N)

@@ -45,9 +45,9 @@ class SharedQueries(Place):
         """As `Place.lacks`."""
         reader = query_reader(detector)
         if not isinstance(reader, TransformerReader):
-            return "it is no detection transformer"
+            return "it is not a detection transformer"
         if isinstance(reader, DDQReader):
-            return "its decoder chooses among its queries by what it made of them before"
+            return "its decoder selects queries based on its own earlier output"
         return reader.lacks(detector)
 
     def parts(self, detector: Any) -> int:
@@ -94,8 +94,8 @@ class SharedQueries(Place):
                 "The student's decoder cannot read the teacher's queries.",
                 expected=_named(student.decoder) + " (the student's)",
                 found=_named(teacher.decoder) + " (the teacher's)",
-                remedy="use place='queries', which matches them, or a teacher of the student's family and "
-                "width",
+                remedy="use place='queries', which matches them, or a teacher with the student's "
+                "architecture and width",
             )
 
     def pair(
@@ -126,7 +126,7 @@ class _SharedReading(Reading):
 
 def _reader(detector: Any) -> TransformerReader:
     reader = query_reader(detector)
-    assert isinstance(reader, TransformerReader), "a place is asked only of detectors that do not lack it"
+    assert isinstance(reader, TransformerReader), "only called for detectors that have this place"
     return reader
 
 

@@ -26,7 +26,9 @@ class SparseReader(QueryReader):
     def lacks(self, detector: Any) -> str | None:  # noqa: D102
         head = detector.roi_head
         return (
-            None if isinstance(head, SparseRoIHead) else f"its head {type(head).__name__} is no SparseRoIHead"
+            None
+            if isinstance(head, SparseRoIHead)
+            else f"its head {type(head).__name__} is not a SparseRoIHead"
         )
 
     def parts(self, detector: Any) -> int:  # noqa: D102

@@ -81,9 +81,9 @@ class TransformerReader(QueryReader):
 
     def lacks(self, detector: Any) -> str | None:  # noqa: D102
         if hasattr(detector, "language_model"):
-            return "it compares its queries with a text and has no classes of its own"
+            return "it compares its queries with a text and has no fixed classes"
         head = detector.bbox_head
-        return None if isinstance(head, DETRHead) else f"its head {type(head).__name__} is no DETRHead"
+        return None if isinstance(head, DETRHead) else f"its head {type(head).__name__} is not a DETRHead"
 
     def parts(self, detector: Any) -> int:  # noqa: D102
         decoder = detector.decoder

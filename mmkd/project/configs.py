@@ -47,20 +47,20 @@ class Code(str):
 
 def compact_teacher() -> Part:
     """The narrow ATSS that the recipes of BCCD and the cards were measured with."""
-    return Part("a narrow ATSS-R18, from scratch", ("mmkd::_base_/models/atss_r18_narrow.py",), {})
+    return Part("a narrow ATSS-R18, trained from scratch", ("mmkd::_base_/models/atss_r18_narrow.py",), {})
 
 
 def compact_student() -> Part:
     """The same with half of the backbone's width."""
     model = {"backbone": {"base_channels": 16}, "neck": {"in_channels": [16, 32, 64, 128]}}
-    return Part("the teacher with a backbone of half the width", None, model)
+    return Part("the teacher's architecture with half the backbone width", None, model)
 
 
 def smaller_backbone(base: tuple[str, ...] | None, stock: Any) -> Part:
     """The stock ATSS with a ResNet-18."""
     backbone = {"depth": 18, "init_cfg": {"checkpoint": "torchvision://resnet18"}}
     model = {"backbone": backbone, "neck": {"in_channels": [64, 128, 256, 512]}}
-    return Part("ATSS-R18, its backbone from ImageNet", base, model, stock)
+    return Part("ATSS-R18 with an ImageNet backbone", base, model, stock)
 
 
 def teacher_text(part: Part, data: DataSet, fit: Fit, project: Path) -> str:
@@ -98,7 +98,7 @@ def kd_text(kind: str, recipe: Mapping[str, Any], fit: Fit, project: Path) -> st
     model |= {key: recipe[key] for key in ("inherit", "distill") if key in recipe}
     return "\n".join(
         [
-            "# The student, distilled: the losses that fit this pair. Same data, seed and schedule.",
+            "# The distilled student, with the losses that fit this pair. Same data, seed and schedule.",
             '_base_ = ["./student.py"]',
             "",
             f"model = {code(model)}",
@@ -111,7 +111,11 @@ def kd_text(kind: str, recipe: Mapping[str, Any], fit: Fit, project: Path) -> st
 def compare_text(project: Path, fit: Fit, data: DataSet) -> str:
     """``compare.yaml``: teacher, student and distilled student over three seeds."""
     checkpoint = f"work_dirs/teacher/epoch_{fit.teacher_epochs.value}.pth"
-    judged = "test" if "test" in data.splits else "val: there is no test split, so choose no recipe by it"
+    judged = (
+        "test"
+        if "test" in data.splits
+        else "val: there is no test split, so do not use it to choose a recipe"
+    )
     content = {
         "name": _plain_name(project),
         "dataset": data.root.resolve().name,
@@ -124,7 +128,9 @@ def compare_text(project: Path, fit: Fit, data: DataSet) -> str:
         "seeds": [0, 1, 2],
         "evaluate": "test",
     }
-    return f"# Teacher, student alone and distilled, three seeds each; judged on {judged}.\n" + _yaml(content)
+    return f"# Teacher, student alone and distilled, three seeds each; evaluated on {judged}.\n" + _yaml(
+        content
+    )
 
 
 def sweep_text(project: Path, recipe: Mapping[str, Any], rate: float) -> str:
@@ -147,7 +153,7 @@ def sweep_text(project: Path, recipe: Mapping[str, Any], rate: float) -> str:
         "parameters": {"optim_wrapper.optimizer.lr": around(rate / 4, rate * 4), **weights},
         "command": [*command, "--cfg-options", "randomness.seed=0", "${args_no_hyphens}"],
     }
-    about = "# Learning rate and weights of the losses, judged on the validation images; needs no account:\n"
+    about = "# Learning rate and loss weights, evaluated on the validation images; needs no account:\n"
     return f"{about}#   mmkd-sweep {shlex.quote(_path(project, 'sweep.yaml'))} --local --count 20\n" + _yaml(
         content
     )
@@ -156,7 +162,10 @@ def sweep_text(project: Path, recipe: Mapping[str, Any], rate: float) -> str:
 def readme_text(project: Path, fit: Fit) -> str:
     """``README.md``: the commands, in their order."""
     commands = "\n".join(f"    {command}" for command in commands_of(project, fit))
-    return f"# {project.resolve().name}\n\nCall these in {Path.cwd()}, where the paths begin:\n\n{commands}\n"
+    return (
+        f"# {project.resolve().name}\n\nRun these in {Path.cwd()}; all paths are relative to "
+        f"it:\n\n{commands}\n"
+    )
 
 
 def commands_of(project: Path, fit: Fit) -> list[str]:
@@ -188,8 +197,8 @@ def learning_rate(stock: Any, batch: int) -> Setting:
         at = (stock.get("auto_scale_lr") or {}).get("base_batch_size", 16)
     ratio = batch / at
     scaled = rate * (ratio**0.5 if "adam" in kind.lower() else ratio)
-    why = f"{rate:g} is for batches of {at}"
-    return Setting(float(f"{scaled:.2g}"), why if ratio != 1 else f"{kind}'s for batches of {at}")
+    why = f"{rate:g} is for batch size {at}"
+    return Setting(float(f"{scaled:.2g}"), why if ratio != 1 else f"{kind}'s for batch size {at}")
 
 
 def class_overrides(model: Any, count: int) -> dict[str, Any]:
@@ -197,7 +206,7 @@ def class_overrides(model: Any, count: int) -> dict[str, Any]:
     usual = next(_class_counts(model), None)
     if usual is None:
         raise UserError(
-            "This model's number of classes cannot be set.",
+            "Cannot set this model's number of classes.",
             expected="a detector whose head has num_classes",
             found=f"none in a {model.get('type')}",
             remedy="choose another --student or --teacher",

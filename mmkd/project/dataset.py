@@ -81,7 +81,7 @@ def read_dataset(data: str | Path, project: Path, own: Path, kind: str | None = 
     path = Path(data)
     if not path.exists():
         raise UserError(
-            "The data is not there.",
+            "Data not found.",
             expected="a folder with a COCO, YOLO or VOC data set",
             found=f"no {path} below {Path.cwd()}",
             remedy="correct --data",
@@ -93,10 +93,10 @@ def read_dataset(data: str | Path, project: Path, own: Path, kind: str | None = 
         remarks += _examined(converted, contents)
     if "train" not in contents:
         raise UserError(
-            "There are no training images.",
+            "No training images found.",
             expected="a split called train",
             found=", ".join(contents),
-            remedy="name one of them train, or correct the data set",
+            remedy="rename one of them to train, or correct the data set",
         )
     splits = dict(converted.splits)
     made_val = "val" not in splits
@@ -112,9 +112,9 @@ def read_dataset(data: str | Path, project: Path, own: Path, kind: str | None = 
     for name, split in splits.items():
         if not split.box_count:
             raise UserError(
-                f"There is no box in {name}.",
+                f"No boxes in {name}.",
                 expected="images with boxes",
-                found=f"{split.image_count} images, none with a box, in {split.annotations}",
+                found=f"{split.image_count} images without boxes in {split.annotations}",
                 remedy="correct the labels" if not made_val else "add images: there are too few to split",
             )
     sides, sizes = _sizes(contents["train"])
@@ -122,7 +122,7 @@ def read_dataset(data: str | Path, project: Path, own: Path, kind: str | None = 
     names = {one["id"]: str(one["name"]) for one in contents["train"]["categories"]}
     found = Counter(names[one["category_id"]] for one in contents["train"]["annotations"])
     boxes = {name: found[name] for name in converted.classes}
-    remarks += [f"no box of {name} in training" for name, count in boxes.items() if not count]
+    remarks += [f"no boxes of {name} in training" for name, count in boxes.items() if not count]
     return DataSet(
         kind,
         path if path.is_dir() else path.parent,
@@ -146,12 +146,12 @@ def _read(path: Path, own: Path, kind: str | None) -> tuple[str, Converted]:
     if kind == "voc" or (kind is None and _is_voc(path)):
         return "voc", voc.convert_voc(path, _out(path, own))
     raise UserError(
-        f"There is no data set in {path}.",
+        f"No data set found in {path}.",
         expected="COCO (annotations/*.json), YOLO (data.yaml and labels) or VOC (Annotations/*.xml)",
         found=f"no annotations of {'these kinds' if kind is None else kind} in "
         + (", ".join(sorted(one.name for one in path.iterdir())[:8]) if path.is_dir() else "a file")
         + (" (empty)" if path.is_dir() and not any(path.iterdir()) else ""),
-        remedy="correct --data: it is the folder with annotations and images in it",
+        remedy="correct --data: the folder that contains annotations and images",
     )
 
 
@@ -189,8 +189,8 @@ def _examined(found: Converted, contents: Mapping[str, Mapping[str, Any]]) -> li
     for finding in _findings(found, contents):
         if finding.level == "error":
             raise UserError(
-                f"The data set cannot be trained on: {finding.what}.",
-                expected="annotations and images that fit each other",
+                f"Cannot train on this data set: {finding.what}.",
+                expected="annotations and images that match",
                 found=finding.found,
                 remedy=finding.remedy,
             )

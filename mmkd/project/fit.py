@@ -85,7 +85,7 @@ def fit(data: DataSet, machine: Machine, pretrained: bool) -> Fit:
         size,
         min(4, max(1, machine.processors // 2)),
         teacher,
-        Setting(half, "half of the teacher's, alone and distilled alike"),
+        Setting(half, "half of the teacher's, both alone and distilled"),
     )
 
 
@@ -93,7 +93,7 @@ def side(median: int, smallest_part: float, device: str) -> Setting:
     """The longest side of images as the detectors see them: a multiple of 32, the largest stride but two."""
     usual, most = _SIDE[device]
     wanted: float = min(median, usual)
-    why = f"half of the images have a longest side of {median} px or more"
+    why = f"half of the images have a longest side of at least {median} px"
     if median > usual:
         why += f"; more than {usual} takes too long {'without a GPU' if device == 'cpu' else 'for most'}"
     needed = _SMALLEST_OBJECT / max(smallest_part, 1e-6)
@@ -102,7 +102,7 @@ def side(median: int, smallest_part: float, device: str) -> Setting:
         why = (
             f"so that most objects are {_SMALLEST_OBJECT} px or larger"
             if wanted >= needed
-            else "as large as is reasonable, because objects are small"
+            else "as large as practical, because objects are small"
         )
     return Setting(max(64, 32 * round(wanted / 32)), why)
 
@@ -115,24 +115,22 @@ def anchor_scale(small: float) -> Setting:
     """
     scale = next((scale for scale in (8, 4) if 8 * scale <= 2 * small), 2)
     if scale == 8:
-        return Setting(
-            8, f"as usual: they begin at 64 px, and a tenth of the objects are below {small:.0f} px"
-        )
-    why = f"they begin at {8 * scale} px, because a tenth of the objects are below {small:.0f} px (stock: 64)"
+        return Setting(8, f"default: they start at 64 px; a tenth of the objects are below {small:.0f} px")
+    why = f"they start at {8 * scale} px, because a tenth of the objects are below {small:.0f} px (stock: 64)"
     return Setting(scale, why)
 
 
 def batch(side: int, images: int, machine: Machine) -> Setting:
     """Images in a batch, a power of two; at least 20 steps in an epoch as far as 4 images allow."""
     size = _BATCH[machine.device]
-    why = "small images on a CPU" if machine.device == "cpu" else f"what is usual on {machine.name}"
+    why = "small images on a CPU" if machine.device == "cpu" else f"the usual size on {machine.name}"
     if machine.device == "cpu" and side > 400:
         size, why = 4, "larger images on a CPU"
     if machine.device == "cuda":
         fitting = machine.memory / (_GIB_PER_MEGAPIXEL * side * side / 1e6)
         if fitting < size:
             size = max(2, 2 ** int(math.log2(max(fitting, 2))))
-            why = f"what fits into {machine.memory:.0f} GiB at this size"
+            why = f"fits into {machine.memory:.0f} GiB at this size"
     if images < 20 * size and size > 4:
         size = max(4, 2 ** int(math.log2(max(images / 20, 4))))
         why = f"with {images} images, so that an epoch has about 20 steps"

@@ -56,7 +56,7 @@ class Project:
         for name, split in data.splits.items():
             yield f"  {name:<9} {split.image_count} images, {split.box_count} boxes   {split.annotations}"
         if data.made_val:
-            yield "            there was no val: every fifth image, by the hash of its name"
+            yield "            no val split found: every fifth image, chosen by the hash of its name"
         yield f"  classes   {', '.join(f'{name} {count}' for name, count in data.boxes.items())}"
         low, middle, high = (round(part * fit.side.value) for part in data.object_sizes)
         yield f"  images    longest side {data.longest_side} px (median)"
@@ -65,7 +65,7 @@ class Project:
         yield f"machine     {self.machine.name}"
         yield f"teacher     {self.teacher}"
         yield f"student     {self.student}"
-        yield f"distilled   by {', '.join(self.losses)}"
+        yield f"distilled   with {', '.join(self.losses)}"
         for name, setting in (
             ("size", fit.side),
             ("anchors", fit.anchor_scale),
@@ -110,7 +110,7 @@ def make_project(
             f"{folder} is not empty.",
             expected="a new folder for the project",
             found="a file" if not folder.is_dir() else ", ".join(sorted(os.listdir(folder))[:8]),
-            remedy="name another one; nothing was changed",
+            remedy="choose another one; nothing was changed",
         )
     machine = machine or this_machine()
     try:
@@ -118,10 +118,10 @@ def make_project(
         own = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be written.",
-            expected="a folder in which one can be made",
+            f"Cannot write to {folder}.",
+            expected="a writable parent folder",
             found=error.strerror or str(error),
-            remedy="name another place",
+            remedy="choose another place",
         ) from error
     try:
         made = _write(folder, own, read_dataset(data, folder, own, kind), student, teacher, machine)
@@ -186,7 +186,7 @@ def _named(name: str, folder: Path, role: str) -> Part:
     except Exception as error:
         near = similar_config(error)
         raise UserError(
-            f"The config of the {role} cannot be read.",
+            f"Cannot read the config of the {role}.",
             expected="a config file, or a name like mmdet::gfl/gfl_r50_fpn_1x_coco.py",
             found=f"{name} ({type(error).__name__}: {error})",
             remedy=f"did you mean {near}?" if near else f"correct --{role}",
@@ -201,7 +201,9 @@ def _named(name: str, folder: Path, role: str) -> Part:
     cfg.model = plain_detector(cfg.model)
     base = name if "::" in name else Path(os.path.relpath(name, folder)).as_posix()
     weights = _weights(name) if role == "teacher" else ""
-    about = f"{name.rpartition('::')[2]}, {'from COCO weights' if weights else 'as its config begins'}"
+    about = (
+        f"{name.rpartition('::')[2]}, {'from COCO weights' if weights else 'initialised as in its config'}"
+    )
     return Part(about, (base,), {}, cfg, weights)
 
 

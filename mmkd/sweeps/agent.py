@@ -40,8 +40,8 @@ def parameters() -> dict[str, Any]:
         return {key: entry["value"] for key, entry in content.items() if key != "wandb_version"}
     except (OSError, yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
         raise UserError(
-            "The parameters of this sweep's run cannot be read.",
-            expected="a YAML file of W&B's agent, named by WANDB_SWEEP_PARAM_PATH",
+            "Cannot read the parameters of this sweep run.",
+            expected="a YAML file of the W&B agent at WANDB_SWEEP_PARAM_PATH",
             found=f"{file} ({type(error).__name__}: {error})",
-            remedy="start the run through `wandb agent`, or unset WANDB_SWEEP_PARAM_PATH",
+            remedy="start the run with `wandb agent`, or unset WANDB_SWEEP_PARAM_PATH",
         ) from error

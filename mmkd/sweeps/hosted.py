@@ -50,10 +50,10 @@ class HostedSweep:
             return str(wandb.sweep(content, project=self.project, entity=self.entity))
         except Exception as error:
             raise UserError(
-                "Cannot create the sweep at W&B.",
+                "Cannot create the W&B sweep.",
                 expected="a W&B server, a key (`wandb login` or WANDB_API_KEY) and a valid sweep file",
                 found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
-                remedy="correct that, or search here without an account: --local",
+                remedy="correct that, or run the sweep locally without an account: --local",
             ) from error
 
     def run(self, sweep_id: str, count: int) -> None:

@@ -41,7 +41,7 @@ class Hyperband:
         eta = config.get("eta", 3)
         if config.get("type") != "hyperband" or eta <= 1 or not ({"min_iter", "max_iter"} & set(config)):
             raise UserError(
-                "`early_terminate` is not understood.",
+                "Invalid `early_terminate`.",
                 expected="{type: hyperband, min_iter: 8, eta: 2} or {type: hyperband, max_iter: 27, s: 2}",
                 found=str(dict(config)),
                 remedy="correct or remove it",

@@ -88,10 +88,10 @@ class LocalSweep:
         crashed = _crashes_in_a_row(study)
         if crashed >= CRASHES_IN_A_ROW:
             raise UserError(
-                f"{crashed} trials in a row crashed; the sweep has stopped.",
+                f"Sweep stopped: {crashed} trials in a row crashed.",
                 expected="trials that train",
                 found=str(study.trials[-1].user_attrs.get("error")),
-                remedy=f"look into {self.work_dir}/trial_{study.trials[-1].number}.log, then --resume",
+                remedy=f"see {self.work_dir}/trial_{study.trials[-1].number}.log, then use --resume",
             )
         return study
 
@@ -99,10 +99,10 @@ class LocalSweep:
         journal = self.work_dir / "study.log"
         if journal.exists() and not resume:
             raise UserError(
-                "There is a sweep in this folder already.",
+                "The folder already contains a sweep.",
                 expected="an empty --work-dir, or --resume",
                 found=str(journal),
-                remedy="add --resume to go on with it, or name another folder",
+                remedy="add --resume to continue it, or choose another folder",
             )
         self.work_dir.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -237,8 +237,8 @@ def suggest(trial: Trial, key: str, description: Mapping[str, Any]) -> Any:
     step = description.get("q") if kind.startswith("q_") else None
     if kind not in ("", "uniform", "q_uniform", "log_uniform_values"):
         raise UserError(
-            f"{key}: the local controller knows the distributions uniform, q_uniform, int_uniform, "
-            f"log_uniform_values and lists of values, found {kind}"
+            f"{key}: the local controller supports the distributions uniform, q_uniform, "
+            f"int_uniform, log_uniform_values and lists of values, found {kind}"
         )
     return trial.suggest_float(key, low, high, log=kind == "log_uniform_values", step=step)
 

@@ -73,10 +73,10 @@ def check_overrides(cfg: Config, options: Mapping[str, Any], strict: bool) -> No
         if isinstance(value, dict) and isinstance(found, Mapping) and not missing and found:
             inner = next(iter(value), "…")
             raise UserError(
-                f"{key} would be replaced as a whole, with all that it holds.",
+                f"This would replace all of {key}.",
                 expected=f"dotted keys, like {key}.{inner}=…",
                 found=f"{key}={value}",
-                remedy="in a sweep file, write flat dotted `parameters` instead of nested ones",
+                remedy="in a sweep file, use flat dotted `parameters` instead of nested ones",
             )
         is_argument = key.endswith(f".{missing}") and missing in _arguments(found)
         optional = key.startswith(_OPTIONAL) or _OF_LOSSES.fullmatch(key)

@@ -105,8 +105,8 @@ def read_sweep(path: str | Path) -> SweepFile:
         content = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise UserError(
-            "The sweep file cannot be read.",
-            expected="a YAML file as `wandb sweep` takes it",
+            "Cannot read sweep file.",
+            expected="a YAML file in the format of `wandb sweep`",
             found=f"{path} ({type(error).__name__}: {error})",
             remedy="correct the path or the file",
         ) from error
@@ -125,7 +125,9 @@ def read_sweep(path: str | Path) -> SweepFile:
     _check_parameters(path, content["parameters"])
     for word in map(str, content["command"]):
         if re.fullmatch(r"\$\{[^:}]*\}", word) and word not in _macros("", {}):
-            raise UserError(f"{path}: `command` has {word}; known are {', '.join(_macros('', {}))}")
+            raise UserError(
+                f"{path}: `command` has unknown macro {word}; valid: {', '.join(_macros('', {}))}"
+            )
     return SweepFile(
         path=path,
         program=content["program"],
@@ -144,7 +146,7 @@ def _check_parameters(path: Path, parameters: Any) -> None:
     for key, description in parameters.items():
         if not isinstance(description, dict) or "parameters" in description:
             raise UserError(
-                f"{path}: parameter {key} is nested; it would replace the whole of {key} in the config.",
+                f"{path}: parameter {key} is nested; it would replace all of {key} in the config.",
                 expected="flat dotted keys, like optim_wrapper.optimizer.lr: {min: 1.0e-4, max: 1.0e-2}",
                 found=f"{key}: {description}",
                 remedy="write each inner parameter with its full dotted key",

@@ -69,7 +69,7 @@ def choose_dtype(
     if windows and precision != "fp32":
         if precision != "auto":
             raise UserError(
-                "The teacher cannot compute in half precision: it has shifted windows.",
+                "The teacher does not support half precision: it uses shifted windows.",
                 expected="teacher.precision='auto' or 'fp32'",
                 found=repr(precision),
                 remedy="choose another",
@@ -78,26 +78,26 @@ def choose_dtype(
     if deformable and device.type == "cpu" and precision in ("auto", "bf16"):
         if precision == "bf16":
             raise UserError(
-                "The teacher cannot compute in bfloat16 on a CPU: it has deformable convolutions.",
-                expected="teacher.precision='auto' or 'fp32' there",
+                "The teacher does not support bfloat16 on CPU: it uses deformable convolutions.",
+                expected="teacher.precision='auto' or 'fp32' on CPU",
                 found="'bf16'",
                 remedy="choose another, or train on a GPU",
             )
-        return torch.float32, "mmcv's deformable convolutions have no bfloat16 on a CPU"
+        return torch.float32, "mmcv's deformable convolutions do not support bfloat16 on CPU"
     if precision != "auto":
         if precision == "fp16" and device.type == "cpu":
             raise UserError(
-                "The teacher cannot compute in float16 on a CPU.",
-                expected="teacher.precision='auto', 'fp32' or 'bf16' there",
+                "The teacher does not support float16 on CPU.",
+                expected="teacher.precision='auto', 'fp32' or 'bf16' on CPU",
                 found="'fp16'",
                 remedy="choose another, or train on a GPU",
             )
-        return _DTYPES[precision], "as the config says"
+        return _DTYPES[precision], "set in the config"
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         if major >= 8:
             return torch.bfloat16, f"CUDA capability {major}.{minor}"
-        return torch.float16, f"CUDA capability {major}.{minor} has no bfloat16"
+        return torch.float16, f"CUDA capability {major}.{minor} does not support bfloat16"
     if device.type == "cpu":
         for feature, name in (
             ("_is_amx_tile_supported", "AMX"),
@@ -106,7 +106,7 @@ def choose_dtype(
             if getattr(torch.cpu, feature, lambda: False)():  # torch below 2.4 does not tell
                 return torch.bfloat16, f"a CPU with {name}"
         return torch.float32, "a CPU without AMX and AVX512-BF16"
-    return torch.float32, f"nothing is known of {device.type}"
+    return torch.float32, f"unknown device {device.type}"
 
 
 def has_shifted_windows(model: nn.Module) -> bool:
@@ -131,10 +131,10 @@ def compiled(forward: Callable[..., _Result]) -> Callable[..., _Result]:
         except Exception as error:
             forward(*args)  # what is wrong with it anyway is said first
             raise UserError(
-                "The teacher cannot be compiled.",
-                expected="torch.compile to work for this model on this machine",
+                "Cannot compile the teacher.",
+                expected="torch.compile to support this model on this machine",
                 found=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
-                remedy="install what it asks for (a C++ compiler, on CPUs), or leave out teacher.compile",
+                remedy="install what it needs (on CPU, a C++ compiler), or remove teacher.compile",
             ) from error
 
     return run

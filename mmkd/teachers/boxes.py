@@ -76,8 +76,9 @@ class PredictionsTeacher(BoxesTeacher):
         self.known: Predictions = read_predictions(predictions, classes)
         super().__init__(self.known.classes)
         print_log(
-            f"teacher: {len(self.known.boxes_N4)} boxes of {len(self.known)} images in {self.path}, "
-            f"{'with' if self.known.class_scores_NK is not None else 'without'} a score for each class",
+            f"teacher: {len(self.known.boxes_N4)} boxes of {len(self.known)} images in "
+            f"{self.path}, {'with' if self.known.class_scores_NK is not None else 'without'} "
+            "per-class scores",
             "current",
         )
 
@@ -100,13 +101,13 @@ class PredictionsTeacher(BoxesTeacher):
             return
         some = next((name for name in self.known.names if name is not None), f"id {self.known.ids[:1]}")
         raise UserError(
-            "The teacher's predictions are not of "
+            "The teacher's predictions do not cover "
             + ("these images." if len(lacking) == len(found) else "all training images."),
             expected=f"predictions for {len(found)} images, like {found[0][0]}",
-            found=f"{len(found) - len(lacking)} of them among {len(self.known)} in {self.path}, like {some}; "
-            f"without {lacking[0]}",
-            remedy="predict the training images by `mmkd-predict`; an image without objects is listed, "
-            "with no box",
+            found=f"{len(found) - len(lacking)} of them in {self.path}, which has {len(self.known)} "
+            f"images like {some}; missing {lacking[0]}",
+            remedy="predict the training images with `mmkd-predict`; images without objects must be "
+            "listed too",
         )
 
     def detect(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> list[Any]:
@@ -118,10 +119,11 @@ class PredictionsTeacher(BoxesTeacher):
         path = str(meta.get("img_path"))
         if "view" not in meta:
             raise UserError(
-                "The teacher's boxes cannot follow the augmentation: samples do not tell their view.",
-                expected="the hook that has the pipeline tell it",
+                "The teacher's boxes cannot follow the augmentation: samples do not record it.",
+                expected="the hook that makes the pipeline record it",
                 found="none",
-                remedy="add custom_hooks=[dict(type='TeacherViewsHook')], or train by mmkd's tools/train.py",
+                remedy="add custom_hooks=[dict(type='TeacherViewsHook')], or train with mmkd's "
+                "tools/train.py",
             )
         index = self.known.find(path, meta.get("img_id"))
         if index is None:
@@ -147,12 +149,13 @@ class PredictionsTeacher(BoxesTeacher):
         outside = beyond(boxes_M4, np.array([size], dtype=np.float64).repeat(len(boxes_M4), 0))
         if (said is not None and said != size) or outside.any():
             raise UserError(
-                "The teacher's predictions are of an image of another size.",
-                expected=f"boxes in the {size[0]}×{size[1]} px of {path}",
+                "The teacher's predictions are for an image of a different size.",
+                expected=f"boxes within {size[0]}×{size[1]} px of {path}",
                 found=f"an image of {said[0]}×{said[1]} px"
                 if said is not None and said != size
-                else f"a box that reaches to {boxes_M4[outside][0].tolist()}",
-                remedy="predict the same files that the student trains on, in pixels of the file",
+                else f"a box at {boxes_M4[outside][0].tolist()}",
+                remedy="predict the same image files that the student trains on, with boxes in pixels of "
+                "the file",
             )
 
 
@@ -189,7 +192,7 @@ class CallableTeacher(BoxesTeacher):
         self.options = None if options is None else dict(options)
         self.function = found if options is None else found(**options)
         self._preprocessor = student.data_preprocessor
-        print_log(f"teacher: {self.name}, asked in each step", "current")
+        print_log(f"teacher: {self.name}, called in every step", "current")
 
     @property
     def identity(self) -> list[Any] | None:
@@ -222,10 +225,10 @@ class CallableTeacher(BoxesTeacher):
                 f"The teacher {self.name} failed.",
                 expected="a dict with boxes, scores and labels for each image",
                 found=f"{type(error).__name__}: {error}",
-                remedy="correct the function; `mmkd-doctor` asks it about a batch without training",
+                remedy="correct the function; `mmkd-doctor` tests it on a batch without training",
             ) from error
         if len(said) != len(images):
-            raise self._wrong(f"{len(images)} answers, one for each image", f"{len(said)}")
+            raise self._wrong(f"{len(images)} predictions, one per image", f"{len(said)}")
         return [
             within(self._checked(one, inputs_BCHW.device), sample.img_shape)
             for one, sample in zip(said, data_samples)
@@ -244,7 +247,7 @@ class CallableTeacher(BoxesTeacher):
                 "as many boxes as scores and labels", f"{len(boxes_M4)}, {len(scores_M)}, {len(labels_M)}"
             )
         if not ((scores_M >= 0) & (scores_M <= 1)).all() or not boxes_M4.isfinite().all():
-            raise self._wrong("finite boxes, and scores from 0 to 1", "others, or NaN")
+            raise self._wrong("finite boxes, and scores from 0 to 1", "other values or NaN")
         if not ((labels_M >= 0) & (labels_M < self.spec.num_classes)).all():
             raise self._wrong(
                 f"labels from 0 to {self.spec.num_classes - 1}", str(labels_M.unique().tolist())
@@ -261,7 +264,7 @@ class CallableTeacher(BoxesTeacher):
 
     def _wrong(self, expected: str, found: str) -> UserError:
         return UserError(
-            f"The teacher {self.name} gives something else than it should.",
+            f"Invalid output of the teacher {self.name}.",
             expected=expected,
             found=found,
             remedy="correct the function",
@@ -277,10 +280,10 @@ def _imported(path: str) -> Callable[..., Any]:
         found, why = None, f" ({error})"
     if not callable(found):
         raise UserError(
-            "The teacher's function is not there.",
+            "Cannot import the teacher's function.",
             expected="function='my_project.teacher:predict', a module and a function in it",
             found=f"{path!r}{why}",
-            remedy="correct the name, or put the folder of the module on PYTHONPATH",
+            remedy="correct the name, or add the module's folder to PYTHONPATH",
         )
     return found
 

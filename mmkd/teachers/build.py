@@ -47,20 +47,20 @@ def split_teachers(teacher: Any, distill: Any) -> tuple[Any, dict[str, str]]:
         named = cfg.get("teacher")
         if not isinstance(named, str) or named not in teacher:
             raise UserError(
-                f"distill.{loss} does not say which of the teachers it learns from.",
-                expected=f"teacher, one of: {names}",
+                f"distill.{loss} does not name its teacher.",
+                expected=f"teacher set to one of: {names}",
                 found="none" if named is None else repr(named),
-                remedy=f"give it one, as in {loss}=dict(type=…, teacher='{next(iter(teacher))}')",
+                remedy=f"name one, as in {loss}=dict(type=…, teacher='{next(iter(teacher))}')",
             )
         losses[loss] = {key: value for key, value in cfg.items() if key != "teacher"}
         asks[loss] = named
     idle = [name for name in teacher if asks and name not in asks.values()]
     if idle:
         raise UserError(
-            f"No loss learns from teacher.{idle[0]}.",
-            expected="each teacher named by a loss",
-            found=", ".join(f"distill.{loss} asks {name}" for loss, name in asks.items()),
-            remedy=f"leave it out, or give a loss teacher='{idle[0]}'",
+            f"No loss uses teacher.{idle[0]}.",
+            expected="every teacher used by a loss",
+            found=", ".join(f"distill.{loss} uses {name}" for loss, name in asks.items()),
+            remedy=f"remove it, or set teacher='{idle[0]}' in a loss",
         )
     return losses, asks
 
@@ -139,10 +139,10 @@ def _build_registered(
     lacking = offered["needs"] - kind.gives
     if lacking:
         raise UserError(
-            f"The teacher {kind.__name__} does not give what the losses read.",
+            f"The teacher {kind.__name__} does not provide what the losses need.",
             expected=f"losses on {', '.join(sorted(kind.gives))}",
-            found=f"a loss that reads {', '.join(sorted(lacking))}",
-            remedy="choose other losses, or another teacher for these: teacher=dict(a=…, b=…), "
+            found=f"a loss that needs {', '.join(sorted(lacking))}",
+            remedy="choose other losses, or give these another teacher: teacher=dict(a=…, b=…), "
             "distill=dict(cls=dict(…, teacher='a'))",
         )
     teacher = kind(**options, **given)
@@ -154,7 +154,7 @@ def _build_registered(
 def _check_one_average(teacher: Any) -> None:
     count = sum(isinstance(single, EMATeacher) for single in single_teachers(teacher))
     if count > 1:
-        raise UserError(f"there can be one EMA teacher, found {count}")
+        raise UserError(f"expected at most one EMA teacher, found {count}")
 
 
 def _within(place: str, entry: Any, needs: frozenset[Need], student: Any) -> Teacher:

@@ -46,7 +46,7 @@ def build_detector(
             "The teacher's detector is not registered.",
             expected="the name of a registered detector",
             found=type_of(model_cfg),
-            remedy="correct the name, or list the module that registers it under custom_imports",
+            remedy="correct the name, or add the module that registers it to custom_imports",
         )
     if head == "bbox_head":
         check_head_type(model_cfg, "teacher")
@@ -60,8 +60,9 @@ def build_detector(
             "The teacher has no dense head like the student's.",
             expected=f"a detector with backbone, neck and a dense {head}",
             found=type(model).__name__,
-            remedy="choose a teacher of the student's kind (ATSS, RetinaNet, GFL, FCOS, … for a single-stage "
-            "one), or losses on features alone (PKDLoss, CWDLoss, …), which fit any detector with a neck",
+            remedy="choose a teacher of the student's kind (ATSS, RetinaNet, GFL, FCOS, … for a "
+            "single-stage one), or feature losses (PKDLoss, CWDLoss, …), which work with any "
+            "detector with a neck",
         )
     meta = {} if checkpoint is None else load_strictly(model, checkpoint)
     model.requires_grad_(False)

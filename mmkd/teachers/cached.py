@@ -87,34 +87,34 @@ class CachedTeacher(TeacherAround):
             raise UserError(f"teacher.cache.dtype must be one of {', '.join(_DTYPES)}, found {dtype!r}")
         if self.top is not None and inner.needs - {"feats"} and "cls_logits" not in inner.needs:
             raise UserError(
-                "teacher.cache.top keeps priors by their class scores, which no loss reads.",
+                "teacher.cache.top selects priors by class score, but no loss reads class scores.",
                 expected="a loss on class logits, or top=None",
                 found=f"losses that read {', '.join(sorted(inner.needs))}",
-                remedy="leave out teacher.cache.top",
+                remedy="remove teacher.cache.top",
             )
         if needs & {"towers", "places"}:
             raise UserError(
-                "The teacher's answers cannot be cached: a loss compares the inside of the heads (CrossKD).",
-                expected="losses on features or outputs, with a cache",
-                found="a loss that needs the towers of the teacher's head, or its later heads",
-                remedy="leave out teacher.cache, or that loss",
+                "Cannot cache the teacher: a loss needs its head's intermediate layers (CrossKD).",
+                expected="losses on features or outputs when caching",
+                found="a loss that needs the teacher's head towers or cascade heads",
+                remedy="remove teacher.cache or that loss",
             )
         if getattr(student.data_preprocessor, "batch_augments", None):
             raise UserError(
-                "The teacher's answers cannot be cached: the data preprocessor changes whole batches.",
+                "Cannot cache the teacher: the data preprocessor augments whole batches.",
                 expected="model.data_preprocessor without batch_augments",
                 found="batch_augments",
-                remedy="take them out, or leave out teacher.cache",
+                remedy="remove them, or remove teacher.cache",
             )
         self._options, self._student = options, student
         self.dtype = _DTYPES[dtype]
         self.divisor = int(getattr(student.data_preprocessor, "pad_size_divisor", 1))
         if inner.identity is None:
             raise UserError(
-                "The teacher's answers cannot be cached: it does not say what they depend on.",
+                "Cannot cache the teacher: it has no `identity`.",
                 expected="a teacher with an `identity`",
                 found=str(inner.facts["detector"]),
-                remedy="leave out teacher.cache, or give the class an `identity`",
+                remedy="remove teacher.cache, or give the class an `identity`",
             )
         self.identity = [_FORMAT, *inner.identity, self.divisor, self.top, dtype]
         self.read = self.computed = 0
@@ -206,7 +206,7 @@ class CachedTeacher(TeacherAround):
 
     def summary(self) -> str:
         """What was read and computed so far, in one line."""
-        text = f"teacher cache: {self.read} of {self.asked} answers read, {self.computed} computed"
+        text = f"teacher cache: {self.read} of {self.asked} outputs read, {self.computed} computed"
         if self._store is None:
             return text
         written, size = self._store.entries_written, self._store.bytes_written
@@ -221,10 +221,11 @@ class CachedTeacher(TeacherAround):
             return self._store
         if self._recipe is None:
             raise UserError(
-                "The teacher's cache does not know by what pipeline the images are made.",
-                expected="the hook that tells it",
+                "The teacher cache does not know the training pipeline.",
+                expected="the hook that sets it",
                 found="none",
-                remedy="add custom_hooks=[dict(type='TeacherCacheHook')], or train by mmkd's tools/train.py",
+                remedy="add custom_hooks=[dict(type='TeacherCacheHook')], or train with mmkd's "
+                "tools/train.py",
             )
         identity = [
             *self.identity,
@@ -237,17 +238,17 @@ class CachedTeacher(TeacherAround):
         self._store = EntryStore(self.root, name, int(self.max_gb * 1e9))
         facts = {**self.facts, "pipeline": self._recipe, "needs": sorted(self.needs)}
         self._store.describe(json.dumps(facts, indent=2, default=str))
-        print_log(f"the teacher's answers are kept in {self._store.folder}", "current")
+        print_log(f"the teacher's outputs are cached in {self._store.folder}", "current")
         return self._store
 
     def _key(self, sample: Any) -> str:
         meta = sample.metainfo
         if not meta.get("img_path"):
             raise UserError(
-                "The teacher's cache cannot tell which image a sample is of.",
+                "The teacher cache cannot identify the image of a sample.",
                 expected="img_path in the sample's metadata",
                 found=", ".join(sorted(meta)) or "no metadata",
-                remedy="have PackDetInputs keep it (meta_keys)",
+                remedy="add it to meta_keys of PackDetInputs",
             )
         path = str(meta["img_path"])
         state = None

@@ -90,10 +90,10 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
     broken = [key for key, value in weights.items() if _is_float(value) and value.isnan().any()]
     if broken:
         raise UserError(
-            f"Weights of {filename} are not a number.",
+            f"The checkpoint {filename} contains NaN weights.",
             expected="numbers",
             found=f"NaN in {_listed('tensors', broken)}",
-            remedy="take an earlier checkpoint: the training diverged, or the file is damaged",
+            remedy="use an earlier checkpoint: the training diverged, or the file is corrupt",
         )
     return checkpoint
 
@@ -108,8 +108,8 @@ def own_keys(weights: Mapping[str, Any], filename: str) -> dict[str, Tensor]:
         inner = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
         if inner:
             left_out = len(weights) - len(inner)
-            rest = f", {left_out} other keys left out" if left_out else ""
-            print_log(f"{filename}: took the keys below '{prefix}'{rest}", logger="current")
+            rest = f", ignored {left_out} other keys" if left_out else ""
+            print_log(f"{filename}: loaded the keys below '{prefix}'{rest}", logger="current")
             return own_keys(inner, filename)
     return dict(weights)
 
@@ -131,10 +131,10 @@ def _check_kinds(model: nn.Module, weights: Mapping[str, Any], filename: str) ->
     ]
     if other:
         raise UserError(
-            f"The checkpoint {filename} holds weights of another kind than {type(model).__name__}'s.",
-            expected="floating-point numbers where the model has them, whole ones where it has those",
+            f"The dtypes in checkpoint {filename} do not match {type(model).__name__}.",
+            expected="floating-point and integer tensors as in the model",
             found=_listed("differ", other),
-            remedy="convert them, or take the file as it was published",
+            remedy="convert them, or use the original published file",
         )
 
 
@@ -152,13 +152,11 @@ def _likely_cause(
 ) -> str:
     if not set(weights) & set(model.state_dict()):
         return (
-            "none of its keys is the model's: it is of another code base or wrapped; "
-            "`mmkd-convert` knows those for distillation"
+            "none of its keys match the model: it comes from another code base or is wrapped; "
+            "`mmkd-convert` handles those for distillation"
         )
     if misshapen and not missing and not unexpected and all("cls" in key for key in misshapen):
-        return (
-            "only the classifier differs: set bbox_head.num_classes to what the checkpoint was trained with"
-        )
+        return "only the classifier differs: set bbox_head.num_classes to the checkpoint's number of classes"
     if any(key.startswith("backbone.") for key in [*missing, *unexpected, *misshapen]):
-        return "the backbone differs (depth, width or type): name the config that it was trained with"
-    return "config and checkpoint are of different models: name the config that it was trained with"
+        return "the backbone differs (depth, width or type): use the config that it was trained with"
+    return "config and checkpoint belong to different models: use the config that it was trained with"

@@ -63,10 +63,10 @@ def registered_class(teacher: Any) -> type[Teacher] | None:
         return None
     if not issubclass(found, Teacher):
         raise UserError(
-            f"{found.__name__} is registered as a teacher and is none.",
+            f"{found.__name__} is registered as a teacher but is not one.",
             expected="a subclass of mmkd.teachers.Teacher",
             found=", ".join(kind.__name__ for kind in found.__mro__),
-            remedy="make it a subclass, with `spec` and `answer`",
+            remedy="make it a subclass with `spec` and `answer`",
         )
     kind: type[Teacher] = found
     return kind
@@ -98,7 +98,7 @@ def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict
         if isinstance(teacher, (list, tuple)):
             found = f"a list of {len(teacher)}"
         raise UserError(
-            "`teacher` does not name a config.",
+            "`teacher` has no config.",
             expected="teacher=dict(config=…, checkpoint=…)",
             found=found,
             remedy="give the teacher's config file and checkpoint",
@@ -106,10 +106,10 @@ def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict
     kind = registered_class(teacher)
     if kind is not None:
         raise UserError(
-            f"The teacher {kind.__name__} is no detector of MMDetection.",
+            f"The teacher {kind.__name__} is not an MMDetection detector.",
             expected="teacher=dict(config=…, checkpoint=…)",
             found=f"teacher=dict(type='{kind.__name__}', …)",
-            remedy="leave it to training: this reads the weights of a detector",
+            remedy="use it in training only: this function loads detector weights",
         )
     if "type" in teacher:
         teacher = {"config": {"model": dict(teacher)}}
@@ -118,10 +118,10 @@ def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict
     from_init = _pop_pretrained(model)
     if "checkpoint" not in teacher and from_init is None:
         raise UserError(
-            "The teacher has no checkpoint, so it would teach noise.",
+            "The teacher has no checkpoint: its weights would be random.",
             expected="teacher=dict(config=…, checkpoint=<path or URL>)",
             found="no `checkpoint`",
-            remedy="name the trained weights, or write checkpoint=None if random weights are what you want",
+            remedy="set the trained weights, or checkpoint=None if you want random weights",
         )
     # LD and LAD of mmdet, whose own teacher is not asked.
     model = _without_teacher(plain_detector(model), KnowledgeDistillationSingleStageDetector)
@@ -169,19 +169,19 @@ def _read_model(config: Any) -> ConfigDict:
         except Exception as error:
             near = similar_config(error)
             raise UserError(
-                "The teacher's config cannot be read.",
+                "Cannot read the teacher's config.",
                 expected="a config file, or a name like 'mmdet::atss/atss_r101_fpn_1x_coco.py'",
                 found=f"{config} ({type(error).__name__}: {error})",
                 remedy=f"did you mean {near}?"
                 if near
-                else "correct the path; relative paths start at the working directory",
+                else "correct the path; it is relative to the working directory",
             ) from error
     if not isinstance(config, Mapping | Config):
         raise UserError(
-            "teacher.config is no config.",
+            "teacher.config is not a config.",
             expected="a path, a name like 'mmdet::atss/atss_r101_fpn_1x_coco.py', or a dict",
             found=repr(config),
-            remedy="name the config that the teacher was trained with",
+            remedy="use the config that the teacher was trained with",
         )
     model = config.get("model", config)
     if not isinstance(model, Mapping) or "type" not in model:
@@ -189,7 +189,7 @@ def _read_model(config: Any) -> ConfigDict:
             "The teacher's config has no model.",
             expected="a config with `model=dict(type=…)`",
             found=f"keys {', '.join(map(str, config))}",
-            remedy="name the config that the teacher was trained with",
+            remedy="use the config that the teacher was trained with",
         )
     model = copy.deepcopy(ConfigDict(model))  # which detectors change as they are built
     if config.get("data_preprocessor") is not None:  # where the Runner would put it

@@ -46,10 +46,10 @@ class EMATeacher(FrozenTeacher):
     def __init__(self, teacher: Mapping[str, Any], needs: frozenset[Need], student: Any) -> None:
         if teacher.get("cache") is not None:
             raise UserError(
-                "The answers of an EMA teacher cannot be cached: they change with each step.",
+                "Cannot cache an EMA teacher: its outputs change in every step.",
                 expected="teacher=dict(ema=dict(momentum=…))",
                 found="cache",
-                remedy="leave out teacher.cache",
+                remedy="remove teacher.cache",
             )
         check_options("teacher", teacher, ["ema"])
         options = {} if teacher["ema"] is None else teacher["ema"]
@@ -82,8 +82,8 @@ class EMATeacher(FrozenTeacher):
             "momentum": self.momentum,
         }
         print_log(
-            f"teacher: the moving average of the student's weights with momentum {self.momentum}, "
-            f"{parameters / 1e6:.2f} M parameters",
+            f"teacher: moving average of the student's weights with momentum {self.momentum}, "
+            f"{parameters / 1000000.0:.2f} M parameters",
             "current",
         )
 
@@ -116,10 +116,10 @@ class EMATeacher(FrozenTeacher):
     def _make_ready(self, device: torch.device) -> None:
         if not self._begun:
             raise UserError(
-                "The EMA teacher is asked, and nothing moves its weights.",
-                expected="the hook that does",
+                "The EMA teacher is used, but nothing updates its weights.",
+                expected="the hook that updates them",
                 found="none",
-                remedy="add custom_hooks=[dict(type='EMATeacherHook')], or train by mmkd's tools/train.py",
+                remedy="add custom_hooks=[dict(type='EMATeacherHook')], or train with mmkd's tools/train.py",
             )
         super()._make_ready(device)
 

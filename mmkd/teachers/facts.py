@@ -32,9 +32,9 @@ def describe(model: Any, found: Mapping[str, Any]) -> dict[str, Any]:
     if names is not None and len(names) > _SHOWN:
         classes += f", … {len(names) - _SHOWN} more"
     print_log(
-        f"teacher: {facts['detector']}, {facts['parameters_computed'] / 1e6:.2f} M parameters computed, "
-        f"checkpoint {facts['checkpoint']}, {classes}, "
-        f"left out: {', '.join(facts['left_out']) or 'nothing'}"
+        f"teacher: {facts['detector']}, {facts['parameters_computed'] / 1000000.0:.2f} M "
+        f"parameters used, checkpoint {facts['checkpoint']}, {classes}, skipped: "
+        f"{', '.join(facts['left_out']) or 'nothing'}"
         + (", pixels re-normalised" if facts["pixels_renormalized"] else ""),
         logger="current",
     )

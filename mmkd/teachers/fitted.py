@@ -59,13 +59,11 @@ class FittedTeacher(TeacherAround):
     ) -> None:
         if self._features_alone and len(levels) > own:
             raise UserError(
-                f"teacher.levels must name at most {own} levels, as the student has no more, "
+                f"teacher.levels must have at most {own} entries, the student's number of levels, "
                 f"found {list(levels)}"
             )
         if not all(level is None or 0 <= level < whole for level in levels):
-            raise UserError(
-                f"teacher.levels must be within the teacher's 0 to {whole - 1}, found {list(levels)}"
-            )
+            raise UserError(f"teacher.levels must be from 0 to {whole - 1}, found {list(levels)}")
         if "boxes" in needs:
             raise UserError("teacher.levels cannot be combined with losses on decoded boxes yet")
 
@@ -158,10 +156,10 @@ class FittedTeacher(TeacherAround):
         if own is None or taught is None:
             if self.awaits_classes or (taught is not None and not self.inner.spec.strides):
                 raise UserError(
-                    "The teacher's classes are found by name, and the data set names none.",
-                    expected="class names in the data set's metainfo, to find them among the teacher's",
+                    "Cannot match the teacher's classes: the data set has no class names.",
+                    expected="class names in the data set's metainfo",
                     found="none",
-                    remedy="give metainfo=dict(classes=…)",
+                    remedy="set metainfo=dict(classes=…)",
                 )
             return
         index = self._index_of_names(dataset_meta)
@@ -169,7 +167,7 @@ class FittedTeacher(TeacherAround):
             return
         if self.awaits_classes and len(own) != self._num_classes:
             raise UserError(
-                "The student's head and its data set have different numbers of classes.",
+                "The number of classes differs between the student's head and its data set.",
                 expected=f"model.bbox_head.num_classes={len(own)}, for {_shortened(own)}",
                 found=str(self._num_classes),
                 remedy="correct model.bbox_head.num_classes",
@@ -178,7 +176,7 @@ class FittedTeacher(TeacherAround):
         self._num_classes, self.awaits_classes = len(own), False
         found = zip(own, index, (taught[place] for place in index))
         mapping = ", ".join(f"{name} ← {index} {theirs}" for name, index, theirs in found)
-        print_log(f"the teacher's classes by name: {mapping}", "current")
+        print_log(f"teacher classes matched by name: {mapping}", "current")
 
     def _index_of_names(self, dataset_meta: Any) -> list[int] | None:
         """For each class of a data set its index among the teacher's; ``None`` if they are the same."""
@@ -191,11 +189,11 @@ class FittedTeacher(TeacherAround):
         strange = [name for name, theirs in zip(own, renamed) if theirs not in taught]
         if strange:
             raise UserError(
-                "The teacher does not know all of the student's classes.",
+                "The teacher lacks some of the student's classes.",
                 expected=_shortened(own) + " (the training data set's)",
-                found=f"{_shortened(taught)} (the teacher's checkpoint); without {_shortened(strange)}",
-                remedy="say what the teacher calls them, as in teacher=dict(class_map={'mine': 'theirs'}), "
-                "or use a teacher that was trained on these",
+                found=f"{_shortened(taught)} (the teacher's checkpoint); missing {_shortened(strange)}",
+                remedy="map the names, as in teacher=dict(class_map={'mine': 'theirs'}), or use a teacher "
+                "trained on these classes",
             )
         return [taught.index(name) for name in renamed]
 
@@ -211,8 +209,8 @@ def check_levels(levels: Any) -> tuple[int | None, ...] | None:
     right = isinstance(levels, (list, tuple)) and all(x is None or isinstance(x, int) for x in levels)
     if not right or all(x is None for x in levels):
         raise UserError(
-            "teacher.levels must be the teacher's level for each of the student's, like [1, 2, 3], or "
-            f"[None, 0, 1] where it has none for the first, found {levels!r}"
+            "teacher.levels must give the teacher level for each student level, like [1, 2, 3], "
+            f"or [None, 0, 1] to skip the first, found {levels!r}"
         )
     return tuple(levels)
 

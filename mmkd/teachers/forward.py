@@ -143,14 +143,14 @@ class Forward:
         self.model = cheaper.to(pixels_BCHW.device)
         try:
             found = self(pixels_BCHW, image_shapes).levels()
-            why = "" if alike(found, wanted, _ALIKE) else "its answer to the first image was another"
+            why = "" if alike(found, wanted, _ALIKE) else "its output for the first image differed"
         except Exception as error:  # mmcv's and mmdet's layers fail in ways of their own
             why = f"it failed on the first image: {type(error).__name__}: {error}".splitlines()[0]
         if not why:
             return True
         self.model, self.layout = as_built, torch.contiguous_format
         print_log(
-            f"the teacher computes all of its layers, as they were built. Without those that no loss reads, "
+            "the teacher runs with all its layers, unoptimised. Without the unused layers and "
             f"with BatchNorm folded, {why}",
             "current",
             logging.WARNING,
@@ -173,7 +173,7 @@ class Forward:
         if self._compiles:
             self._run = compiled(self._forward)
         print_log(
-            f"the teacher computes in {self.dtype} on {device}: {reason}"
+            f"the teacher runs in {self.dtype} on {device}: {reason}"
             + (", compiled" if self._compiles else ""),
             logger="current",
         )
@@ -199,7 +199,7 @@ class Forward:
             outputs = self._outputs(pixels_BCHW.contiguous(), image_shapes)
             self.layout = torch.contiguous_format
             print_log(
-                f"the teacher computes in torch's own memory format; in channels-last it fails: "
+                "the teacher runs in the default memory format; in channels-last it fails: "
                 f"{str(error).splitlines()[0]}",
                 "current",
             )

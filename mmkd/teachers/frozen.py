@@ -121,8 +121,8 @@ class FrozenTeacher(Teacher):
         why = place.lacks(self.model)
         if why is not None:
             raise UserError(
-                f"The teacher predicts nothing where the student is compared: {why}.",
-                expected="a teacher that predicts there too, or losses on features alone (PKDLoss, …)",
+                f"The teacher has no predictions at the student's place: {why}.",
+                expected="a teacher that predicts there too, or feature losses (PKDLoss, …)",
                 found=type(self.model).__name__,
                 remedy="choose another teacher, or other losses",
             )
@@ -130,9 +130,9 @@ class FrozenTeacher(Teacher):
         lacking = sorted(reads - OF_CONTEXT - offered)
         if lacking:
             raise UserError(
-                f"The teacher gives no {', '.join(lacking)} where the student is compared.",
+                f"The teacher provides no {', '.join(lacking)} at the student's place.",
                 expected=f"a loss on {', '.join(sorted(offered))}",
-                found=f"a loss on {', '.join(sorted(reads - OF_CONTEXT))}, and a {type(self.model).__name__}",
+                found=f"a loss on {', '.join(sorted(reads - OF_CONTEXT))} with a {type(self.model).__name__}",
                 remedy="choose another loss, or another teacher",
             )
         self.needs |= {"cls_logits"}

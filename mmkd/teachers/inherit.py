@@ -30,8 +30,9 @@ def check_inherit(parts: Any, student: nn.Module) -> tuple[str, ...]:
     strange = [part for part in parts if part not in known]
     if strange:
         raise UserError(
-            f"`inherit` names no part of the student: {', '.join(strange)}.",
-            expected=f"some of {', '.join(name for name, _ in student.named_children())}, or below them",
+            f"`inherit` names unknown student modules: {', '.join(strange)}.",
+            expected=f"any of {', '.join((name for name, _ in student.named_children()))}, or submodules "
+            "of them",
             found=", ".join(strange),
             remedy="correct the name",
         )
@@ -67,18 +68,17 @@ def inherit_weights(student: nn.Module, parts: Sequence[str], checkpoint: str) -
     kept = [name for name in own if name not in copied]
     if not copied:
         raise UserError(
-            "The student can inherit nothing from the teacher.",
-            expected=f"weights of one name and shape below {', '.join(parts)}",
+            "No teacher weights match the student.",
+            expected=f"weights of equal name and shape below {', '.join(parts)}",
             found="none",
-            remedy="give the student the teacher's widths there, or leave out `inherit`",
+            remedy="give the student the teacher's widths there, or remove `inherit`",
         )
     for name in copied:
         own[name].copy_(taught[name])
     shown = ", ".join(kept[:10]) + (f", … {len(kept) - 10} more" if len(kept) > 10 else "")
     print_log(
-        f"the student begins with the teacher's weights in {', '.join(parts)}: "
-        f"{len(copied)} of {len(own)} tensors"
-        + (f"; of another shape or not there: {shown}" if kept else ""),
+        f"the student starts with the teacher's weights in {', '.join(parts)}: {len(copied)} "
+        f"of {len(own)} tensors" + (f"; missing or different in shape: {shown}" if kept else ""),
         "current",
     )
     return copied, kept

@@ -69,7 +69,7 @@ def base_datasets(dataset: Any, refused: Callable[[str, str], Exception] | None 
         return [base for part in dataset.datasets for base in base_datasets(part, refused)]
     if isinstance(getattr(dataset, "pipeline", None), Compose) and not hasattr(dataset, "dataset"):
         return [dataset]
-    raise (refused or _refused)(kind, "it mixes images, or its transforms cannot be read")
+    raise (refused or _refused)(kind, "it mixes images, or its transforms are not accessible")
 
 
 def recipe_of(dataset: Any) -> str:
@@ -84,7 +84,10 @@ def recipe_of(dataset: Any) -> str:
     """
     recipes = {_recipe(base.pipeline.transforms) for base in base_datasets(dataset)}
     if len(recipes) > 1:
-        raise _refused("ConcatDataset", f"its parts differ in their pipelines: {' / '.join(sorted(recipes))}")
+        raise _refused(
+            "ConcatDataset",
+            f"the concatenated data sets have different pipelines: {' / '.join(sorted(recipes))}",
+        )
     return recipes.pop()
 
 
@@ -100,19 +103,17 @@ def _recipe(transforms: Sequence[Any]) -> str:
     for transform in transforms:
         kind = type(transform)
         if kind not in _OPTIONS:
-            raise _refused(kind.__name__, "what it does to an image is not in the sample's metadata")
+            raise _refused(kind.__name__, "its changes are not recorded in the sample's metadata")
         source = transform.resize if kind is McvRandomChoiceResize else transform
         if type(source) not in _OPTIONS:
-            raise _refused(kind.__name__, f"its resize is of type {type(source).__name__}")
+            raise _refused(kind.__name__, f"its resize has type {type(source).__name__}")
         options = [f"{name}={getattr(source, name, None)!r}" for name in _OPTIONS[type(source)]]
         if options or kind in _FLIPS:  # the others do not touch pixels
             parts.append(f"{type(source).__name__}({', '.join(options)})")
     for kinds in (_RESIZES, _FLIPS):
         found = [type(transform).__name__ for transform in transforms if type(transform) in kinds]
         if len(found) > 1:
-            raise _refused(
-                found[1], "it is the second of its kind, and the metadata tell of the last one only"
-            )
+            raise _refused(found[1], "it appears twice, but the metadata only record the last one")
         if found and kinds is _FLIPS:
             wanted.update(_FLIP_META)
     packs = [transform for transform in transforms if type(transform) in (PackDetInputs, PackTwoViews)]
@@ -143,8 +144,8 @@ def _ways(transform: Any) -> Iterator[Any]:
 
 def _refused(name: str, why: str) -> Exception:
     return UserError(
-        f"The teacher's answers cannot be cached: {name} is in the training pipeline, and {why}.",
-        expected="Resize, RandomChoiceResize, RandomFlip and Pad as the only changes of an image",
+        f"Cannot cache the teacher: the training pipeline contains {name}, and {why}.",
+        expected="only Resize, RandomChoiceResize, RandomFlip and Pad change an image",
         found=name,
-        remedy=f"take {name} out of the pipeline, or leave out teacher.cache",
+        remedy=f"remove {name} from the pipeline, or remove teacher.cache",
     )

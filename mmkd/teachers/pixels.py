@@ -60,10 +60,10 @@ class Renormalizer:
         if self.channels is not None and inputs_BCHW.shape[1] != self.channels:
             if inputs_BCHW.shape[1] != 1:
                 raise UserError(
-                    "Teacher and student take images with different numbers of channels.",
+                    "Teacher and student expect different numbers of image channels.",
                     expected=f"{inputs_BCHW.shape[1]} (the student's)",
                     found=f"{self.channels} (the teacher's)",
-                    remedy="choose a teacher that was trained on images like the student's",
+                    remedy="choose a teacher trained on images like the student's",
                 )
             inputs_BCHW = inputs_BCHW.expand(-1, self.channels, -1, -1)
         if self.is_identity:

@@ -95,10 +95,10 @@ class Teacher(ABC):
             UserError: it finds none.
         """
         raise UserError(
-            f"{type(self).__name__} finds no boxes.",
+            f"{type(self).__name__} predicts no boxes.",
             expected="a trained detector, predictions in a file, or a CallableTeacher",
             found=type(self).__name__,
-            remedy="choose another teacher for losses on its boxes (TeacherBoxesLoss)",
+            remedy="choose another teacher for losses on boxes (TeacherBoxesLoss)",
         )
 
     def complete(self, outputs: DenseOutputs) -> DenseOutputs:
@@ -180,10 +180,10 @@ class Teacher(ABC):
 
     def _has_no_layers(self) -> UserError:
         return UserError(
-            f"{type(self).__name__} has no layers for a loss to look into or to run.",
-            expected="a teacher that is a trained detector, or losses on features or outputs",
-            found="a loss that needs the inside of the teacher",
-            remedy="name another teacher for that loss: teacher=dict(a=dict(config=…), b=…), "
+            f"{type(self).__name__} has no layers that a loss could use.",
+            expected="a trained detector as teacher, or losses on features or outputs",
+            found="a loss that needs the teacher's layers",
+            remedy="use another teacher for that loss: teacher=dict(a=dict(config=…), b=…), "
             "distill=dict(cross=dict(type='CrossKDLoss', teacher='a'))",
         )
 

@@ -38,14 +38,16 @@ class AveragedTeacher(Teacher):
 
     def __init__(self, members: Sequence[Teacher], needs: frozenset[Need]) -> None:
         if not members:
-            raise UserError("teacher is an empty list; give at least one teacher=[dict(config=…), …]")
+            raise UserError(
+                "teacher is an empty list; expected at least one entry, teacher=[dict(config=…), …]"
+            )
         if needs & {"towers", "layers", "places", "detections"}:
             raise UserError(
-                "Averaged teachers have no common layers for a loss to look into or to run.",
+                "CrossKD and other losses on a teacher's layers need a single teacher.",
                 expected="losses on features or dense outputs",
-                found="a loss that needs the inside of the teacher's head (CrossKD), its later heads, or its "
-                "detections",
-                remedy="name one teacher for that loss: teacher=dict(a=dict(config=…), b=…), "
+                found="averaged teachers, and a loss that needs the teacher's head layers (CrossKD), "
+                "cascade heads or detections",
+                remedy="use a single teacher for that loss: teacher=dict(a=dict(config=…), b=…), "
                 "distill=dict(cross=dict(type='CrossKDLoss', teacher='a'))",
             )
         self.members = list(members)
@@ -161,7 +163,7 @@ def average(answers: Sequence[DenseOutputs], needs: frozenset[Need]) -> DenseOut
     sizes = [[tuple(level.shape[-2:]) for level in answer.feats] for answer in answers]
     if any(other != sizes[0] for other in sizes):
         raise UserError(
-            "The teachers give feature maps of different sizes for the same images.",
+            "The teachers' feature maps differ in size for the same images.",
             expected=f"{sizes[0]} (the first one's)",
             found=f"{next(other for other in sizes if other != sizes[0])}",
             remedy="set data_preprocessor.pad_size_divisor to a multiple of all backbones' largest stride",
@@ -195,11 +197,11 @@ def _check_alike(members: Sequence[Teacher], needs: frozenset[Need]) -> None:
             other, wanted = first.setdefault(what, (index, found))
             if found != wanted:
                 raise UserError(
-                    f"The answers of these teachers cannot be averaged: they differ in {what}.",
+                    f"Cannot average these teachers: they differ in {what}.",
                     expected=f"{wanted} (teacher[{other}]'s)",
                     found=f"{found} (teacher[{index}]'s)",
-                    remedy="choose teachers that agree, losses that do not read this, or one teacher for "
-                    "each loss: teacher=dict(a=dict(config=…), b=…), distill=dict(cls=dict(…, teacher='a'))",
+                    remedy="choose matching teachers, losses that do not read this, or one teacher per loss: "
+                    "teacher=dict(a=dict(config=…), b=…), distill=dict(cls=dict(…, teacher='a'))",
                 )
 
 
@@ -214,7 +216,7 @@ def _layout(member: Teacher, needs: frozenset[Need]) -> dict[str, Any]:
         layout["the widths of the features"] = [level.shape[1] for level in outputs.feats]
     if "bbox_pred" in needs:
         layout["the channels of the box output"] = [level.shape[1] for level in outputs.bbox_pred or ()]
-        layout["the code of the box output"] = type(getattr(member.head, "bbox_coder", None)).__name__
+        layout["the box encoding"] = type(getattr(member.head, "bbox_coder", None)).__name__
     if "extra" in needs:
         layout["further outputs"] = sorted(outputs.extra)
     return layout

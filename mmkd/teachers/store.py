@@ -50,10 +50,10 @@ class EntryStore:
                 raise PermissionError("it is read-only")
         except OSError as error:
             raise UserError(
-                "The teacher's cache cannot be written.",
+                "Cannot write the teacher cache.",
                 expected=f"a folder at {self.folder}",
                 found=f"{type(error).__name__}: {error}",
-                remedy="set teacher.cache.dir to a folder that can be written",
+                remedy="set teacher.cache.dir to a writable folder",
             ) from error
         self._used = self._count()
         self._uncounted = 0
@@ -67,7 +67,9 @@ class EntryStore:
             return None
         except (SafetensorError, OSError) as error:
             print_log(
-                f"the cached answer {path} is damaged and made anew: {error}", "current", logging.WARNING
+                f"the cached output {path} is corrupt and will be recomputed: {error}",
+                "current",
+                logging.WARNING,
             )
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -81,7 +83,7 @@ class EntryStore:
         if self._uncounted + len(data) > _RECOUNT * self.max_bytes:
             self._used, self._uncounted = self._count(), 0
         if self._used + len(data) > self.max_bytes:
-            self._stop(f"it has reached its bound of {self.max_bytes / 1e9:.3g} GB")
+            self._stop(f"it has reached its limit of {self.max_bytes / 1000000000.0:.3g} GB")
             return False
         path = self._path(key)
         unfinished = path.with_name(f"{uuid.uuid4().hex}{_UNFINISHED}")
@@ -128,13 +130,13 @@ class EntryStore:
         self.full = True
         others = sorted(str(path) for path in self.root.iterdir() if path.is_dir() and path != self.folder)
         print_log(
-            f"the teacher's cache {self.folder} takes no more: {why}. What is there is read, the rest is "
-            "asked of the teacher each time. Raise teacher.cache.max_gb, store fewer priors by "
+            f"the teacher cache {self.folder} is full: {why}. Cached outputs are used, the rest "
+            "is computed in every step. Raise teacher.cache.max_gb, store fewer priors with "
             "teacher.cache.top, "
             + (
-                f"or delete answers of other teachers: {', '.join(others)}"
+                f"or delete outputs of other teachers: {', '.join(others)}"
                 if others
-                else "or make room on the disk"
+                else "or free disk space"
             ),
             "current",
             logging.WARNING,

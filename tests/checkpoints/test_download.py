@@ -93,14 +93,14 @@ def test_a_damaged_file_in_the_cache_is_had_again(server: FileServer) -> None:
 
 def test_another_file_than_the_name_says(server: FileServer) -> None:
     server.answers[NAME] = content(BODY[1:])
-    assert "is not the file that its name says" in refused(server.url + NAME)
+    assert "does not match the hash in its name" in refused(server.url + NAME)
     assert len(server.asked) == 1
 
 
 def test_not_there(server: FileServer) -> None:
     assert "found:    status 404 Not Found" in refused(f"{server.url}/none.pth")
     server.answers["/secret.pth"] = status(403)
-    assert "download it by hand" in refused(f"{server.url}/secret.pth")
+    assert "download it manually" in refused(f"{server.url}/secret.pth")
 
 
 def test_a_busy_server_is_asked_again(server: FileServer) -> None:
@@ -150,7 +150,7 @@ def test_a_connection_that_always_breaks(server: FileServer) -> None:
 def test_a_server_that_says_nothing(server: FileServer) -> None:
     over = threading.Event()
     server.answers["/m.pth"] = lambda handler, before: over.wait(5)
-    assert "Cannot get" in refused(f"{server.url}/m.pth")
+    assert "Cannot download" in refused(f"{server.url}/m.pth")
     over.set()
 
 
@@ -213,7 +213,7 @@ def test_a_web_page(server: FileServer) -> None:
 )
 def test_addresses_that_are_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", _no_network)
-    with pytest.raises(UserError, match="Cannot get"):
+    with pytest.raises(UserError, match="Cannot download"):
         fetch(url)
 
 

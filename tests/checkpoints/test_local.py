@@ -80,7 +80,7 @@ def test_truncated_or_foreign_file(tmp_path: Path, content: bytes) -> None:
 )
 def test_no_weights_by_name(tmp_path: Path, content: Any, found: str) -> None:
     torch.save(content, tmp_path / "c.pth")
-    with pytest.raises(UserError, match=rf"holds no weights by name.*\n.*\n.*found: *{found}"):
+    with pytest.raises(UserError, match=rf"contains no named weights.*\n.*\n.*found: *{found}"):
         read_file(tmp_path / "c.pth")
 
 

@@ -42,7 +42,7 @@ def test_a_file_is_compared_with_its_name(tmp_path: Path) -> None:
     assert sha256(path) == digest
     verify(path)
     path.write_bytes(content[:-1])
-    with pytest.raises(UserError, match=rf"begins with {digest[:8]}\n.*2303999 bytes\n.*truncated.*rename"):
+    with pytest.raises(UserError, match=rf"starting with {digest[:8]}\n.*2303999 bytes\n.*truncated.*rename"):
         verify(path)
     (tmp_path / "model-20200209.pth").write_bytes(b"x")
     verify(tmp_path / "model-20200209.pth")
@@ -51,5 +51,5 @@ def test_a_file_is_compared_with_its_name(tmp_path: Path) -> None:
 def test_the_name_may_be_another_than_the_file_has_now(tmp_path: Path) -> None:
     (tmp_path / "x.part").write_bytes(b"x")
     verify(tmp_path / "x.part")
-    with pytest.raises(UserError, match="model-985f7bd0.pth is not the file"):
+    with pytest.raises(UserError, match="model-985f7bd0.pth does not match the hash"):
         verify(tmp_path / "x.part", "model-985f7bd0.pth")

@@ -23,7 +23,7 @@ def test_fills_each_flip_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert len(first.store) == 24
     second = fill(tmp_path)
     assert (second.read, second.computed) == (24, 0)
-    assert "24 of 24 answers read, 0 computed, in" in capsys.readouterr().out
+    assert "24 of 24 outputs read, 0 computed, in" in capsys.readouterr().out
 
 
 def test_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:

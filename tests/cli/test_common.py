@@ -134,7 +134,7 @@ def test_indices_of_the_outermost_wrapper_count() -> None:
 
 @pytest.mark.parametrize("indices", [0, True, "few", [], ["a"], {}])
 def test_indices_of_another_kind(indices: Any) -> None:
-    with pytest.raises(UserError, match="does not say how many samples"):
+    with pytest.raises(UserError, match="Invalid train_dataloader.dataset.indices"):
         prepare_data(config(indices=indices), ["train_dataloader"])
 
 
@@ -147,14 +147,14 @@ def test_whole_numbers_are_left_to_mmengine() -> None:
 def test_fraction_of_the_validation_data_is_refused() -> None:
     cfg = config()
     cfg.val_dataloader.dataset.indices = 0.5
-    with pytest.raises(UserError, match="whole annotation file"):
+    with pytest.raises(UserError, match="full annotation file"):
         prepare_data(cfg, ["val_dataloader"])
 
 
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        ({"data_root": "nowhere/"}, "not there.*\n.*nowhere/annotations/train.json.*\n.*no folder nowhere/"),
+        ({"data_root": "nowhere/"}, "not found.*\n.*nowhere/annotations/train.json.*\n.*no folder nowhere/"),
         ({"ann_file": "annotations/none.json"}, "none.json.*\n.*no such file"),
     ],
 )

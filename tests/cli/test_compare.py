@@ -55,7 +55,7 @@ def test_a_comparison_of_a_few_images(
         ([STUDENT, KD, "--teacher-checkpoint", "a.pth"], "requires --teacher"),
         ([STUDENT, KD, "--evaluate", "train"], "invalid choice"),
         ([STUDENT, KD, "--share", "0.2"], "--share requires --probe"),
-        ([STUDENT, KD, "--probe", "--report-only"], "no report of its own"),
+        ([STUDENT, KD, "--probe", "--report-only"], "no separate report"),
     ],
 )
 def test_wrong_words(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,12 +67,12 @@ def test_wrong_words(argv: list[str], message: str, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["nowhere.yaml"], "The plan cannot be read."),
-        ([STUDENT], "nothing to compare"),
+        (["nowhere.yaml"], "Cannot read plan."),
+        ([STUDENT], "Nothing to compare"),
         ([STUDENT, KD, "--rerun", "boxes"], "--rerun has no option boxes"),
-        ([STUDENT, KD, "--report-only"], "has figures"),
-        ([STUDENT, KD, "--probe", "--share", "2"], "--share is out of its range"),
-        ([STUDENT, "configs/bccd/new_classes.py"], "not the same model, data or budget"),
+        ([STUDENT, KD, "--report-only"], "has results"),
+        ([STUDENT, KD, "--probe", "--share", "2"], "--share is out of range"),
+        ([STUDENT, "configs/bccd/new_classes.py"], "model, data or budget differs"),
     ],
 )
 def test_mistakes(argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

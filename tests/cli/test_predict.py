@@ -79,7 +79,7 @@ def test_a_coco_file_and_a_list(images: Path, tmp_path: Path) -> None:
     assert first.names == second.names == names
     assert list(first.ids) == [42]
     assert first.boxes_N4.tolist() == second.boxes_N4.tolist() != []
-    with pytest.raises(UserError, match="not there") as error:
+    with pytest.raises(UserError, match="not found") as error:
         run(tmp_path / "c", "--data", tmp_path / "some.txt")
     assert "--images DIR" in str(error.value)
 
@@ -129,7 +129,7 @@ def test_another_detector_is_not_mixed_in(images: Path, tmp_path: Path) -> None:
             "model and pipeline": ["--cfg-options", "model.test_cfg.nms.iou_threshold=0.5"],
             "tta True": ["--tta"],
         }.get(named, [])
-        with pytest.raises(UserError, match="of something else") as error:
+        with pytest.raises(UserError, match="of another run") as error:
             run(tmp_path / "out", "--data", images, *more, **options)
         assert named in str(error.value)
     run(tmp_path / "out", "--data", images)
@@ -181,8 +181,8 @@ def test_an_image_that_cannot_be_read(images: Path, tmp_path: Path) -> None:
         (["--images", "data"], "--images is not"),
         (["--every", "0"], "--every is not"),
         (["--batch-size", "0"], "--batch-size is not"),
-        (["--cfg-options", "train_dataloader="], "no images to predict"),
-        (["--data", "configs"], "has no image"),
+        (["--cfg-options", "train_dataloader="], "No images to predict"),
+        (["--data", "configs"], "contains no images"),
     ],
 )
 def test_mistakes(tmp_path: Path, options: list[str], match: str) -> None:

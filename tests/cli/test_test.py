@@ -33,7 +33,7 @@ def test_the_teacher_through_the_same_config() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([KD], "nothing to evaluate"),
+        ([KD], "No checkpoint to evaluate"),
         ([KD, "s.pth", "--teacher"], "leave out one of the two"),
         (["configs/bccd/student.py", "--teacher"], "config with model.teacher"),
         ([KD, "s.pth", "--out", "out.json"], "a name ending in .pkl"),

@@ -66,7 +66,7 @@ def test_any_stock_config_becomes_a_distilled_one() -> None:
 def test_teacher_needs_both_and_a_detector() -> None:
     with pytest.raises(UserError, match="both its config and its checkpoint"):
         cfg_of(STUDENT, "--teacher", "configs/bccd/teacher.py")
-    with pytest.raises(UserError, match=r"cannot be distilled by --teacher(.|\n)*model.type=ResNet"):
+    with pytest.raises(UserError, match=r"--teacher cannot distil this config(.|\n)*model.type=ResNet"):
         add_teacher(Config({"model": {"type": "ResNet"}}), "teacher.py", "teacher.pth")
     two_stage = cfg_of("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py", *TEACHER, *WITHOUT_DATA).model
     assert (two_stage.type, two_stage.student) == ("KDDetector", "FasterRCNN")
@@ -178,5 +178,5 @@ def test_training_tells_of_a_file_with_exchanged_names(tmp_path: Path) -> None:
     )
     (log,) = (tmp_path / "out").rglob("*.log")
     said = log.read_text()
-    assert "WARNING - teacher: class order: it was trained on another class order" in said
+    assert "WARNING - teacher: class order: it was trained with another class order" in said
     assert "{'WBC': 'RBC', 'RBC': 'WBC'}" in said or "{'RBC': 'WBC', 'WBC': 'RBC'}" in said

@@ -47,13 +47,13 @@ def test_a_plateau() -> None:
 @pytest.mark.parametrize(
     ("points", "why"),
     [
-        ([(0.1, 0.2), (0.2, 0.3), (0.2, 0.31), (0.1, 0.21)], "2 budgets of the 3"),
+        ([(0.1, 0.2), (0.2, 0.3), (0.2, 0.31), (0.1, 0.21)], "2 of the 3 points"),
         ([(0.1, 0.2), (0.2, 0.3), (0.4, 0.35)], "one seed"),
-        ([(b, b + e) for b in (0.1, 0.2, 0.4) for e in (0, 0.001)], "not begun to flatten"),
+        ([(b, b + e) for b in (0.1, 0.2, 0.4) for e in (0, 0.001)], "not started to flatten"),
         ([], "0 budgets"),
         (
             [(b, ap + e) for b, ap in ((0.1, 0.01), (0.2, 0.2), (0.4, 0.3)) for e in (0, 0.001)],
-            "2 budgets of",
+            "2 of the",
         ),
     ],
 )

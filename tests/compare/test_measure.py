@@ -47,4 +47,4 @@ def test_flops_of_heads_that_ask_for_the_samples(build: Any) -> None:
 def test_flops_that_cannot_be_counted(capsys: pytest.CaptureFixture[str]) -> None:
     data = {"inputs": torch.zeros(1, 3, 8, 8), "data_samples": []}
     assert module._flops(torch.nn.Bilinear(1, 1, 1), data) is None
-    assert "FLOPs of Bilinear cannot be counted" in capsys.readouterr().out
+    assert "cannot count the FLOPs of Bilinear" in capsys.readouterr().out

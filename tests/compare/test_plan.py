@@ -79,19 +79,19 @@ def test_teacher_is_that_of_the_variants() -> None:
         ({"variants": {"kd": {"recommended": True}}}, "kd needs a `config`"),
         ({"variants": {"kd": {"config": KD, "recommended": "yes"}}}, "`recommended` must be true or false"),
         ({"variants": {"kd": {"config": KD, "checkpoint": "a.pth"}}}, "kd has no option checkpoint"),
-        ({"variants": {"student": KD}}, "no variant can be called student"),
-        ({"variants": {"a/b": KD}}, "folder's name"),
+        ({"variants": {"student": KD}}, "reserved variant name: student"),
+        ({"variants": {"a/b": KD}}, "folder name"),
         ({"variants": {"kd": 3}}, "kd must be a config"),
-        ({"variants": {"kd": "nowhere.py"}}, "config of kd cannot be read"),
-        ({"name": "../up"}, "folder's name"),
+        ({"variants": {"kd": "nowhere.py"}}, "Cannot read the config of kd"),
+        ({"name": "../up"}, "folder name"),
         ({"seeds": 3}, "`seeds` must be a list"),
         ({"seeds": [0, True]}, "`seeds` must be a list"),
         ({"seeds": []}, "`seeds` must be a list"),
-        ({"seeds": [1, 1]}, "one twice"),
+        ({"seeds": [1, 1]}, "duplicates"),
         ({"evaluate": "train"}, "`evaluate` must be one of test, val"),
         ({"budget": False}, "`budget` must be one of same, differs"),
         ({"cfg-options": ["a=1"]}, "mapping of dotted keys"),
-        ({"cfg-options": {"randomness.seed": 1}}, "a plan has `seeds"),
+        ({"cfg-options": {"randomness.seed": 1}}, "use `seeds"),
         ({"teacher": {"config": STUDENT, "checkpoint": 3}}, "`checkpoint` must be a path"),
     ],
 )
@@ -122,7 +122,7 @@ def test_plan_of_configs() -> None:
     assert found.name == "kd-kd_boxes"
     assert [member.name for member in found.members] == ["teacher", "student", "kd", "kd_boxes"]
     assert found.seeds == (3,)
-    with pytest.raises(UserError, match="nothing to compare"):
+    with pytest.raises(UserError, match="Nothing to compare"):
         plan_of_configs([STUDENT])
     with pytest.raises(UserError, match="same name"):
         plan_of_configs([STUDENT, KD, f"./{KD}"])

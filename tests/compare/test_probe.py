@@ -74,7 +74,7 @@ def test_short_trainings_and_a_verdict(tools: ShortTools, tmp_path: Path) -> Non
     assert found["student"]["forecast"]["mean"] == pytest.approx(0.441, abs=0.002)
     assert kd["predicted"]["mean"] == pytest.approx(0.061 * (0.55 - 0.441) / (0.55 - 0.411), abs=0.002)
     assert kd["cosines"] == {"cls": [-0.25, -0.25, -0.25]}
-    assert any("cls pulls against the task" in reason for reason in kd["reasons"])
+    assert any("cls conflicts with the task loss" in reason for reason in kd["reasons"])
     # 400 iterations of 0.5 s, and each evaluation of five validations and one test.
     assert found["hours"]["of_members"]["student"] == pytest.approx(3 * 400 * 0.5 / 3600, rel=0.1)
     assert found["share"] == 0.4
@@ -82,7 +82,7 @@ def test_short_trainings_and_a_verdict(tools: ShortTools, tmp_path: Path) -> Non
 
     before = len(tools.calls)
     again = probe(small(), tmp_path).make()
-    assert len(tools.calls) == before, "what is finished is kept"
+    assert len(tools.calls) == before, "finished runs are kept"
     assert again["variants"] == found["variants"]
     probe(small(), tmp_path).make(rerun=["kd"])
     assert [call for call in tools.calls[before:] if call[0] == "train"] == [
@@ -105,8 +105,8 @@ def test_a_teacher_that_the_student_passes(
     monkeypatch.setattr(f"{__name__}.CURVE", {share: value + 0.135 for share, value in CURVE.items()})
     (kd,) = probe(small(), tmp_path).make()["variants"]
     assert kd["verdict"] == LOSES
-    assert kd["reasons"][0].startswith("the teacher is no better than the student will be")
-    assert any("knows Platelets, RBC, WBC no better" in reason for reason in kd["reasons"])
+    assert kd["reasons"][0].startswith("the teacher is not better than the fully trained student")
+    assert any("not better than the student on Platelets, RBC, WBC" in reason for reason in kd["reasons"])
 
 
 def test_a_trained_teacher_is_the_plans(tools: ShortTools, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_trained_teacher_is_the_plans(tools: ShortTools, tmp_path: Path) -> No
     assert cfg.model.teacher.checkpoint == str(tmp_path / "teacher/epoch_3.pth")
     assert found["variants"][0]["verdict"] == "undecided", "one seed"
     tools.failing["teacher", -1] = FAILURE
-    with pytest.raises(UserError, match="the teacher has no figures: The loss is not finite"):
+    with pytest.raises(UserError, match="the teacher has no results: The loss is not finite"):
         probe(small(teacher="configs/bccd/teacher.py", seeds=[3]), tmp_path / "other").make()
 
 
@@ -126,11 +126,11 @@ def test_failures_are_named(tools: ShortTools, tmp_path: Path) -> None:
     assert found["failed"] == [f"kd, seed 1: {FAILURE}"]
     assert found["variants"][0]["difference"]["pairs"] == 2
     tools.failing |= {("student", seed): FAILURE for seed in (0, 1, 2)}
-    with pytest.raises(UserError, match="no training of the student alone has figures: The loss"):
+    with pytest.raises(UserError, match="no run of the student alone has results: The loss"):
         probe(small(), tmp_path / "other").make()
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1])
 def test_share_out_of_range(share: float, tools: ShortTools, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--share is out of its range"):
+    with pytest.raises(UserError, match="--share is out of range"):
         probe(small(), tmp_path, share)

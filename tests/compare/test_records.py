@@ -18,7 +18,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_broken_record_is_named(tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text('{"member": "kd"}')
-    with pytest.raises(UserError, match="not the record of a run"):
+    with pytest.raises(UserError, match="not a run record"):
         read_record(tmp_path)
 
 

@@ -63,9 +63,9 @@ def test_whole_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     text = words(page)
     assert "mAP of inherit 0.475 ± 0.007 the student alone: 0.400 ± 0.000" in text
     assert "+0.075 better in 2 of 2 seeds; 95 % interval +0.011 to +0.139" in text
-    assert "of the gap to the teacher 50 %" in text
+    assert "of the teacher–student gap 50 %" in text
     assert "5 epochs, batch size 4 for each student · seeds 0, 1" in text
-    assert "cost of a training step 1.20 ×" in text
+    assert "training step cost 1.20 ×" in text
     assert "AP small" not in text, "no image has such objects"
     assert not re.search(r"\b(None|nan)\b", text)
     assert not re.search(r"""(src|href)=["'](?!data:)""", page), "the page needs no other file"
@@ -94,11 +94,11 @@ def test_one_seed_a_failed_run_and_a_weak_teacher(monkeypatch: pytest.MonkeyPatc
     tools = FakeTools(lambda member, seed: 0.56, {("inherit", 0): FAILURE})
     page, _ = report(monkeypatch, tmp_path, tools, seeds=[0])
     text = words(page)
-    assert "One seed: there is no spread and no interval" in text
-    assert "inherit, seed 0, has no figures: The loss is not finite." in text
-    assert "The teacher is not better than the student alone by 0.005 mAP (−0.010)" in text
+    assert "Only one seed: no spread and no confidence interval" in text
+    assert "inherit, seed 0, has no results: The loss is not finite." in text
+    assert "The teacher is not at least 0.005 mAP better than the student alone (−0.010)" in text
     assert "mAP of boxes 0.560 the student alone: 0.560" in text
-    assert "of the gap to the teacher" not in text
+    assert "of the teacher–student gap" not in text
     assert not re.search(r"\b(None|nan)\b", text)
 
 
@@ -166,5 +166,5 @@ def test_difference_of_budget_and_teacher_are_said(monkeypatch: pytest.MonkeyPat
         teachers="differ",
     )
     text = words(page)
-    assert "boxes differs from the student in more than its teacher: train_cfg.max_epochs: 5 → 9" in text
-    assert "boxes learns from data/bccd/../bccd/other.pth, not from the teacher of the table." in text
+    assert "boxes differs from the student in more than distillation: train_cfg.max_epochs: 5 → 9" in text
+    assert "boxes is distilled from data/bccd/../bccd/other.pth, not from the teacher in the table." in text

@@ -90,7 +90,7 @@ def test_another_budget_is_refused_unless_it_is_said() -> None:
         changed = copy.deepcopy(found["kd"])
         changed.merge_from_dict(option)
         assert budget_differences(found["student"], changed) == [line]
-    with pytest.raises(UserError, match="not the same model, data or budget") as caught:
+    with pytest.raises(UserError, match="model, data or budget differs") as caught:
         check_budget(made, {**found, "kd": changed})
     assert line in str(caught.value)
     said = dataclasses.replace(made, same_budget=False)
@@ -101,9 +101,9 @@ def test_another_teacher_is_refused_unless_it_is_said() -> None:
     own = {"config": "configs/bccd/teacher.py", "checkpoint": "data/bccd/teacher_atss_r18_narrow.pth"}
     other = {"config": "configs/bccd/kd.py", "cfg-options": {"model.teacher.checkpoint": "other.pth"}}
     made = plan(teacher=own, variants={"own": "configs/bccd/kd.py", "other": other})
-    with pytest.raises(UserError, match="^other: another teacher than the plan's") as caught:
+    with pytest.raises(UserError, match="^other: teacher differs from the plan's") as caught:
         check_teachers(made, configs(made))
-    assert "other learns from other.pth" in str(caught.value)
+    assert "other is distilled from other.pth" in str(caught.value)
     assert "model.teacher.checkpoint: data/bccd/teacher_atss_r18_narrow.pth" in str(caught.value)
     said = dataclasses.replace(made, same_teacher=False)
     assert check_teachers(said, configs(said)) == {"other": ["other.pth"]}
@@ -125,10 +125,10 @@ def test_another_teacher_than_the_one_that_is_trained_is_refused() -> None:
             "other": {"config": "configs/bccd/kd.py", "cfg-options": options},
         }
         made = plan(teacher="configs/bccd/teacher.py", variants=variants)
-        with pytest.raises(UserError, match="^other: another teacher than the plan's") as caught:
+        with pytest.raises(UserError, match="^other: teacher differs from the plan's") as caught:
             check_teachers(made, configs(made))
-        assert "the one that the plan trains by configs/bccd/teacher.py" in str(caught.value)
-        assert f"other learns from {', '.join(named)}" in str(caught.value)
+        assert "the one that the plan trains from configs/bccd/teacher.py" in str(caught.value)
+        assert f"other is distilled from {', '.join(named)}" in str(caught.value)
         said = dataclasses.replace(made, same_teacher=False)
         assert check_teachers(said, configs(said)) == {"other": named}
 
@@ -159,7 +159,7 @@ def test_evaluation_is_of_the_plain_model_on_the_students_data() -> None:
 def test_what_cannot_be_evaluated() -> None:
     student = Config.fromfile("configs/bccd/student.py")
     student.test_evaluator.format_only = True
-    with pytest.raises(UserError, match="writes files and no figures"):
+    with pytest.raises(UserError, match="only writes files and computes no metrics"):
         evaluation_config(student, student, "test")
     student.test_evaluator = None
     with pytest.raises(UserError, match="no test_evaluator"):

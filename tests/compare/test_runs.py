@@ -66,7 +66,7 @@ def test_every_run_is_made_once(tools: FakeTools, tmp_path: Path, capsys: pytest
     assert tools.calls[before:] == [("test", "kd", 1)], "an evaluation that is lost is made again"
 
     changed = small(**{"cfg-options": {"train_dataloader.num_workers": 0}})
-    with pytest.raises(UserError, match="made with another config") as caught:
+    with pytest.raises(UserError, match="config of some runs has changed") as caught:
         Runs(changed, tmp_path).make()
     assert "--rerun student kd" in str(caught.value)
     before = len(tools.calls)
@@ -107,7 +107,7 @@ def test_stopped_run_is_not_taken_for_finished(tools: FakeTools, tmp_path: Path)
 
     module.call = stopped  # type: ignore[assignment]
     records = Runs(small(seeds=[0]), tmp_path).make()
-    assert "stopped before its end" in (records[1].error or "")
+    assert "it was interrupted" in (records[1].error or "")
     module.call = tools  # type: ignore[assignment]
 
 
@@ -147,12 +147,12 @@ def test_evaluation_config_is_one_that_the_tool_reads(tools: FakeTools, tmp_path
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     runs = Runs(small(), tmp_path)
-    with FileLock(str(tmp_path / ".lock")), pytest.raises(UserError, match="another comparison is at work"):
+    with FileLock(str(tmp_path / ".lock")), pytest.raises(UserError, match="another comparison is running"):
         runs.make()
 
 
 def test_broken_record_is_an_error(tools: FakeTools, tmp_path: Path) -> None:
     (tmp_path / "teacher").mkdir()
     (tmp_path / "teacher/run.json").write_text(json.dumps([1]))
-    with pytest.raises(UserError, match="not the record of a run"):
+    with pytest.raises(UserError, match="not a run record"):
         Runs(small(), tmp_path).make()

@@ -20,7 +20,7 @@ def config(**changed: Any) -> Config:
 def test_budget() -> None:
     assert budget_of(config()) == (5 * 73, 5)
     assert budget_of(Config({"train_cfg": {"type": "IterBasedTrainLoop", "max_iters": 900}})) == (900, 0)
-    with pytest.raises(UserError, match="length of the training is not known"):
+    with pytest.raises(UserError, match="Cannot determine the training length"):
         budget_of(Config({"train_cfg": {}}))
 
 

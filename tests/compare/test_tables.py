@@ -68,7 +68,7 @@ def test_documents_are_written_anew(
     assert main(["--into", str(document), "--check"]) == 0
     assert main(["--into", str(document)]) == 0
     assert document.read_text() == text
-    assert "written anew" in capsys.readouterr().err
+    assert "updated" in capsys.readouterr().err
 
 
 def test_summary_has_a_row_for_each_file(results: Path, tmp_path: Path) -> None:
@@ -87,9 +87,9 @@ def test_summary_has_a_row_for_each_file(results: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nothing", "no place for tables"),
+        ("nothing", "no markers for tables"),
         ("<!-- results: a.json -->", "has no `<!-- end of results -->`"),
-        ("<!-- results: nowhere.json -->\n<!-- end of results -->", "results cannot be read"),
+        ("<!-- results: nowhere.json -->\n<!-- end of results -->", "Cannot read results"),
     ],
 )
 def test_mistakes_in_documents(

@@ -55,22 +55,22 @@ def told(**changed: Any) -> list[str]:
 
 def test_reasons() -> None:
     assert told() == [
-        "it is better than the student alone by more than chance",
-        "the teacher stays ahead: the student alone will have 0.450 (0.440 to 0.460) with the whole budget, "
-        "the teacher has 0.600",
+        "it is significantly better than the student alone",
+        "the teacher stays ahead: the student alone is predicted to reach 0.450 (0.440 to "
+        "0.460) with the full budget, the teacher has 0.600",
     ]
-    assert told(teacher=0.43)[0].startswith("the teacher is no better than the student will be: ")
-    assert "may be no better" in told(teacher=0.455)[1]
-    assert told(forecast=None, why_no_forecast="too short")[1].endswith("is not known: too short")
-    assert "no teacher's AP" in told(teacher=None)[1]
-    assert "may be chance" in told(difference=Difference(0.04, -0.01, 0.09, 3, 2))[0]
+    assert told(teacher=0.43)[0].startswith("the teacher is not better than the fully trained student: ")
+    assert "may not be better" in told(teacher=0.455)[1]
+    assert told(forecast=None, why_no_forecast="too short")[1].endswith("is unknown: too short")
+    assert "no teacher AP" in told(teacher=None)[1]
+    assert "may be noise" in told(difference=Difference(0.04, -0.01, 0.09, 3, 2))[0]
     assert "worse than" in told(difference=Difference(-0.04, -0.05, -0.03, 3, 0))[0]
-    assert "two or more" in told(difference=Difference(0.04, None, None, 1, 1))[0]
+    assert "at least two seeds" in told(difference=Difference(0.04, None, None, 1, 1))[0]
 
 
 def test_a_term_that_pulls_against_the_task() -> None:
     (against,) = told(cosines={"cls": [-0.2, -0.1], "box": [-0.2, 0.1], "neck": []})[2:]
-    assert against.startswith("cls pulls against the task (mean cosine -0.15")
+    assert against.startswith("cls conflicts with the task loss (mean cosine -0.15")
     assert "RBC, WBC" in told(unknown_classes=["RBC", "WBC"])[-1]
 
 
@@ -97,17 +97,17 @@ def test_page() -> None:
         }
     )
     assert text.splitlines() == [
-        "blood: does it pay? By 10.0% of the budget (30 of 300 iterations), 1 seed",
+        "blood: does it pay off? After 10.0% of the budget (30 of 300 iterations), 1 seed",
         "",
         "student alone   0.400 at 10.0%",
-        "                with the whole budget: not known",
+        "                with the full budget: not known",
         "teacher         0.550",
         "",
         "kd: PAYS",
         "  now           +0.040 (+0.030 to +0.050)",
-        "  predicted     (no interval) with the whole budget",
+        "  predicted     (no interval) with the full budget",
         "  - it is so",
         "",
-        "The whole plan will take 2.5 hours here (student 1, kd 1.5); this probe took 0.25.",
+        "The full plan will take about 2.5 hours here (student 1, kd 1.5); this probe took 0.25.",
         "failed: student, seed 1: no memory",
     ]

@@ -32,5 +32,5 @@ def test_a_box_without_area_in_the_image_is_left_out(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="Cannot write"):
         write_coco(tmp_path / "file/x.json", tmp_path, [], ["cat"], "me")

@@ -96,10 +96,10 @@ def test_the_ratio_is_as_in_mmdet() -> None:
     ("options", "message"),
     [
         ({"source_ratio": [8, 1]}, r"too small[\s\S]*\[4, 0\]"),
-        ({"source_ratio": [0, 1]}, "how to mix"),
-        ({"source_ratio": [1, -1]}, "how to mix"),
-        ({"source_ratio": ["1", 1]}, "how to mix"),
-        ({"source_ratio": [1, 1, 1]}, "a data set for each"),
+        ({"source_ratio": [0, 1]}, "Invalid source_ratio"),
+        ({"source_ratio": [1, -1]}, "Invalid source_ratio"),
+        ({"source_ratio": ["1", 1]}, "Invalid source_ratio"),
+        ({"source_ratio": [1, 1, 1]}, "one data set per number"),
     ],
 )
 def test_what_is_refused(options: dict[str, Any], message: str) -> None:
@@ -108,7 +108,7 @@ def test_what_is_refused(options: dict[str, Any], message: str) -> None:
 
 
 def test_data_to_draw_from_are_needed() -> None:
-    with pytest.raises(UserError, match="nothing to draw from"):
+    with pytest.raises(UserError, match="an empty data set"):
         sampler((4, 0))
-    with pytest.raises(UserError, match="a data set for each"):
+    with pytest.raises(UserError, match="one data set per number"):
         MixedBatchSampler(DefaultSampler(range(4), seed=0), 4, [1, 1])

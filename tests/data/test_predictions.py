@@ -111,22 +111,22 @@ def test_an_image_that_is_named_twice(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[Any, str]] = {
-    "truncated": (json.dumps(content(box()))[:-20], "cannot be read"),
-    "empty": ("", "cannot be read"),
-    "no predictions": ({"a": 1}, "holds no predictions"),
-    "a number": ("3", "holds no predictions"),
-    "no image": (content(box(3)), "not listed"),
-    "no class": (content(box(1, 4)), "class that is not listed"),
+    "truncated": (json.dumps(content(box()))[:-20], "Cannot read the teacher's predictions"),
+    "empty": ("", "Cannot read the teacher's predictions"),
+    "no predictions": ({"a": 1}, "contains no predictions"),
+    "a number": ("3", "contains no predictions"),
+    "unlisted image": (content(box(3)), "unlisted"),
+    "no class": (content(box(1, 4)), "unlisted class"),
     "no score": (content({k: v for k, v in box().items() if k != "score"}), "lacks a part"),
     "short box": (content(box(bbox=[1, 2, 3])), "lacks a part"),
     "NaN score": (content(box(score=float("nan"))), "has no score"),
     "a logit": (content(box(score=3.0)), "has no score"),
     "NaN box": (content(box(bbox=[1, 2, float("nan"), 4])), "has no area"),
-    "corners": (content(box(bbox=[60, 20, 50, 40])), "outside of its image"),
+    "corners": (content(box(bbox=[60, 20, 50, 40])), "outside its image"),
     "no area": (content(box(bbox=[1, 2, 0, 4])), "has no area"),
-    "other classes": (content(box(scores=[0.1, 0.2, 0.7])), "scores for other classes"),
+    "other classes": (content(box(scores=[0.1, 0.2, 0.7])), "wrong number of class scores"),
     "NaN class score": (content(box(scores=[float("nan"), 0.7])), "has no class scores"),
-    "results without classes": ([box()], "names no classes"),
+    "results without classes": ([box()], "without class names"),
 }
 
 
@@ -145,7 +145,7 @@ def test_how_many_are_wrong_is_said(tmp_path: Path) -> None:
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "nothing.json", tmp_path):
-        with pytest.raises(UserError, match="not there"):
+        with pytest.raises(UserError, match="not found"):
             read_predictions(path)
 
 

@@ -140,13 +140,13 @@ def test_the_quarter_of_the_cards() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"images": "nowhere"}, r"`images` cannot be read[\s\S]*data/cards/nowhere"),
-        ({"images": "annotations"}, r"no image in it[\s\S]*data/cards/annotations"),
-        ({"images": []}, "names no images"),
-        ({"images": "LICENSE"}, "cannot be read"),
+        ({"images": "nowhere"}, r"Cannot read `images`[\s\S]*data/cards/nowhere"),
+        ({"images": "annotations"}, r"contains no images[\s\S]*data/cards/annotations"),
+        ({"images": []}, "lists no images"),
+        ({"images": "LICENSE"}, "Cannot read `"),
         ({"leave_out": "images/val"}, r"none of the images[\s\S]*0 in common"),
         ({"leave_out": "images/train"}, "all images"),
-        ({"images": "annotations/broken.json"}, "cannot be read"),
+        ({"images": "annotations/broken.json"}, "Cannot read `"),
         ({"ann_file": "annotations/train.json"}, "reads no annotations"),
         ({"pipeline": [*LOADS, {"type": "RandomCrop", "crop_size": (9, 9)}]}, "allow_negative_crop=False"),
         (
@@ -167,7 +167,7 @@ def test_what_is_refused(options: dict[str, Any], message: str) -> None:
 def test_a_broken_coco_file(tmp_path: Path) -> None:
     for text in ("{", "[]", '{"images": [{}]}'):
         (tmp_path / "a.json").write_text(text)
-        with pytest.raises(UserError, match="cannot be read"):
+        with pytest.raises(UserError, match="Cannot read `"):
             UnlabelledImages(images="a.json", data_root=str(tmp_path))
 
 
@@ -175,11 +175,11 @@ def test_a_pipeline_that_drops_all_or_does_not_pack() -> None:
     drops = cards(pipeline=[*LOADS, lambda results: None, PIPELINE[-1]])
     with pytest.raises(UserError, match="function drops images without objects"):
         drops[0]
-    with pytest.raises(UserError, match=r"does not pack them[\s\S]*MultiImageMixDataset"):
+    with pytest.raises(UserError, match=r"does not pack its samples[\s\S]*MultiImageMixDataset"):
         cards(pipeline=LOADS)[0]
 
 
 def test_a_size_that_cannot_be_read(folder: Path) -> None:
     shutil.copy(folder / "b/notes.md", folder / "a.JPG")
-    with pytest.raises(UserError, match=r"cannot be read[\s\S]*a\.JPG"):
+    with pytest.raises(UserError, match=r"Cannot read image[\s\S]*a\.JPG"):
         UnlabelledImages(images="a.JPG", data_root=str(folder)).get_data_info(0)["width"]

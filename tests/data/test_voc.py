@@ -105,11 +105,11 @@ def test_what_is_wrong_is_listed(tmp_path: Path) -> None:
     found = convert_voc(root)
     assert found.problems.counts() == {
         "annotation without image": 1,
-        "corrupt image, left out": 1,
-        "unreadable annotation, image left out": 2,
-        "size is not that of the image": 1,
-        "box reaches outside its image, clipped": 1,
-        "box without area in its image, left out": 1,
+        "corrupt image, skipped": 1,
+        "unreadable annotation, image skipped": 2,
+        "size differs from the image": 1,
+        "box extends beyond its image, clipped": 1,
+        "box without area in its image, skipped": 1,
         "image without annotation file, background": 1,
     }
     names = [one["file_name"] for one in coco(root / "annotations/train.json")["images"]]

@@ -125,7 +125,7 @@ def test_nothing_is_written_twice_where_an_interrupt_falls_after_the_writing(
 def test_predictions_of_something_else(out: Path, classes: tuple[str, ...], about: dict[str, str]) -> None:
     with PredictionsWriter(out, CLASSES, {"weights": "a"}) as writer:
         add(writer, "a.jpg")
-    with pytest.raises(UserError, match="of something else") as error, PredictionsWriter(out, classes, about):
+    with pytest.raises(UserError, match="of another run") as error, PredictionsWriter(out, classes, about):
         pass
     assert ("weights" in str(error.value)) == (classes == CLASSES)
     with PredictionsWriter(out, CLASSES, {"weights": "a"}) as writer:  # it is not locked any more
@@ -134,7 +134,10 @@ def test_predictions_of_something_else(out: Path, classes: tuple[str, ...], abou
 
 def test_a_file_that_is_not_mmkds(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps([{"image_id": 1}]))
-    with pytest.raises(UserError, match="no predictions to go on from"), PredictionsWriter(tmp_path, CLASSES):
+    with (
+        pytest.raises(UserError, match="no predictions to continue from"),
+        PredictionsWriter(tmp_path, CLASSES),
+    ):
         pass
 
 

@@ -148,14 +148,14 @@ def test_background_is_kept_and_what_is_wrong_is_listed(tmp_path: Path) -> None:
     (tmp_path / "images/val/copy.png").write_bytes((train / "b.png").read_bytes())
     found = convert_yolo(path)
     assert found.problems.counts() == {
-        "corrupt image, left out": 2,
+        "corrupt image, skipped": 2,
         "same image in train and val": 1,
         "image without label file, background": 2,
-        "label out of range 0 to 1, image left out": 2,
-        "class beyond the 2 of data.yaml, image left out": 1,
-        "row that is neither `class x y w h` nor `class x1 y1 x2 y2 …`, image left out": 2,
-        "row twice, kept": 1,
-        "box without area, left out": 1,
+        "label out of range 0 to 1, image skipped": 2,
+        "class beyond the 2 of data.yaml, image skipped": 1,
+        "row that is neither `class x y w h` nor `class x1 y1 x2 y2 …`, image skipped": 2,
+        "duplicate row, kept": 1,
+        "box without area, skipped": 1,
         "label without image": 1,
     }
     names = [one["file_name"] for one in coco(found.splits["train"].annotations)["images"]]
@@ -167,7 +167,7 @@ def test_background_is_kept_and_what_is_wrong_is_listed(tmp_path: Path) -> None:
     assert found.problems.places["label without image"] == ["labels/train/orphan.txt"]
     written = (tmp_path / "annotations/problems.txt").read_text()
     assert "labels/train/range.txt:2" in written
-    assert "2 × corrupt image, left out: images/train/text.png (" in "\n".join(found.lines())
+    assert "2 × corrupt image, skipped: images/train/text.png (" in "\n".join(found.lines())
     assert convert_yolo(path, drop_duplicates=True).splits["train"].box_count == 3 + 1
 
 
@@ -201,7 +201,7 @@ def test_a_file_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
     path = yolo(tmp_path)
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations/train.json").write_text('{"images": []}')
-    with pytest.raises(UserError, match="would be overwritten"):
+    with pytest.raises(UserError, match="would overwrite"):
         convert_yolo(path)
     assert (tmp_path / "annotations/train.json").read_text() == '{"images": []}'
     assert convert_yolo(path, tmp_path / "mine").splits["val"].annotations == tmp_path / "mine/val.json"
@@ -210,14 +210,14 @@ def test_a_file_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("train: images/train\n", "names no classes"),
-        (f"train: images/train\nnc: 3\n{NAMES}", "nc and names do not agree"),
-        ("train: images/train\nnames: [cat, cat]", "two classes of one name"),
+        ("train: images/train\n", "has no class names"),
+        (f"train: images/train\nnc: 3\n{NAMES}", "nc and names do not match"),
+        ("train: images/train\nnames: [cat, cat]", "duplicate class names"),
         ("train: images/train\nnames: {0: cat, 2: dog}", "names has gaps"),
-        (f"train: images/nowhere\n{NAMES}", "images of train are not there"),
-        (NAMES, "names no images"),
+        (f"train: images/nowhere\n{NAMES}", "Images of train not found"),
+        (NAMES, "lists no images"),
         ("[1, 2]", "no keys like train"),
-        ("a: [", "cannot be read"),
+        ("a: [", "Cannot read"),
     ],
 )
 def test_what_is_wrong_with_the_yaml_file_is_said(tmp_path: Path, text: str, says: str) -> None:

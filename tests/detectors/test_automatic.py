@@ -180,14 +180,12 @@ def test_a_term_that_never_has_a_gradient_is_reported(teacher: str, caplog: pyte
 
 
 def test_what_cannot_be_weighed_is_refused(teacher: str) -> None:
-    with pytest.raises(
-        UserError, match=r"(?s)share of the task's gradient, which is 0.*automatic weights of x"
-    ):
+    with pytest.raises(UserError, match=r"(?s)share of its gradient.*automatic weights for x"):
         kd_model(teacher, distill={"x": AUTO}, task_loss_weight=0)
     model = kd_model(teacher, distill={"x": AUTO})
     for part in (model.backbone, model.neck):
         part.requires_grad_(False)
-    with pytest.raises(UserError, match=r"(?s)needs a gradient on the neck's output.*both frozen"):
+    with pytest.raises(UserError, match=r"(?s)need a gradient on the neck's output.*both frozen"):
         losses_of(model, batch())
     inner = {"cls": {"type": "DistillationLoss", "loss_weight": "auto"}}
     with pytest.raises(UserError, match="loss_weight must be a number ≥ 0, found 'auto'"):

@@ -81,7 +81,7 @@ def test_what_a_head_does_not_have_is_said_while_building() -> None:
         build(distilled(cfg, cfg, distill={"cls": {"type": "BCKDLoss", "normalizer": "centerness"}}))
     yolox = stock("yolox/yolox_tiny_8xb8-300e_coco.py")
     loss = {"type": "DistillationLoss", "region": "all", "valid": "loss"}
-    with pytest.raises(UserError, match="does not tell which priors"):
+    with pytest.raises(UserError, match="Cannot determine the foreground priors"):
         build(distilled(yolox, yolox, distill={"cls": loss}))
     with pytest.raises(UserError, match="valid must be one of image, pad, loss, found 'all'"):
         build(distilled(cfg, cfg, distill={"cls": {"type": "BCKDLoss", "valid": "all"}}))

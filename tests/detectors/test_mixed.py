@@ -370,5 +370,5 @@ def test_times_zero_keeps_the_gradient() -> None:
 
 @pytest.mark.parametrize("score", [-0.1, 1.5, "0.5", None, True])
 def test_the_score_of_boxes_is_a_score(score: Any) -> None:
-    with pytest.raises(UserError, match="pseudo_score must be a score"):
+    with pytest.raises(UserError, match="pseudo_score must be a number"):
         student(None, pseudo_score=score)

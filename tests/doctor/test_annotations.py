@@ -16,7 +16,7 @@ from .bccd import each, errors
 def test_one_class_as_a_string(tmp_path: Path) -> None:
     found = errors(each(lambda dataset: dataset.update(metainfo={"classes": "RBC"})))
     assert [one for one in found if one.startswith("train")] == [
-        "train: classes: metainfo.classes is the string 'RBC', whose letters become the classes; "
+        "train: classes: metainfo.classes is the string 'RBC', so each letter becomes a class; "
         "write a tuple, with its comma: classes=('RBC',)"
     ]
     (found, *_) = errors(each(lambda dataset: dataset.update(metainfo=[{"classes": ("RBC",)}])))
@@ -31,19 +31,22 @@ def test_one_class_as_a_string(tmp_path: Path) -> None:
     [
         (
             {"classes": "Platelets, RBC, WBC"},
-            "the string 'Platelets, RBC, WBC', whose letters become the classes; "
+            "the string 'Platelets, RBC, WBC', so each letter becomes a class; "
             "write a tuple, with its comma: classes=('Platelets', 'RBC', 'WBC')",
         ),
-        ({"classes": "nowhere/names.txt"}, "whose letters become the classes; put it at nowhere/names.txt"),
-        ({"classes": 3}, "metainfo.classes is 3, no list of names; write classes=('…', '…')"),
-        ({"classes": {"RBC", "WBC"}}, "no list of names"),
-        ({"classes": (("Platelets", "RBC", "WBC"),)}, "no list of names"),
-        ({"classes": ("Platelets", "RBC", "RBC")}, "metainfo.classes names RBC more than once"),
+        ({"classes": "nowhere/names.txt"}, "so each letter becomes a class; put it at nowhere/names.txt"),
+        ({"classes": 3}, "metainfo.classes is 3, not a list of names; write classes=('…', '…')"),
+        ({"classes": {"RBC", "WBC"}}, "not a list of names"),
+        ({"classes": (("Platelets", "RBC", "WBC"),)}, "not a list of names"),
+        ({"classes": ("Platelets", "RBC", "RBC")}, "metainfo.classes lists RBC more than once"),
         (
             {"CLASSES": ("Platelets", "RBC", "WBC")},
-            "nothing reads metainfo.CLASSES; call it metainfo.classes",
+            "nothing reads metainfo.CLASSES; rename it to metainfo.classes",
         ),
-        ({"class": ("Platelets", "RBC", "WBC")}, "nothing reads metainfo.class; call it metainfo.classes"),
+        (
+            {"class": ("Platelets", "RBC", "WBC")},
+            "nothing reads metainfo.class; rename it to metainfo.classes",
+        ),
         ("RBC", "metainfo is a str; write a dict"),
     ],
 )
@@ -53,7 +56,7 @@ def test_classes_that_are_no_list_of_names(metainfo: Any, found: str) -> None:
     def damage(dataset: Any) -> None:
         dataset.metainfo = metainfo
 
-    told = [one for one in errors(each(damage)) if "not examined" not in one]
+    told = [one for one in errors(each(damage)) if "not checked" not in one]
     assert [one.split(": ")[0] for one in told] == ["train", "val"]
     assert all(found in one for one in told)
 
@@ -94,9 +97,9 @@ def test_files_that_are_read_in_another_way(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        ([], "it lacks images, annotations, categories"),
-        ({"images": []}, "it has no list of annotations, categories"),
-        ({"images": [1], "annotations": [], "categories": []}, "it has no list of images"),
+        ([], "missing keys images, annotations, categories"),
+        ({"images": []}, "no list of annotations, categories"),
+        ({"images": [1], "annotations": [], "categories": []}, "no list of images"),
     ],
 )
 def test_files_that_hold_something_else(tmp_path: Path, content: Any, found: str) -> None:

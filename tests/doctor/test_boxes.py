@@ -19,14 +19,14 @@ GOOD = [[0, 0, 100, 50]] * 20
 
 def test_within() -> None:
     (finding,) = examined(*GOOD, [0.5, 0.5, 100.2, 49.9])  # rounded
-    assert (finding.level, finding.found) == ("ok", "21: finite, with an area, within their images")
+    assert (finding.level, finding.found) == ("ok", "21: finite, non-empty, within their images")
 
 
 @pytest.mark.parametrize(
     ("box", "level", "text"),
     [
-        ([90, 10, 20, 20], "warning", "1 of 21 (ids 20) reach outside"),
-        ([-3, 10, 20, 20], "warning", "reach outside"),
+        ([90, 10, 20, 20], "warning", "1 of 21 (ids 20) extend beyond"),
+        ([-3, 10, 20, 20], "warning", "extend beyond"),
         ([10, 10, 0, 20], "warning", "have no area"),
         ([10, 10, 20, -20], "warning", "have no area"),
         ([10, 10, float("nan"), 20], "error", "not four finite numbers"),
@@ -55,4 +55,4 @@ def test_many_are_outside() -> None:
 
 def test_of_no_image() -> None:
     (finding,) = examined([0, 0, 1, 1], image=7)
-    assert "belong to no image" in finding.found
+    assert "have an unknown image_id" in finding.found

@@ -116,7 +116,7 @@ def test_heads_of_a_detector_in_a_detector(name: str) -> None:
 def test_the_head_is_not_made_for_classes_that_are_not_there() -> None:
     told = errors(each(lambda dataset: dataset.update(metainfo=None)))
     (head,) = [one for one in told if one.startswith("head: classes")]
-    assert head.endswith("correct metainfo.classes first, see above")
+    assert head.endswith("first correct metainfo.classes, see above")
 
 
 def test_classes_of_tracks_are_others() -> None:
@@ -140,7 +140,7 @@ def test_words_instead_of_classes() -> None:
         cfg.model.language_model = {"type": "BertModel"}
 
     (told,) = errors(damage)
-    assert told.startswith("head: classes: not examined")
+    assert told.startswith("head: classes: not checked")
 
 
 def test_images_that_are_padded_by_a_border() -> None:

@@ -43,7 +43,7 @@ def test_classes_written_otherwise() -> None:
 def test_no_class_matches() -> None:
     *files, head = examined(classes("cat", "dog"))
     assert [one.what for one in files] == ["train: classes", "val: classes"]
-    assert all("none of the config's classes matches" in one.found for one in files)
+    assert all("none of the config's classes match" in one.found for one in files)
     assert head.found == "model.bbox_head.num_classes is 3; the data set has 2: cat, dog"
 
 
@@ -51,7 +51,7 @@ def test_classes_in_another_order_than_in_the_file() -> None:
     """mmdet numbers them by the file, whatever the config says."""
     train, _ = examined(classes("RBC", "Platelets", "WBC"))
     assert train.level == "error"
-    assert "Platelets is called RBC, RBC is called Platelets" in train.found
+    assert "Platelets is labelled RBC, RBC is labelled Platelets" in train.found
     assert train.remedy == "metainfo=dict(classes=('Platelets', 'RBC', 'WBC'))"
 
 
@@ -68,7 +68,7 @@ def test_a_class_without_a_box(tmp_path: Path) -> None:
         content["annotations"] = [one for one in content["annotations"] if one["category_id"] != 1]
 
     (finding,) = examined(bccd.annotations(tmp_path, damage, "train"))
-    assert (finding.level, finding.found) == ("warning", "no box of Platelets")
+    assert (finding.level, finding.found) == ("warning", "no boxes of Platelets")
 
 
 def test_most_images_are_empty(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_file_that_is_no_coco_file(tmp_path: Path, text: str) -> None:
 
     (finding,) = examined(damage)
     assert finding.level == "error"
-    assert "cannot be read" in finding.found
+    assert "cannot read" in finding.found
 
 
 def test_other_annotations_than_coco(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_other_annotations_than_coco(tmp_path: Path) -> None:
         cfg.train_dataloader.dataset.ann_file = str(tmp_path / "train.txt")
 
     (finding,) = [one for one in examine_dataset(bccd.setup(damage)) if one.level == "note"]
-    assert finding.found[:12] == "not examined"
+    assert finding.found[:11] == "not checked"
 
 
 def test_wrappers_are_looked_into() -> None:
@@ -127,7 +127,7 @@ def test_val_is_part_of_train(tmp_path: Path) -> None:
 
     (finding,) = examined(damage)
     assert (finding.level, finding.what) == ("warning", "train and val")
-    assert "72 images of val are trained on" in finding.found
+    assert "72 validation images are in the training set" in finding.found
     assert "all of them" in finding.found
 
 

@@ -17,7 +17,7 @@ def ends_with(error: Exception) -> list[Finding]:
 def test_what_came_before_stays() -> None:
     first, last = ends_with(NotExamined("no data"))
     assert first.what == "first"
-    assert (last.level, last.found) == ("note", "not examined: no data")
+    assert (last.level, last.found) == ("note", "not checked: no data")
 
 
 def test_an_unexpected_error_is_a_finding() -> None:

@@ -18,21 +18,21 @@ def write(folder: Path, name: str, width: int = 8, height: int = 6, value: int =
 
 def test_as_they_should_be(tmp_path: Path) -> None:
     (finding,) = examine_images("val", tmp_path, [write(tmp_path, "a.png"), write(tmp_path, "b.png")], 9)
-    assert (finding.level, finding.found) == ("ok", "the first 2 opened, sizes as in the file")
+    assert (finding.level, finding.found) == ("ok", "first 2 opened, sizes match the file")
 
 
 def test_missing(tmp_path: Path) -> None:
     images = [write(tmp_path, "a.png"), {"id": 2, "file_name": "nothere.png", "width": 8, "height": 6}]
     (finding,) = examine_files("val", tmp_path, images)
     assert finding.level == "error"
-    assert f"1 of 2 are not in {tmp_path}: nothere.png" in finding.found
+    assert f"1 of 2 not found in {tmp_path}: nothere.png" in finding.found
 
 
 def test_unreadable(tmp_path: Path) -> None:
     image = write(tmp_path, "a.png")
     (tmp_path / "a.png").write_bytes(b"no image")
     (finding,) = examine_images("val", tmp_path, [image], 9)
-    assert (finding.level, finding.found) == ("error", "cannot be read: a.png")
+    assert (finding.level, finding.found) == ("error", "unreadable: a.png")
 
 
 @pytest.mark.parametrize(("size", "remedy"), [((6, 8), "EXIF"), ((16, 12), "that were annotated")])
@@ -48,7 +48,7 @@ def test_one_image_in_both(tmp_path: Path) -> None:
     val = [(a, same), (b, write(b, "2.png", value=9)), (b, write(b, "3.png", value=8))]
     (finding,) = examine_overlap([(a, same), (a, copied), (a, other)], val)
     assert finding.level == "warning"
-    assert "2 images of val are trained on: 1.png, 2.png" in finding.found
+    assert "2 validation images are in the training set: 1.png, 2.png" in finding.found
 
 
 def test_one_name_of_two_images(tmp_path: Path) -> None:
@@ -56,5 +56,5 @@ def test_one_name_of_two_images(tmp_path: Path) -> None:
     (finding,) = examine_overlap(train, [(tmp_path / "b", write(tmp_path / "b", "1.png", value=2))])
     assert (finding.level, finding.found) == (
         "ok",
-        "no image in both; 1 names are in both, the content differs",
+        "no common images; 1 file names are in both, with different content",
     )

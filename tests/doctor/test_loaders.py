@@ -10,32 +10,32 @@ from .bccd import errors
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_workers": 0, "persistent_workers": True}, "torch refuses val_dataloader: persistent_workers"),
+        ({"num_workers": 0, "persistent_workers": True}, "torch rejects val_dataloader: persistent_workers"),
         (
             {"num_workers": 0, "persistent_workers": False, "prefetch_factor": 4},
-            "torch refuses val_dataloader",
+            "torch rejects val_dataloader",
         ),
-        ({"batch_size": 0}, "torch refuses val_dataloader: batch_size"),
+        ({"batch_size": 0}, "torch rejects val_dataloader: batch_size"),
         ({"batch_size": None}, "val_dataloader.batch_size is None"),
         (
             {"shuffle": True},
-            "torch refuses val_dataloader: sampler option is mutually exclusive with shuffle",
+            "torch rejects val_dataloader: sampler option is mutually exclusive with shuffle",
         ),
         (
             {"batch_sampler": {"type": "AspectRatioBatchSampler"}, "drop_last": True},
-            "torch refuses val_dataloader: batch_sampler option is mutually exclusive",
+            "torch rejects val_dataloader: batch_sampler option is mutually exclusive",
         ),
-        ({"num_batch_per_epoch": 0}, "num_batch_per_epoch=0 is no number ≥ 1"),
+        ({"num_batch_per_epoch": 0}, "num_batch_per_epoch=0 is not a number ≥ 1"),
         (
             {"sampler": {"type": "DefaultSamplr"}},
-            "val_dataloader.sampler: there is no 'DefaultSamplr'; did you mean DefaultSampler?",
+            "val_dataloader.sampler: unknown type 'DefaultSamplr'; did you mean DefaultSampler?",
         ),
         (
             {"batch_sampler": {"type": "AspectRatio"}},
-            "val_dataloader.batch_sampler: there is no 'AspectRatio'",
+            "val_dataloader.batch_sampler: unknown type 'AspectRatio'",
         ),
         ({"collate_fn": {"type": "pseudo_colate"}}, "did you mean pseudo_collate?"),
-        ({"worker_init_fn": {"type": "nobody"}}, "val_dataloader.worker_init_fn: there is no 'nobody'"),
+        ({"worker_init_fn": {"type": "nobody"}}, "val_dataloader.worker_init_fn: unknown type 'nobody'"),
         ({"num_worker": 2}, "no option num_worker; did you mean num_workers"),
     ],
 )

@@ -14,7 +14,7 @@ def test_page() -> None:
     assert "  ok       a                     well" in lines
     assert all(len(line) <= 80 for line in lines)
     assert "                                 → mend it" in lines
-    assert lines[-1] == "1 error, 1 warning: mend the errors before training"
+    assert lines[-1] == "1 error, 1 warning: fix the errors before training"
     assert "\033" not in text
     coloured = page("title", [GOOD, BAD], colour=True, width=80)
     assert "\033[31merror" in coloured

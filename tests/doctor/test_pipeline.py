@@ -66,4 +66,4 @@ def test_without_data() -> None:
 
     findings = [one for one in examine_pipeline(bccd.setup(damage)) if one.level == "note"]
     assert findings
-    assert all(one.found == "not examined: there is no file data/bccd/nothere.json" for one in findings)
+    assert all(one.found == "not checked: file not found: data/bccd/nothere.json" for one in findings)

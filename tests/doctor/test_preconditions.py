@@ -43,8 +43,8 @@ def test_annotations_without_what_is_read(tmp_path: Path, key: str) -> None:
 def test_no_box_of_the_classes(tmp_path: Path) -> None:
     empty = bccd.annotations(tmp_path, lambda content: content.update(annotations=[]), "train")
     (few, none) = errors(empty)
-    assert "no box of Platelets, RBC, WBC" in few
-    assert "292 images, 292 without a box (100%) of the config's classes" in none
+    assert "no boxes of Platelets, RBC, WBC" in few
+    assert "292 images, 292 without boxes (100%) of the config's classes" in none
     assert errors(empty, lambda cfg: cfg.model.update(task_loss_weight=0)) == []
 
 
@@ -54,7 +54,7 @@ def test_parts_with_other_classes() -> None:
         other = ConfigDict({**one, "metainfo": {"classes": ("RBC", "WBC")}})
         cfg.train_dataloader.dataset = ConfigDict(type="ConcatDataset", datasets=[one, other])
 
-    assert any("the parts of the data set differ" in one for one in errors(damage))
+    assert any("the concatenated data sets differ" in one for one in errors(damage))
 
 
 def test_results_for_a_server_need_no_annotations(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_images_that_are_elsewhere_are_not_looked_for(tmp_path: Path) -> None:
         for dataset in (cfg.train_dataloader.dataset, cfg.val_dataloader.dataset):
             dataset.data_prefix = {"img": str(tmp_path)}
 
-    assert all("are not in" in one for one in errors(damage))
+    assert all("not found in" in one for one in errors(damage))
     assert len(errors(damage)) == 2
     remote = each(lambda dataset: dataset.pipeline[0].update(backend_args={"backend": "petrel"}))
     assert errors(damage, remote) == []
@@ -92,20 +92,20 @@ def test_a_visualizer_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     (found,) = errors(logs)
-    assert "TensorboardVisBackend needs tensorboard or tensorboardX, which is not installed" in found
+    assert "TensorboardVisBackend requires tensorboard or tensorboardX, which is not installed" in found
     assert "pip install tensorboard" in found
 
 
 @pytest.mark.parametrize(
     ("lacking", "found"),
     [
-        (["val_cfg"], "the config has val_dataloader and val_evaluator and no val_cfg; add val_cfg=dict()"),
-        (["val_dataloader"], "the config has val_cfg and val_evaluator and no val_dataloader"),
+        (["val_cfg"], "the config has val_dataloader and val_evaluator but no val_cfg; add val_cfg=dict()"),
+        (["val_dataloader"], "the config has val_cfg and val_evaluator but no val_dataloader"),
         (
             ["test_cfg", "test_evaluator"],
-            "has test_dataloader and no test_cfg and no test_evaluator",
+            "has test_dataloader but no test_cfg and no test_evaluator",
         ),
-        (["optim_wrapper"], "the config has train_dataloader and train_cfg and no optim_wrapper"),
+        (["optim_wrapper"], "the config has train_dataloader and train_cfg but no optim_wrapper"),
     ],
 )
 def test_what_belongs_together(lacking: list[str], found: str) -> None:

@@ -59,10 +59,10 @@ def test_a_training_of_nothing(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("max_epochs", 5.0, "max_epochs=5.0 is no whole number"),
-        ("max_epochs", "5", "max_epochs='5' is no whole number"),
-        ("val_interval", "1", "val_interval='1' is no number"),
-        ("val_interval", 0, "val_interval=0 is no interval"),
+        ("max_epochs", 5.0, "max_epochs=5.0 is not a whole number"),
+        ("max_epochs", "5", "max_epochs='5' is not a whole number"),
+        ("val_interval", "1", "val_interval='1' is not a number"),
+        ("val_interval", 0, "val_interval=0 is not a valid interval"),
     ],
 )
 def test_numbers_of_the_loop(name: str, value: Any, message: str) -> None:

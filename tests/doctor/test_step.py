@@ -31,7 +31,7 @@ def test_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {one.level for one in [*step.values(), *memory.values()]} == {"ok"}
     assert "loss_kd_cls" in step["losses"].found
     assert "all 111 trainable parameters" in step["gradients"].found
-    assert "times the task's, cosine" in step["distill.cls"].found
+    assert "× the task's, cosine" in step["distill.cls"].found
     kept = setup.step_memory
     assert kept is not None
     student = setup.model()
@@ -52,10 +52,12 @@ def test_a_loss_that_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     step, memory = examined(bccd.setup(two_images))
     assert step["losses"].level == "error"
     assert "not finite: loss_kd_cls" in step["losses"].found
-    assert memory["memory"].found == "not examined: no training step was made"
+    assert memory["memory"].found == "not checked: no training step was run"
 
 
-@pytest.mark.parametrize(("weight", "word"), [(1e4, "drowns the task"), (1e-4, "hardly takes part")])
+@pytest.mark.parametrize(
+    ("weight", "word"), [(1e4, "dominates the task loss"), (1e-4, "its contribution is negligible")]
+)
 def test_balance(weight: float, word: str) -> None:
     def damage(cfg: Config) -> None:
         two_images(cfg)
@@ -74,8 +76,8 @@ def test_automatic_weights() -> None:
 
     finding = examined(bccd.setup(damage))[0]["distill.cls"]
     assert finding.level == "ok"
-    assert "its gradient on the neck is 0.1 times the task's" in finding.found
-    assert "its automatic weight begins with " in finding.found
+    assert "gradient on the neck is 0.1 × the task's" in finding.found
+    assert "its automatic weight starts at " in finding.found
 
 
 def test_a_parameter_without_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +107,7 @@ def test_the_average_of_the_student_itself() -> None:
     step, _ = examined(setup)
     assert {one.level for one in step.values()} == {"ok"}
     (teacher,) = examine(setup, ["teacher"])[0].findings
-    assert teacher.found == "the average of the student itself"
+    assert teacher.found == "moving average of the student"
 
 
 def test_a_stock_detector() -> None:
@@ -176,7 +178,7 @@ def test_hooks_of_the_config_act() -> None:
 
     step, _ = examined(bccd.setup(damage))
     assert "_FreezesTheNeck" in step["hooks"].found
-    assert "trainable parameters get one" in step["gradients"].found
+    assert "trainable parameters get a gradient" in step["gradients"].found
     assert "all 111" not in step["gradients"].found
 
 

@@ -49,7 +49,7 @@ def test_a_student_that_is_better(distilled: Config, alone: Config, tmp_path: Pa
     )
     assert "epoch 5" in warning.found
     assert "better teacher" in warning.remedy
-    (fine,) = examined(distilled, tmp_path, 0.57, "its own training logged", 0.0)
+    (fine,) = examined(distilled, tmp_path, 0.57, "its training logged", 0.0)
     assert fine.level == "ok"
     (chance,) = examined(distilled, tmp_path, 0.5, "on 8 images", 0.1)
     assert chance.level == "ok"

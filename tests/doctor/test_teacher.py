@@ -62,8 +62,8 @@ def test_a_student_that_inherits_from_other_pixels() -> None:
 @pytest.mark.parametrize(
     ("teacher", "found"),
     [
-        ({"ema": {}}, "the average of the student itself"),
-        ([{"type": "NoDetector"}, {"ema": {}}], "no trained detector: not examined"),
+        ({"ema": {}}, "moving average of the student"),
+        ([{"type": "NoDetector"}, {"ema": {}}], "not a trained detector: not checked"),
         (None, "none in the config"),
     ],
 )

@@ -20,7 +20,7 @@ def test_trained_on_another_order_and_no_names(tmp_path: Path) -> None:
     order = bccd.annotations(tmp_path, bccd.reordered)
     finding = examined(bccd.checkpoint(tmp_path / "teacher.pth", None), order, bccd.other_names)
     assert finding.level == "error"
-    for pair in ("Platelets is called RBC", "RBC is called WBC", "WBC is called Platelets"):
+    for pair in ("Platelets is predicted as RBC", "RBC is predicted as WBC", "WBC is predicted as Platelets"):
         assert pair in finding.found
     assert "'classes': ('Platelets', 'RBC', 'WBC')" in finding.remedy
 

@@ -23,14 +23,14 @@ def examined(monkeypatch: pytest.MonkeyPatch, usual: Any = USUAL, **pixels: Any)
 def test_red_and_blue_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     (finding,) = examined(monkeypatch, {}, bgr_to_rgb=False)
     assert finding.level == "error"
-    assert "with red and blue exchanged" in finding.found
+    assert "with red and blue swapped" in finding.found
     assert "data_preprocessor=dict(bgr_to_rgb=True)" in finding.remedy
 
 
 def test_other_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
     (finding,) = examined(monkeypatch, mean=[103.53, 116.28, 123.675], std=[1, 1, 1], bgr_to_rgb=False)
     assert finding.level == "error"
-    assert "as is usual for torchvision" in finding.found
+    assert "as for torchvision" in finding.found
     assert "mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True" in finding.remedy
 
 

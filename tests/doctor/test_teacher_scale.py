@@ -27,7 +27,7 @@ def small_in_training(cfg: Config) -> None:
 def test_far_from_that_of_its_own_config() -> None:
     (finding,) = examined(bccd.smaller)
     assert finding.level == "error"
-    assert "its own config shows it 4 times the size" in finding.found
+    assert "its config uses 4 times the image size" in finding.found
     assert "scale of Resize to (320, 240)" in finding.remedy
 
 
@@ -41,7 +41,7 @@ def test_its_own_is_not_known() -> None:
 def test_only_training_is_on_another() -> None:
     right, wrong = examined(small_in_training)
     assert (right.level, wrong.level) == ("ok", "error")
-    assert "training shows it objects 0.2" in wrong.found
+    assert "objects in training are 0.2" in wrong.found
     assert "training pipeline to (320, 240)" in wrong.remedy
 
 

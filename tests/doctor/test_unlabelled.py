@@ -37,16 +37,16 @@ def told(*damages: Any) -> list[str]:
 
 def test_a_mix() -> None:
     found = told(mixing())
-    assert "train: unlabelled: 72 images without labels" in found
+    assert "train: unlabelled: 72 unlabelled images" in found
     assert any(
-        "1 images with labels and 3 without; an epoch is one pass over the first" in one for one in found
+        "1 labelled and 3 unlabelled images; an epoch is one pass over the first" in one for one in found
     )
     assert errors(mixing()) == []
 
 
 def test_no_labels_at_all() -> None:
     found = told(mixing(alone=True))
-    assert "train: mix: no image has labels: the student learns from its teacher alone" in found
+    assert "train: mix: no image has labels: the student learns only from its teacher" in found
     assert errors(mixing(alone=True)) == []
     assert setup(mixing(alone=True)).is_unlabelled
 
@@ -58,12 +58,12 @@ def multi_source(**options: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (mixing(batch_sampler=None), "batches are drawn without regard to labels"),
+        (mixing(batch_sampler=None), "batches are sampled without regard to labels"),
         (mixing(batch_sampler={"type": "MixedBatchSampler", "source_ratio": [9, 1]}), "too small"),
-        (mixing(**multi_source()), "never ends its first"),
+        (mixing(**multi_source()), "never finishes its first"),
         (mixing(by_iter=True, **multi_source(batch_size=8)), "batch_size is 8, the loader's 4"),
         (mixing(by_iter=True, **multi_source(source_ratio=[9, 1])), "too small"),
-        (mixing("data/bccd/nothing"), "`images` cannot be read"),
+        (mixing("data/bccd/nothing"), "Cannot read `images`"),
     ],
 )
 def test_mixes_that_go_wrong(damage: Any, message: str) -> None:
@@ -74,7 +74,7 @@ def test_mixes_that_go_wrong(damage: Any, message: str) -> None:
 def test_mmdets_sampler_for_a_loop_by_iterations() -> None:
     assert errors(mixing(by_iter=True, **multi_source())) == []
     assert any(
-        "1 images with labels and 3 without" in one for one in told(mixing(by_iter=True, **multi_source()))
+        "1 labelled and 3 unlabelled images" in one for one in told(mixing(by_iter=True, **multi_source()))
     )
 
 
@@ -90,14 +90,14 @@ def test_a_student_without_a_teacher() -> None:
         cfg.model = {**Config.fromfile("configs/bccd/student.py").model}
 
     (found,) = errors(mixing(), without)
-    assert "trained on as background" in found
+    assert "trained as background" in found
 
 
 def test_leaks_and_files_are_examined_with_the_data() -> None:
     findings = list(examine_dataset(setup(mixing())))
     (leak,) = seen(findings)
     assert (leak.level, leak.what) == ("warning", "unlabelled and val")
-    assert "72 images of val are trained on without their labels" in leak.found
+    assert "72 validation images are in the unlabelled training data" in leak.found
     assert "(all of them)" in leak.found
     assert any(one.found == "72 headers read, 3 images opened" for one in findings)
 
@@ -113,7 +113,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     Path(paths[5]).unlink()
     (found,) = examine_readable(paths, 20)
     assert found.level == "error"
-    assert "3 of 6 cannot be read" in found.found
+    assert "3 of 6 unreadable" in found.found
     assert paths[4] in found.found
     (found,) = examine_readable([paths[0]], 20)
     assert found.level == "ok"
@@ -125,7 +125,7 @@ def test_a_copy_by_another_name_is_found(tmp_path: Path) -> None:
     unlabelled = [str(tmp_path / "other.jpg"), str(tmp_path / "gone.jpg")]
     (found,) = examine_leaks(unlabelled, [], [first, second])
     assert found.level == "warning"
-    assert f"1 images of val are trained on without their labels: {first.name}" in found.found
+    assert f"1 validation images are in the unlabelled training data: {first.name}" in found.found
     clean, twice = examine_leaks(unlabelled, [first], [second])
     assert (clean.level, twice.level) == ("ok", "ok")
     assert "1 images are in both" in twice.found

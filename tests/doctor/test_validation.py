@@ -18,7 +18,7 @@ def examined(*damages: Any) -> Finding:
 
 def test_an_evaluator_takes_a_prediction() -> None:
     finding = examined()
-    assert (finding.level, finding.found) == ("ok", "CocoMetric: built; a prediction is accepted")
+    assert (finding.level, finding.found) == ("ok", "CocoMetric: built, and accepts a prediction")
 
 
 def test_without_validation() -> None:
@@ -76,4 +76,4 @@ def test_a_metric_of_another_kind() -> None:
         cfg.val_evaluator = {"type": "VOCMetric"}
 
     finding = examined(damage)
-    assert finding.found == "VOCMetric: built; a prediction is accepted"
+    assert finding.found == "VOCMetric: built, and accepts a prediction"

@@ -27,7 +27,7 @@ def joined(which: str, *metainfo: dict[str, Any], **options: Any) -> Damage:
 def test_a_key_that_the_first_part_lacks(which: str) -> None:
     """mmdet reads it there, or not, by the order of a set."""
     (found,) = errors(joined(which, {}, {"year": "2012"}))
-    assert f"{which}: data set: the first of its parts has no metainfo.year" in found
+    assert f"{which}: data set: the first concatenated data set has no metainfo.year" in found
     assert "ignore_keys=['year']" in found
     for keys in ("year", ["year"]):
         assert errors(joined(which, {}, {"year": "2012"}, ignore_keys=keys)) == []
@@ -37,7 +37,7 @@ def test_parts_that_differ() -> None:
     differ = ({"year": "2007"}, {"year": "2012"})
     assert errors(joined("train", *differ)) == [], "training takes a list of meta information"
     (found,) = errors(joined("val", *differ))
-    assert "val: data set: its parts differ in metainfo.year" in found
+    assert "val: data set: its data sets differ in metainfo.year" in found
     assert errors(joined("val", *differ, ignore_keys=["year"])) == []
 
 
@@ -61,5 +61,5 @@ def balanced(wrap: Callable[[Any], Any]) -> Damage:
 def test_classes_are_counted_in_a_data_set_alone() -> None:
     assert errors(balanced(lambda dataset: dataset)) == []
     (found,) = errors(balanced(lambda dataset: {"type": "ConcatDataset", "datasets": [dataset, dataset]}))
-    assert "ClassBalancedDataset cannot count the classes of ConcatDataset" in found
-    assert "around each data set in it" in found
+    assert "ClassBalancedDataset cannot determine the classes of ConcatDataset" in found
+    assert "wrap each of its data sets in a" in found

@@ -20,5 +20,5 @@ def test_statistics_become_the_teachers() -> None:
     assert teacher.grad is None
     assert torch.isfinite(match_statistics(torch.ones(1, 2, 1, 1), torch.randn(1, 2, 1, 1))).all()
     assert torch.isfinite(match_statistics(torch.zeros(1, 2, 3, 3), torch.randn(1, 2, 3, 3))).all()
-    with pytest.raises(ValueError, match="one width"):
+    with pytest.raises(ValueError, match="equal width"):
         match_statistics(torch.randn(1, 2, 3, 3), torch.randn(1, 3, 3, 3))

@@ -236,7 +236,7 @@ def test_no_image_is_zero(distance: Distance) -> None:
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("shape", [(2, 3, 2), (2, 3, 4, 2), (1, 3, 2, 4), (2, 3, 2, 4, 1)])
 def test_bad_shapes(distance: Distance, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"expected maps of one shape \(B, (C|any), H, W\), found student"):
+    with pytest.raises(ValueError, match=r"expected maps of equal shape \(B, (C|any), H, W\), found student"):
         distance(pair()[0], torch.zeros(shape))
 
 
@@ -277,5 +277,5 @@ def test_squared_distance_of_half_precision_is_summed_in_float32() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 6), (1, 3, 4, 5)])
 def test_squared_distance_of_bad_shapes(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"one shape \(B, C, H, W\)"):
+    with pytest.raises(ValueError, match=r"equal shape \(B, C, H, W\)"):
         squared_distance(torch.zeros(2, 3, 4, 5), torch.zeros(shape))

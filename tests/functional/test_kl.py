@@ -214,7 +214,7 @@ def test_no_prior_is_zero(reduction: Any) -> None:
 
 @pytest.mark.parametrize("shape", [(7, 4), (6, 5), (7,), (7, 5, 1)])
 def test_bad_shapes(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"one shape \(N, K\)"):
+    with pytest.raises(ValueError, match=r"equal shape \(N, K\)"):
         kl_divergence(pair()[0], torch.zeros(shape))
 
 

@@ -36,7 +36,7 @@ def test_localization_kl_by_hand() -> None:
     [
         (((3, 4), (3, 4)), r"\(N, 4·R\) with R > 1, found \(3, 4\)"),
         (((3, 10), (3, 10)), r"found \(3, 10\)"),
-        (((3, 20), (3, 24)), "of one shape"),
+        (((3, 20), (3, 24)), "of equal shape"),
         (((20,), (20,)), r"found \(20,\)"),
     ],
 )

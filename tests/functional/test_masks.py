@@ -273,7 +273,7 @@ def test_no_image_is_zero(channels: Any) -> None:
 def test_focal_terms_of_bad_shapes() -> None:
     s = torch.zeros(2, 3, 4, 5)
     fg, bg = random_masks()
-    with pytest.raises(ValueError, match=r"one shape \(B, C, H, W\)"):
+    with pytest.raises(ValueError, match=r"equal shape \(B, C, H, W\)"):
         focal_terms(s, s[:, :2], fg, bg)
     with pytest.raises(ValueError, match=r"expected masks \(2, 4, 5\), found \(2, 5, 4\)"):
         focal_terms(s, s, fg, bg.mT)

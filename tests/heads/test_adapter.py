@@ -38,15 +38,15 @@ def test_wrong_order_is_refused() -> None:
     labels = torch.zeros(6).long()
     levels = (flat.T.reshape(1, 3, 6, 1),)
     for cls_logits in (None, levels):
-        with pytest.raises(UserError, match="an order of its own"):
+        with pytest.raises(UserError, match="in its own order"):
             adapter_for(head).assigned_labels(head, flat, [(flat.flip(0), labels)], cls_logits)
 
 
 @pytest.mark.parametrize(
     ("calls", "message"),
     [
-        ([], "no class index"),
-        ([(torch.zeros(6, 3), torch.zeros(6, 3))], "no class index"),
+        ([], "does not pass a class index"),
+        ([(torch.zeros(6, 3), torch.zeros(6, 3))], "does not pass a class index"),
         ([(torch.zeros(4, 3), torch.zeros(4).long())], "every prior"),
         ([(torch.zeros(6, 3), torch.zeros(4).long())], "every prior"),
     ],
@@ -107,7 +107,7 @@ def test_logit_inverts_the_sigmoid() -> None:
 
 @pytest.mark.parametrize(
     ("base", "message"),
-    [(CenterNetHead, "heat map"), (DETRHead, "set of boxes"), (torch.nn.Linear, "not a dense head of mmdet")],
+    [(CenterNetHead, "heat map"), (DETRHead, "set of boxes"), (torch.nn.Linear, "not an mmdet dense head")],
 )
 def test_heads_without_a_box_per_prior_are_refused(base: type, message: str) -> None:
     class Subclass(base):  # type: ignore[misc,valid-type]
@@ -127,7 +127,7 @@ def test_wrong_channels_are_refused() -> None:
 def test_a_head_without_priors_is_refused() -> None:
     head = ATSSHead.__new__(ATSSHead)
     torch.nn.Module.__init__(head)
-    with pytest.raises(UserError, match=r"no prior generator[\s\S]*features alone, which need only its neck"):
+    with pytest.raises(UserError, match=r"no prior generator[\s\S]*feature losses, which need only its neck"):
         adapter_for(head).spec(head)
 
 

@@ -169,7 +169,7 @@ def test_assigned_labels(case: Case) -> None:
     labels_N = adapter.assigned_labels(head, flat_NK, calls, outputs.cls_logits)
     assert labels_N.shape == flat_NK.shape[:1]
     if "image by image" in case.labels:
-        with pytest.raises(UserError, match="an order of its own|the foreground alone"):
+        with pytest.raises(UserError, match="in its own order|only the foreground"):
             adapter.assigned_labels(head, flat_NK, calls)
 
     # By our own count: every foreground prior is near the one object of its image, and has its class.

@@ -31,11 +31,11 @@ GIVEN = [
 NOT_GIVEN = [
     ("SSDHead", "BCKDLoss", "softmax", "softmax"),
     ("AutoAssignHead", "DistillationLoss", "assigned classes", "region='all'"),
-    ("GFLHead", "QualityLoss", "quality output", "no further output"),
-    ("ATSSHead", LD, "distributions for boxes", "boxes are not distributions"),
-    ("RetinaHead", LD, "one square per position", "one square per position"),
-    ("YOLOXHead", "CrossKDLoss", "towers", "cannot be crossed"),
-    ("SSDHead", "CrossKDLoss", "towers", "cannot be crossed"),
+    ("GFLHead", "QualityLoss", "quality output", "no common further output"),
+    ("ATSSHead", LD, "distributions for boxes", "does not predict box distributions"),
+    ("RetinaHead", LD, "one square anchor per position", "one square anchor per position"),
+    ("YOLOXHead", "CrossKDLoss", "towers", "CrossKD"),
+    ("SSDHead", "CrossKDLoss", "towers", "CrossKD"),
     ("SSDHead", "TeacherBoxesLoss", "predictions", "cannot predict boxes"),
 ]
 

@@ -130,7 +130,7 @@ def test_without_them_they_begin_anew(
     runner.load_or_resume()
     (warning,) = (record for record in caplog.records if "distill_state" in record.getMessage())
     assert warning.levelno == logging.WARNING
-    assert "begin anew" in warning.getMessage()
+    assert "start from scratch" in warning.getMessage()
     assert runner.iter == 3
     assert all(torch.equal(value, before[name]) for name, value in own_layers(model).items())
 
@@ -151,7 +151,7 @@ def test_those_of_other_losses_are_refused(
     model = student(teacher)
     before = own_layers(model)
     with pytest.raises(
-        UserError, match=rf"(?s)not those of the config.*expected.*10 tensors.*others: {name}"
+        UserError, match=rf"(?s)do not match the config.*expected.*10 tensors.*others: {name}"
     ):
         resumed(tmp_path, model, first_epoch).load_or_resume()
     assert all(torch.equal(value, before[key]) for key, value in own_layers(model).items())

@@ -29,10 +29,10 @@ def test_what_is_right_passes() -> None:
     [
         ("MetricsFileHook", "custom_hooks must be a list"),
         ({"type": "MetricsFileHook"}, "custom_hooks must be a list"),
-        ([None], r"custom_hooks\[0\] is no hook"),
-        (["MetricsFileHook"], r"custom_hooks\[0\] is no hook"),
-        ([{"kind": "cosine"}], r"custom_hooks\[0\] is no hook"),
-        ([{"type": None}], r"custom_hooks\[0\] is no hook"),
+        ([None], r"custom_hooks\[0\] is not a hook"),
+        (["MetricsFileHook"], r"custom_hooks\[0\] is not a hook"),
+        ([{"kind": "cosine"}], r"custom_hooks\[0\] is not a hook"),
+        ([{"type": None}], r"custom_hooks\[0\] is not a hook"),
         (
             [{"type": "MetricsFileHook"}, {"type": "DistillScheduleHook", "kindd": 1}],
             r"custom_hooks\[1\] \(DistillScheduleHook\) has no option kindd.\n.*kind",

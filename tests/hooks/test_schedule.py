@@ -191,9 +191,9 @@ def test_what_does_not_fit_the_run(tmp_path: Path) -> None:
 
     refused(r"term, one of: cls, cls_all\n.*found: +box", DistillScheduleHook(term="box"))
     both = DistillScheduleHook(term="cls"), DistillScheduleHook()
-    refused(r"serve the same distillation loss[\s\S]*cls served twice", *both)
+    refused(r"schedule the same distillation loss[\s\S]*cls served twice", *both)
     loop = {"by_epoch": False, "max_iters": 5}
-    refused("counts none", DistillScheduleHook(stop_epoch=1), train_cfg=loop)
-    refused("before its warm-up is over", DistillScheduleHook(stop_epoch=1, warmup=4))
-    with pytest.raises(UserError, match=r"models that are distilled[\s\S]*ToyModel"):
+    refused("needs an epoch-based training loop", DistillScheduleHook(stop_epoch=1), train_cfg=loop)
+    refused("before the end of warm-up", DistillScheduleHook(stop_epoch=1, warmup=4))
+    with pytest.raises(UserError, match=r"needs a distilled model[\s\S]*ToyModel"):
         toy_runner(tmp_path, DistillScheduleHook()).train()

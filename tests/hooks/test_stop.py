@@ -168,7 +168,7 @@ def test_ctrl_c_writes_a_checkpoint_and_its_last_line_is_true(
     monkeypatch.setattr(runner.logger, "info", lambda line, *_: lines.append(str(line)))
     assert stopped(runner) == 130
     saved = tmp_path / "interrupted.pth"
-    assert lines[-1] == f"training ends early (SIGINT) {said} --resume goes on from {saved}"
+    assert lines[-1] == f"training stopped early (SIGINT) {said} use --resume to continue from {saved}"
     assert saved.is_file()
 
 

@@ -33,9 +33,9 @@ def test_training_reads_what_the_tool_has_stored(tmp_path: Path, capfd: pytest.C
     options = [f"model.teacher.cache.dir={tmp_path / 'cache'}", "train_dataloader.dataset.indices=8"]
     assert cache_teacher.main(["configs/bccd/kd.py", "--workers", "0", "--cfg-options", *options]) == 0
     said = capfd.readouterr().out
-    assert "0 of 32 answers read, 32 computed, 32 stored at" in said  # 8 images, 4 flips
+    assert "0 of 32 outputs read, 32 computed, 32 stored at" in said  # 8 images, 4 flips
     assert train.main(words(tmp_path)) == 0
-    assert "teacher cache: 16 of 16 answers read, 0 computed, in" in "".join(capfd.readouterr())
+    assert "teacher cache: 16 of 16 outputs read, 0 computed, in" in "".join(capfd.readouterr())
 
 
 def test_a_pipeline_without_key_is_refused_before_the_first_step(
@@ -46,5 +46,5 @@ def test_a_pipeline_without_key_is_refused_before_the_first_step(
     cfg.dump(tmp_path / "config.py")
     assert train.main(words(tmp_path, str(tmp_path / "config.py"))) == 2
     said = "".join(capfd.readouterr())
-    assert "cannot be cached: YOLOXHSVRandomAug is in the training pipeline" in said
+    assert "Cannot cache the teacher: the training pipeline contains YOLOXHSVRandomAug" in said
     assert "Epoch(train)" not in said

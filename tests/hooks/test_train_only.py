@@ -51,7 +51,7 @@ def test_what_changes_all_the_same_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("modules", "message"),
-    [("line", "must be a list"), ([], "must be a list"), (["lane"], r"no module with parameters: lane")],
+    [("line", "must be a list"), ([], "must be a list"), (["lane"], r"no such module with parameters: lane")],
 )
 def test_mistakes(tmp_path: Path, modules: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -131,7 +131,7 @@ def test_a_table_that_cannot_be_made_costs_a_warning(
     runner = logged_runner(tmp_path, StopHook(), WandbSweepHook(num_images=2), epochs=2)
     monkeypatch.setattr(runner.logger, "warning", warnings.append)
     runner.train()
-    assert len([text for text in warnings if text.startswith("no table for W&B (")]) == 1
+    assert len([text for text in warnings if text.startswith("cannot create the W&B table (")]) == 1
     assert recorder.ended == [0]
 
 

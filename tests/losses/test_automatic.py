@@ -87,16 +87,16 @@ def test_spelling(given: dict[str, Any], share: float | None) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"loss_weight": "Auto"}, r"(?s)x\.loss_weight is no weight.*'auto'.*'Auto'"),
+        ({"loss_weight": "Auto"}, r"(?s)x: invalid loss_weight.*'auto'.*'Auto'"),
         (
             {"loss_weight": 0.5, "share": 0.1},
-            r"(?s)both a fixed weight and a share.*loss_weight=0.5, share=0.1",
+            r"(?s)both a fixed loss_weight and a share.*loss_weight=0.5, share=0.1",
         ),
-        ({"loss_weight": 0, "share": 0.1}, "both a fixed weight and a share"),
-        ({"share": 0}, r"(?s)x\.share is no share.*above 0"),
-        ({"share": "0.1"}, r"x\.share is no share"),
-        ({"share": True}, r"x\.share is no share"),
-        ({"share": math.inf}, r"x\.share is no share"),
+        ({"loss_weight": 0, "share": 0.1}, "both a fixed loss_weight and a share"),
+        ({"share": 0}, r"(?s)x: invalid share.*above 0"),
+        ({"share": "0.1"}, r"x: invalid share"),
+        ({"share": True}, r"x: invalid share"),
+        ({"share": math.inf}, r"x: invalid share"),
     ],
 )
 def test_wrong_values(given: dict[str, Any], message: str) -> None:

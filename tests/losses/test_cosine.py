@@ -96,7 +96,7 @@ def test_pooling_has_no_parameters_and_a_convolution_does() -> None:
         loss.check(student.spec, teacher.spec)
         loss.adapt(student.spec, teacher.spec)
         assert len(list(loss.parameters())) == count
-    with pytest.raises(UserError, match="CosineLoss: align='none' needs features of one width"):
+    with pytest.raises(UserError, match="CosineLoss: align='none' needs features of equal width"):
         CosineLoss(align="none").check(student.spec, teacher.spec)
 
 

@@ -118,9 +118,9 @@ def test_zero_where_the_student_is_its_own_teacher(tmp_path: Path, precision: st
     [
         ({"layer": 0}, "layer must be"),
         ({"align": "yes"}, "align must be True or False, found 'yes'"),
-        ({"losses": {}}, "losses` names no loss"),
-        ({"losses": {"f": {"type": "PKDLoss"}}}, "compares outputs of heads"),
-        ({"losses": {"f": {"type": "NoLoss"}}}, r"losses\.f is no distillation loss"),
+        ({"losses": {}}, "losses` has no losses"),
+        ({"losses": {"f": {"type": "PKDLoss"}}}, "only compares head outputs"),
+        ({"losses": {"f": {"type": "NoLoss"}}}, r"losses\.f is not a distillation loss"),
     ],
 )
 def test_mistakes(options: dict[str, Any], message: str) -> None:
@@ -129,11 +129,11 @@ def test_mistakes(options: dict[str, Any], message: str) -> None:
 
 
 def test_heads_that_cannot_be_crossed(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"student's head cannot be crossed after layer 3(.|\n)*up to 1"):
+    with pytest.raises(UserError, match=r"cannot split the student's head after layer 3(.|\n)*up to 1"):
         build(distilled(tiny_atss(), tiny_teacher(), None, distill=crossed(3)))
     wide = tiny_teacher(bbox_head__feat_channels=96)
     model = build(distilled(tiny_atss(), wide, None, distill=crossed(1)))
-    with pytest.raises(UserError, match="differ in width"):
+    with pytest.raises(UserError, match="towers of equal width"):
         losses_of(model, batch())
     cfg = distilled(tiny_atss(), tiny_teacher(), None, distill=crossed(1))
     cfg.teacher.cache = {"dir": str(tmp_path)}

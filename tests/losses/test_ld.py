@@ -197,9 +197,13 @@ def test_weights_of_zero_and_needs() -> None:
 @pytest.mark.parametrize(
     ("own", "taught", "message"),
     [
-        (4, 20, r"student's boxes are not distr[\s\S]*GFLHead[\s\S]*found: +4 box channels[\s\S]*BoxIoULoss"),
-        (20, 4, "teacher's boxes are not distributions"),
-        (20, 28, r"differ in length[\s\S]*reg_max=6 \(the teacher's\)[\s\S]*reg_max=4"),
+        (
+            4,
+            20,
+            r"student's head does not predict box distr[\s\S]*GFLHead[\s\S]*found: +4 box channels[\s\S]*BoxIoULoss",
+        ),
+        (20, 4, "teacher's head does not predict box distributions"),
+        (20, 28, r"reg_max differs[\s\S]*reg_max=6 \(the teacher's\)[\s\S]*reg_max=4"),
     ],
 )
 def test_other_heads_are_refused(own: int, taught: int, message: str) -> None:
@@ -232,7 +236,7 @@ def test_several_priors_have_no_vlr() -> None:
         ({"alpha": 1}, "alpha must be a number ≥ 0 and below 1, found 1"),
         ({"normalizer": "mean"}, "normalizer must be one of region, priors, .*found 'mean'"),
         ({"vlr_nearness": "diou"}, "vlr_nearness must be one of iof, iou, found 'diou'"),
-        ({"region": "vlr", "vlr_weight": 0}, "the weights of all its regions are 0"),
+        ({"region": "vlr", "vlr_weight": 0}, "the weights of all regions are 0"),
         ({"loss_weight": -1}, "loss_weight must be a number ≥ 0, found -1"),
     ],
 )
@@ -309,5 +313,5 @@ def test_main_region_is_mmdets_ld_head() -> None:
 def test_atss_is_refused_at_the_first_batch() -> None:
     terms = {"ld": {"type": "LocalizationDistillationLoss"}}
     model = build(distilled(tiny_atss(), tiny_teacher(), None, distill=terms))
-    with pytest.raises(UserError, match="student's boxes are not distributions"):
+    with pytest.raises(UserError, match="student's head does not predict box distributions"):
         losses_of(model, batch())

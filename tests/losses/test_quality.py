@@ -108,7 +108,7 @@ def test_heads_without_such_an_output() -> None:
     student, teacher, context = make_case()
     bare = replace(teacher, extra={})
     with pytest.raises(
-        UserError, match=r"no further output in common[\s\S]*student's: centerness; the teacher's: none"
+        UserError, match=r"no common further output[\s\S]*student's: centerness; the teacher's: none"
     ):
         QualityLoss()(student, bare, context)
 

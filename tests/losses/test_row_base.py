@@ -246,7 +246,7 @@ def test_a_head_of_softmaxes_has_scores_too() -> None:
 def test_background_must_be_a_class_of_the_head_for_dkd(region: str) -> None:
     student, _, _ = make_case()
     loss = row_loss("DKDLoss", region=region)
-    with pytest.raises(UserError, match=f"DKDLoss: region='{region}' takes the background as a class"):
+    with pytest.raises(UserError, match=f"DKDLoss: region='{region}' needs a background class"):
         loss.check(student.spec, student.spec)
     loss.check(replace(student.spec, num_classes=2), student.spec)
     row_loss("DKDLoss", region="teacher_foreground").check(student.spec, student.spec)

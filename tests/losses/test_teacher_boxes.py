@@ -179,7 +179,7 @@ def test_options_out_of_range(options: dict[str, Any], match: str) -> None:
 
 
 def test_who_cannot_ignore_says_so() -> None:
-    with pytest.raises(UserError, match="assigner ignores no boxes"):
+    with pytest.raises(UserError, match="assigner does not support ignored boxes"):
         build(student_of(transformer(), ignore_score=0.2))
 
 

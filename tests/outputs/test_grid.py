@@ -122,14 +122,14 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="different classes"):
         build(cfg)
     cfg.teacher.config.model = tiny("CondInst")
-    with pytest.raises(UserError, match="it has no grid of cells as SOLO has"):
+    with pytest.raises(UserError, match="it has no grid of cells like SOLO"):
         build(cfg)
     box = distilled(tiny("SOLO"), None, distill={"box": {"type": "BoxIoULoss"}})
-    with pytest.raises(UserError, match=r"student at place='grid'(.|\n)*reads boxes"):
+    with pytest.raises(UserError, match=r"place='grid' of the student(.|\n)*needs boxes"):
         build(box)
     model = twins(tiny("SOLO"), tmp_path, cls=CELLS)
     model.mask_head.loss_cls.register_forward_pre_hook(
         lambda _, args: (args[0].flip(0), *args[1:]), prepend=True
     )
-    with pytest.raises(UserError, match=r"SOLOHead does not tell which class it assigned(.|\n)*484 cells"):
+    with pytest.raises(UserError, match=r"class that SOLOHead assigned(.|\n)*484 cells"):
         losses_of(model)

@@ -121,12 +121,12 @@ def test_the_students_random_numbers_stay() -> None:
 
 def test_what_is_refused() -> None:
     masks = {"masks": {**PIXELS, "place": "query_masks"}}
-    with pytest.raises(UserError, match="it has no queries for masks"):
+    with pytest.raises(UserError, match="it has no mask queries"):
         build(distilled(tiny("DABDETR"), None, distill=masks))
     cfg = distilled(tiny("Mask2Former"), None, distill={"box": {"type": "BoxIoULoss", "place": "queries"}})
-    with pytest.raises(UserError, match=r"student at place='queries'(.|\n)*reads boxes"):
+    with pytest.raises(UserError, match=r"place='queries' of the student(.|\n)*needs boxes"):
         build(cfg)
     cfg.distill = {"cls": on_logits("Mask2Former")}
     cfg.teacher.config.model = tiny("DETR")
-    with pytest.raises(UserError, match=r"find objects by different things(.|\n)*masks(.|\n)*boxes"):
+    with pytest.raises(UserError, match=r"represent different things(.|\n)*masks(.|\n)*boxes"):
         build(cfg)

@@ -166,7 +166,7 @@ def test_regions_of_a_shared_extractor(tmp_path: Path) -> None:
 
 def test_what_does_not_fit(tmp_path: Path) -> None:
     assert default_place(build(small(MASK))) == "rois"
-    with pytest.raises(UserError, match="cannot read the student at place='masks'(.|\n)*boxes"):
+    with pytest.raises(UserError, match="does not support place='masks'(.|\n)*boxes"):
         pair(tmp_path, small(MASK), small(MASK), {"box": {"type": "BoxIoULoss", "place": "masks"}})
     with pytest.raises(UserError, match="softmax"):
         pair(tmp_path, small(MASK), small(MASK), {"mask": {**MASKS, "activation": "softmax"}})
@@ -177,5 +177,5 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     agnostic = small(HTC)
     for head in agnostic.roi_head.mask_head:
         head.class_agnostic = True
-    with pytest.raises(UserError, match="does not tell of which classes"):
+    with pytest.raises(UserError, match="does not expose their classes"):
         pair(tmp_path, agnostic, small(HTC), {"mask": MASKS})

@@ -300,7 +300,7 @@ def test_a_dense_teacher_of_a_transformer_by_features() -> None:
     found = losses_of(build(cfg).train())
     assert found["neck"] > 0
     cfg.distill = {"cls": on_logits("DINO", region="all")}
-    with pytest.raises(UserError, match="predicts nothing where the student is compared: it has no queries"):
+    with pytest.raises(UserError, match="has no predictions at the student's place: it has no queries"):
         build(cfg)
 
 
@@ -315,10 +315,10 @@ def test_what_cannot_be_compared() -> None:
         build(cfg)
     cfg.teacher.config.model = tiny("DINO")
     cfg.distill = {"cls": on_logits("DINO", place="queries.2")}
-    with pytest.raises(UserError, match="no such part(.|\n)*queries.0 to queries.1"):
+    with pytest.raises(UserError, match="no such stage(.|\n)*queries.0 to queries.1"):
         build(cfg)
     cfg.distill = {"box": {"type": "LocalizationDistillationLoss"}}
-    with pytest.raises(UserError, match="cannot read the student at place='queries'"):
+    with pytest.raises(UserError, match="does not support place='queries'"):
         build(cfg)
 
 

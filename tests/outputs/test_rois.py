@@ -354,15 +354,15 @@ def test_images_without_objects(tmp_path: Path, name: str) -> None:
     ("student", "teacher", "loss", "message"),
     [
         (FASTER, FASTER, {"type": "PKDLoss", "place": "rois"}, "cannot read(.|\n)*reads feats"),
-        (FASTER, FASTER, {"type": "PGDLoss"}, "cannot read the student at place='rois'"),
-        (FASTER, FASTER, {"type": "QualityLoss"}, "cannot read the student at place='rois'(.|\n)*extra"),
+        (FASTER, FASTER, {"type": "PGDLoss"}, "does not support place='rois'"),
+        (FASTER, FASTER, {"type": "QualityLoss"}, "does not support place='rois'(.|\n)*extra"),
         (FASTER, FASTER, {"type": "BCKDLoss"}, "softmax"),
         (FASTER, FASTER, {**CLS, "place": "rois.1"}, "rois.0 to rois.0"),
         (FASTER, FASTER, MASKS, "it has no mask head"),
-        (MASK, FASTER, MASKS, "teacher predicts nothing(.|\n)*no mask head"),
-        (FASTER, "grid_rcnn/grid-rcnn_r50_fpn_gn-head_2x_coco.py", BOX, "teacher gives no boxes"),
+        (MASK, FASTER, MASKS, "teacher has no predictions(.|\n)*no mask head"),
+        (FASTER, "grid_rcnn/grid-rcnn_r50_fpn_gn-head_2x_coco.py", BOX, "teacher provides no boxes"),
         ("grid_rcnn/grid-rcnn_r50_fpn_gn-head_2x_coco.py", FASTER, BOX, "cannot read(.|\n)*boxes"),
-        (TRIDENT, TRIDENT, {**CLS, "place": "rpn", "activation": "sigmoid"}, "once for each branch"),
+        (TRIDENT, TRIDENT, {**CLS, "place": "rpn", "activation": "sigmoid"}, "once per branch"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_said_before_the_first_step(
@@ -409,7 +409,7 @@ def test_other_classes_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "reason"), [(SparseRoIHead, "queries that it learns"), (MultiInstanceRoIHead, "several objects")]
+    ("head", "reason"), [(SparseRoIHead, "learned queries"), (MultiInstanceRoIHead, "several objects")]
 )
 def test_other_kinds_of_regions(head: type, reason: str) -> None:
     detector = SimpleNamespace(roi_head=head.__new__(head))

@@ -123,9 +123,9 @@ def test_the_encoders_run_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("student", "teacher", "message"),
     [
-        ("DDQDETR", "DDQDETR", "its decoder chooses among its queries"),
-        ("SparseRCNN", "SparseRCNN", "it is no detection transformer"),
-        ("DINO", "DDQDETR", "its decoder chooses among its queries"),
+        ("DDQDETR", "DDQDETR", "its decoder selects queries"),
+        ("SparseRCNN", "SparseRCNN", "it is not a detection transformer"),
+        ("DINO", "DDQDETR", "its decoder selects queries"),
         ("DeformableDETR", "DINO", r"cannot read the teacher's queries(.|\n)*Deformable\w+ of width 256"),
         ("ConditionalDETR", "DABDETR", r"positions of 4 coordinates \(the teacher's\)"),
     ],
@@ -139,5 +139,5 @@ def test_what_cannot_share_queries(student: str, teacher: str, message: str) -> 
 
 def test_they_have_no_assigned_classes() -> None:
     loss = {"type": "DistillationLoss", "place": "shared_queries"}
-    with pytest.raises(UserError, match=r"student at place='shared_queries'(.|\n)*reads labels"):
+    with pytest.raises(UserError, match=r"place='shared_queries' of the student(.|\n)*needs labels"):
         build(distilled(tiny("DABDETR"), None, distill={"cls": loss}))

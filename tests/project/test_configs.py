@@ -33,7 +33,7 @@ def test_the_learning_rate_follows_the_batch() -> None:
         "auto_scale_lr": {"base_batch_size": 256},
     }
     assert learning_rate(adam, 16).value == 0.001
-    assert "0.004 is for batches of 256" in learning_rate(adam, 16).why
+    assert "0.004 is for batch size 256" in learning_rate(adam, 16).why
 
 
 @pytest.mark.parametrize(
@@ -53,5 +53,5 @@ def test_every_head_gets_the_number_of_classes(name: str) -> None:
 
 
 def test_a_model_without_classes_is_refused() -> None:
-    with pytest.raises(UserError, match="number of classes cannot be set"):
+    with pytest.raises(UserError, match="Cannot set this model's number of classes"):
         class_overrides(ConfigDict(type="RPN", rpn_head={"num_classes": 1}), 3)

@@ -80,12 +80,12 @@ def test_what_would_spoil_a_training_is_an_error(tmp_path: Path) -> None:
         read_dataset(root, Path("p"), tmp_path)
     outside = [{**one, "bbox": [300, 200, 90, 90]} for one in whole["annotations"]]
     change(root, annotations=outside)
-    with pytest.raises(UserError, match="reach outside"):
+    with pytest.raises(UserError, match="extend beyond"):
         read_dataset(root, Path("p"), tmp_path)
     change(root, annotations=whole["annotations"])
     last = whole["images"][-1]["file_name"]
     (root / "images/train" / last).write_text("torn")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="Cannot read"):
         read_dataset(root, Path("p"), tmp_path)
 
 
@@ -94,14 +94,14 @@ def test_images_in_both_splits_are_remarked(tmp_path: Path) -> None:
     shutil.copy(root / "annotations/train.json", root / "annotations/val.json")
     shutil.copytree(root / "images/train", root / "images/val", dirs_exist_ok=True)
     (remark,) = read_dataset(root, Path("p"), tmp_path).remarks
-    assert "4 images of val are trained on" in remark
+    assert "4 validation images are in the training set" in remark
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="The data is not there"):
+    with pytest.raises(UserError, match="Data not found"):
         read_dataset(tmp_path / "nowhere", Path("p"), tmp_path)
     (tmp_path / "a.jpg").write_text("")
-    with pytest.raises(UserError, match=r"There is no data set in .*(?s:.)*a\.jpg"):
+    with pytest.raises(UserError, match=r"No data set found in .*(?s:.)*a\.jpg"):
         read_dataset(tmp_path, Path("p"), tmp_path)
     with pytest.raises(UserError, match="no annotations of coco"):
         read_dataset(tmp_path, Path("p"), tmp_path, "coco")

@@ -68,7 +68,7 @@ def test_a_validation_split_that_was_made_is_in_the_project(
     cfg = Config.fromfile("mine/teacher.py")
     assert cfg.val_dataloader.dataset.ann_file == cfg.val_evaluator.ann_file == "mine/annotations/val.json"
     assert len(json.loads(Path(cfg.val_evaluator.ann_file).read_text())["images"]) == 2
-    assert "choose no recipe by it" in Path("mine/compare.yaml").read_text()
+    assert "do not use it to choose a recipe" in Path("mine/compare.yaml").read_text()
 
 
 def test_a_stock_pair_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def agent(monkeypatch: pytest.MonkeyPatch, runs: int) -> None:
 
 def test_no_server_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wandb, "sweep", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("refused")))
-    with pytest.raises(UserError, match=r"Cannot create the sweep at W&B[\s\S]*refused[\s\S]*--local"):
+    with pytest.raises(UserError, match=r"Cannot create the W&B sweep[\s\S]*refused[\s\S]*--local"):
         hosted(tmp_path, "").create()
 
 

@@ -138,7 +138,7 @@ def test_five_crashes_in_a_row_stop_it(sweep_file: Any, tmp_path: Path, mode: st
 def test_interrupt_and_resume_keep_finished_trials(sweep_file: Any, tmp_path: Path) -> None:
     sweep = LocalSweep(read_sweep(sweep_file()), tmp_path / "o", seed=0)
     sweep.run(1)
-    with pytest.raises(UserError, match=r"a sweep in this folder already[\s\S]*--resume"):
+    with pytest.raises(UserError, match=r"already contains a sweep[\s\S]*--resume"):
         sweep.run(3)
     killed = sweep._open(resume=True).ask()  # a controller that was killed leaves a running trial
     for key, description in sweep.sweep.parameters.items():

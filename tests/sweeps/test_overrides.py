@@ -67,7 +67,7 @@ def test_parameters_of_a_loss_that_are_left_to_their_default_may_be_searched(cfg
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_dict_does_not_replace_a_part(cfg: Config, strict: bool) -> None:
     with pytest.raises(
-        UserError, match=r"optim_wrapper would be replaced.*\n.*optim_wrapper\.optimizer="
+        UserError, match=r"This would replace all of optim_wrapper.*\n.*optim_wrapper\.optimizer="
     ) as error:
         check_overrides(cfg, {"optim_wrapper": {"optimizer": {"lr": 1}}}, strict)
     assert "flat dotted" in str(error.value)

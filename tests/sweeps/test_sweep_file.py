@@ -85,7 +85,10 @@ def test_boolean_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"command": ["${program}", "${argz}"]}, r"has \$\{argz\}; known are .*\$\{args_no_hyphens\}"),
+        (
+            {"command": ["${program}", "${argz}"]},
+            r"has unknown macro \$\{argz\}; valid: .*\$\{args_no_hyphens\}",
+        ),
         ({"program": None}, "needs `program`"),
         ({"method": "hyperopt"}, "one of bayes, random, grid, found 'hyperopt'"),
         ({"metric": {"name": "x", "goal": "max"}}, "metric must be"),
@@ -112,5 +115,5 @@ def test_unreadable(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "s.yaml"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(UserError, match=r"cannot be read|needs `program`"):
+    with pytest.raises(UserError, match=r"Cannot read sweep file|needs `program`"):
         read_sweep(path)

@@ -68,7 +68,7 @@ def test_images_of_one_size_are_as_the_live_teacher_says(checkpoint: str, tmp_pa
     other.inner.model.extract_feat = None  # asking it would fail
     assert alike(other.ask(inputs, samples)(), live)
     assert (other.read, other.computed) == (2, 0)
-    assert "2 of 2 answers read" in other.summary()
+    assert "2 of 2 outputs read" in other.summary()
 
 
 def test_half_precision_by_default_and_the_same_from_the_first_time_on(
@@ -196,7 +196,7 @@ def test_wrong_options(checkpoint: str, tmp_path: Path, cache: dict[str, Any], m
 
 
 def test_top_needs_scores_and_whole_batches_must_stay(checkpoint: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="class scores, which no loss reads"):
+    with pytest.raises(UserError, match="no loss reads class scores"):
         make(checkpoint, tmp_path, frozenset({"bbox_pred"}), top=5)
     make(checkpoint, tmp_path, frozenset({"feats"}), top=5)
     student = build(tiny_atss())

@@ -56,13 +56,16 @@ def test_a_distilled_config_is_its_student() -> None:
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        ({"checkpoint": "t.pth"}, "does not name a config.*\n.*\n.*keys checkpoint"),
-        ("teacher.py", "does not name a config.*\n.*\n.*'teacher.py'"),
+        ({"checkpoint": "t.pth"}, "has no config.*\n.*\n.*keys checkpoint"),
+        ("teacher.py", "has no config.*\n.*\n.*'teacher.py'"),
         ({"config": "configs/bccd/teacher.py"}, "no checkpoint.*\n.*\n.*\n.*checkpoint=None"),
-        ({"config": "nowhere.py", "checkpoint": "t.pth"}, "cannot be read.*\n.*\n.*nowhere.py"),
-        ({"config": "mmdet::atss/nowhere.py", "checkpoint": "t.pth"}, "cannot be read"),
-        ({"config": None, "checkpoint": "t.pth"}, "teacher.config is no config.*\n.*a path.*\n.*None"),
-        ({"config": ["c.py"], "checkpoint": "t.pth"}, "teacher.config is no config"),
+        (
+            {"config": "nowhere.py", "checkpoint": "t.pth"},
+            "Cannot read the teacher's config.*\n.*\n.*nowhere.py",
+        ),
+        ({"config": "mmdet::atss/nowhere.py", "checkpoint": "t.pth"}, "Cannot read the teacher's config"),
+        ({"config": None, "checkpoint": "t.pth"}, "teacher.config is not a config.*\n.*a path.*\n.*None"),
+        ({"config": ["c.py"], "checkpoint": "t.pth"}, "teacher.config is not a config"),
         ({"config": {"a": 1}, "checkpoint": "t.pth"}, "has no model.*\n.*\n.*keys a"),
         (
             {"config": "c.py", "ckpt": "t.pth"},

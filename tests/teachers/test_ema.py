@@ -132,7 +132,7 @@ def test_nothing_moves_it_without_the_hook() -> None:
         ({"ema": {"momentum": "fast"}}, "found 'fast'"),
         ({"ema": {"decay": 0.1}}, "teacher.ema has no option decay"),
         ({"ema": 0.1}, "teacher.ema must be a dict"),
-        ({"ema": {}, "cache": {"dir": "x"}}, "cannot be cached"),
+        ({"ema": {}, "cache": {"dir": "x"}}, "Cannot cache"),
         ({"ema": {}, "precision": "bf16"}, "teacher has no option precision"),
     ],
 )

@@ -26,7 +26,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_what_is_said_and_given(said: list[str]) -> None:
     assert describe(nn.Linear(3, 2), FOUND) == {"detector": "Linear", "parameters_computed": 8, **FOUND}
     assert said == [
-        "teacher: Linear, 0.00 M parameters computed, checkpoint a.pth, cat, dog, left out: rpn_head, "
+        "teacher: Linear, 0.00 M parameters used, checkpoint a.pth, cat, dog, skipped: rpn_head, "
         "pixels re-normalised"
     ]
 
@@ -34,6 +34,6 @@ def test_what_is_said_and_given(said: list[str]) -> None:
 def test_random_weights_are_told_of(said: list[str]) -> None:
     describe(nn.Linear(3, 2), {**FOUND, "checkpoint": None, "classes": None, "pixels_renormalized": False})
     assert said == [
-        "teacher: Linear, 0.00 M parameters computed, checkpoint None, no class names, left out: rpn_head",
+        "teacher: Linear, 0.00 M parameters used, checkpoint None, no class names, skipped: rpn_head",
         "the teacher has no checkpoint: its weights are random",
     ]

@@ -107,5 +107,5 @@ def test_boxes_have_the_classes_of_the_data_set_whatever_the_losses_read(tmp_pat
     assert {"c", "d"} & set(names)
     assert [("e", "a", "b")[label] for label in found.labels] == [x for x in names if x in "eab"]
     teacher.find_classes({"classes": ("x", "a", "b")})
-    with pytest.raises(UserError, match=r"does not know all[\s\S]*without 1: x"):
+    with pytest.raises(UserError, match=r"lacks some[\s\S]*missing 1: x"):
         teacher.detect(*asked)

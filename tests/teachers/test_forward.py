@@ -46,7 +46,7 @@ class SizedHead(ATSSHead):
     ("sized", "why"),
     [
         ("SizedATSS", "failed on the first image: AttributeError"),
-        ("SizedHead", "answer to the first image"),
+        ("SizedHead", "output for the first image"),
     ],
 )
 def test_what_the_example_did_not_show_is_undone(

@@ -156,7 +156,7 @@ def test_what_does_not_compile(checkpoint: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch, "compile", lambda fn, dynamic: no_compiler)
     entry = {"config": tiny_teacher(), "checkpoint": checkpoint, "compile": True}
     teacher = FrozenTeacher(entry, LOGITS, build(tiny_atss()))
-    with pytest.raises(UserError, match=r"cannot be compiled(.|\n)*RuntimeError: g\+\+ not found"):
+    with pytest.raises(UserError, match=r"Cannot compile the teacher(.|\n)*RuntimeError: g\+\+ not found"):
         teacher(torch.randn(1, 3, 96, 128), SHAPES[:1])
 
 
@@ -190,7 +190,7 @@ def test_what_it_says_of_itself(checkpoint: str, monkeypatch: pytest.MonkeyPatch
     assert teacher.facts["batch_norm_folded"]
     teacher(torch.randn(1, 3, 64, 64), [(64, 64)])
     teacher(torch.randn(1, 3, 64, 64), [(64, 64)])
-    assert said.count("the teacher computes in torch.float32 on cpu: as the config says") == 1
+    assert said.count("the teacher runs in torch.float32 on cpu: set in the config") == 1
 
 
 def test_building_leaves_the_random_numbers_alone(checkpoint: str) -> None:
@@ -330,6 +330,6 @@ def test_grey_images(checkpoint: str) -> None:
     torch.testing.assert_close(repeated.flat_cls_logits(), wanted.flat_cls_logits(), rtol=1e-4, atol=1e-4)
 
     with pytest.raises(
-        UserError, match=r"numbers of channels[\s\S]*3 \(the student's\)[\s\S]*1 \(the teacher's\)"
+        UserError, match=r"numbers of image channels[\s\S]*3 \(the student's\)[\s\S]*1 \(the teacher's\)"
     ):
         FrozenTeacher(of_grey, LOGITS, build(tiny_atss()))(torch.randn(2, 3, 96, 128), SHAPES)

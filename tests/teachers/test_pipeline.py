@@ -51,7 +51,7 @@ def test_the_recipe_is_what_the_metadata_do_not_tell() -> None:
     ],
 )
 def test_what_cannot_be_keyed_is_named(transform: dict[str, Any], named: str) -> None:
-    with pytest.raises(UserError, match=f"cannot be cached: {named} is in the training pipeline"):
+    with pytest.raises(UserError, match=f"Cannot cache the teacher: the training pipeline contains {named}"):
         recipe_of(dataset(RESIZE, FLIP, transform, PACK))
 
 
@@ -69,10 +69,10 @@ def test_wrappers() -> None:
     assert recipe_of(balanced) == plain
     assert len(base_datasets(dataset(RESIZE, PACK, wrapper="ConcatDataset"))) == 2
     other = [*LOAD, {**RESIZE, "interpolation": "nearest"}, PACK]
-    with pytest.raises(UserError, match="its parts differ"):
+    with pytest.raises(UserError, match="data sets have different pipelines"):
         recipe_of(dataset(RESIZE, PACK, wrapper="ConcatDataset", pipeline=other))
     mosaic = [{"type": "Mosaic", "img_scale": (160, 120)}, PACK]
-    with pytest.raises(UserError, match="MultiImageMixDataset is in the training pipeline"):
+    with pytest.raises(UserError, match="the training pipeline contains MultiImageMixDataset"):
         recipe_of(dataset(RESIZE, wrapper="MultiImageMixDataset", pipeline=mosaic))
 
 

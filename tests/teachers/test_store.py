@@ -66,7 +66,7 @@ def test_the_bound_is_for_all_teachers(tmp_path: Path, said: list[str]) -> None:
     assert not second.put("ab02", entry(size=500))
     assert not second.put("ab03", entry(size=1)), "what is full stays full"
     assert len(said) == 1
-    assert "bound of 3e-06 GB" in said[0]
+    assert "limit of 3e-06 GB" in said[0]
     assert "max_gb" in said[0]
     assert "first" in said[0]
     assert second.get("ab01") is not None
@@ -91,7 +91,7 @@ def test_a_full_disk_stops_storing_and_not_training(
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot be written(.|\n)*cache\.dir"):
+    with pytest.raises(UserError, match=r"Cannot write the teacher cache(.|\n)*cache\.dir"):
         EntryStore(tmp_path / "file", "teacher", 10**6)
 
 
