@@ -145,8 +145,8 @@ def distill(
 
         if student is None:
             raise UserError(
-                "There is nothing to train.",
-                expected="data='my_data', or student='my_student.py', which has its own data",
+                "Nothing to train.",
+                expected="data='my_data', or student='my_student.py', which sets its own data",
                 found="neither",
                 remedy="give one of the two",
             )
@@ -270,7 +270,7 @@ def _trained(
         try:
             tool.train(args)
         except TrainingStopped:
-            raise KeyboardInterrupt(f"stopped; resume=True goes on from {work_dir}") from None
+            raise KeyboardInterrupt(f"stopped; use resume=True to continue from {work_dir}") from None
     metrics, curves = _logged(work_dir)
     best = sorted(work_dir.glob("best_*.pth"), key=lambda path: path.stat().st_mtime)
     return Training(

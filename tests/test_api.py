@@ -69,11 +69,11 @@ def test_a_project_is_returned(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="There is nothing to train"):
+    with pytest.raises(UserError, match="Nothing to train"):
         mmkd.distill(work_dir=tmp_path)
     with pytest.raises(UserError, match="needs both its config and its checkpoint"):
         mmkd.distill(student="configs/bccd/student.py", teacher="configs/bccd/teacher.py", work_dir=tmp_path)
-    with pytest.raises(UserError, match="There is nothing to evaluate"):
+    with pytest.raises(UserError, match="No checkpoint to evaluate"):
         mmkd.evaluate("configs/bccd/student.py")
     with pytest.raises(UserError):
         mmkd.compare(["configs/bccd/student.py"])
