@@ -41,7 +41,7 @@ def test_no_weights(tmp_path: Path) -> None:
 
 def test_a_name_that_promises_a_hash(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.ones(2)}, "meta": None}, tmp_path / "in.pth")
-    with pytest.raises(UserError, match="student-985f7bd0.pth promises"):
+    with pytest.raises(UserError, match="student-985f7bd0.pth implies"):
         write_deployable(str(tmp_path / "in.pth"), tmp_path / "student-985f7bd0.pth", half=False)
     assert write_deployable(str(tmp_path / "in.pth"), tmp_path / "student.pth", half=False) == 1
 

@@ -144,7 +144,7 @@ def test_another_part_than_the_rest_is_not_taken(server: FileServer) -> None:
 
 def test_a_connection_that_always_breaks(server: FileServer) -> None:
     server.answers["/m.pth"] = breaking_off(BODY, 1000, False)
-    assert f"broke off {download.TRIES} times" in refused(f"{server.url}/m.pth")
+    assert f"failed {download.TRIES} times" in refused(f"{server.url}/m.pth")
 
 
 def test_a_server_that_says_nothing(server: FileServer) -> None:

@@ -50,7 +50,7 @@ def test_a_plateau() -> None:
         ([(0.1, 0.2), (0.2, 0.3), (0.2, 0.31), (0.1, 0.21)], "2 of the 3 points"),
         ([(0.1, 0.2), (0.2, 0.3), (0.4, 0.35)], "one seed"),
         ([(b, b + e) for b in (0.1, 0.2, 0.4) for e in (0, 0.001)], "not started to flatten"),
-        ([], "0 budgets"),
+        ([], "0 of the"),
         (
             [(b, ap + e) for b, ap in ((0.1, 0.01), (0.2, 0.2), (0.4, 0.3)) for e in (0, 0.001)],
             "2 of the",

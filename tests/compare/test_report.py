@@ -61,7 +61,7 @@ def value(member: str, seed: int) -> float:
 def test_whole_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     page, figures = report(monkeypatch, tmp_path, FakeTools(value))
     text = words(page)
-    assert "mAP of inherit 0.475 ± 0.007 the student alone: 0.400 ± 0.000" in text
+    assert "mAP of inherit 0.475 ± 0.007 student alone: 0.400 ± 0.000" in text
     assert "+0.075 better in 2 of 2 seeds; 95 % interval +0.011 to +0.139" in text
     assert "of the teacher–student gap 50 %" in text
     assert "5 epochs, batch size 4 for each student · seeds 0, 1" in text
@@ -97,7 +97,7 @@ def test_one_seed_a_failed_run_and_a_weak_teacher(monkeypatch: pytest.MonkeyPatc
     assert "Only one seed: no spread and no confidence interval" in text
     assert "inherit, seed 0, has no results: The loss is not finite." in text
     assert "The teacher is not at least 0.005 mAP better than the student alone (−0.010)" in text
-    assert "mAP of boxes 0.560 the student alone: 0.560" in text
+    assert "mAP of boxes 0.560 student alone: 0.560" in text
     assert "of the teacher–student gap" not in text
     assert not re.search(r"\b(None|nan)\b", text)
 

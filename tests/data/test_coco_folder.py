@@ -79,7 +79,7 @@ def test_what_is_no_coco_file_and_what_was_converted_is_left(tmp_path: Path) -> 
 
 def test_images_that_are_nowhere(tmp_path: Path) -> None:
     coco(tmp_path / "train.json")
-    with pytest.raises(UserError, match=r"a folder with a\.jpg in it"):
+    with pytest.raises(UserError, match=r"a folder that contains a\.jpg"):
         find_coco(tmp_path)
 
 

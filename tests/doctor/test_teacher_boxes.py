@@ -153,7 +153,7 @@ def test_names_that_are_exchanged(tmp_path: Path) -> None:
     said = found({"predictions": path})["teacher: class order"]
     assert said.level == "error"
     assert "RBC is predicted as WBC" in said.found
-    assert "the names in the file" in said.remedy
+    assert "the class names in the file" in said.remedy
     mapping = {"RBC": "WBC", "WBC": "RBC"}
     assert str(mapping) in said.remedy or "{'WBC': 'RBC', 'RBC': 'WBC'}" in said.remedy
     assert found({"predictions": path, "class_map": mapping})["teacher: class order"].level == "ok"

@@ -258,7 +258,7 @@ def test_a_function_that_raises_or_forgets_an_image() -> None:
     def raises(images: list[Any]) -> Any:
         raise KeyError("weights")
 
-    for function, match in ((raises, "KeyError"), (lambda images: [], "2 answers")):
+    for function, match in ((raises, "KeyError"), (lambda images: [], "2 predictions")):
         model = detector(tiny_atss(), callable_teacher(function=function))
         data = model.data_preprocessor(batch(), True)
         with pytest.raises(UserError, match=match):
