@@ -1,4 +1,4 @@
-"""Mixed precision on a processor, which mmengine's `AmpOptimWrapper` leaves to accelerators."""
+"""Mixed precision on CPUs, which mmengine's `AmpOptimWrapper` does not support."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How strongly each distillation loss pulls the student, beside its own losses."""
+"""Gradient of each distillation loss compared with the student's own losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of mmengine's builder in plain words: unknown types, unknown options, options that are lacking."""
+"""Plain messages for errors of mmengine's builder: unknown types, unknown options, missing options."""
 
 from __future__ import annotations
 

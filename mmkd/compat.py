@@ -1,4 +1,4 @@
-"""Whether the packages that mmkd stands on are fit, and configs by the names that mmengine gives them."""
+"""Check that mmkd's dependencies are installed and compatible; resolve config names like ``mmdet::…``."""
 
 from __future__ import annotations
 

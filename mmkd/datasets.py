@@ -1,4 +1,4 @@
-"""What a data set is below its wrappers, its class names, and a fraction of it for quick trials."""
+"""Unwrap data sets, read their class names, and take a fraction of them for quick trials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What deployment needs of a training checkpoint: weights, class names, and a config that knows no mmkd."""
+"""Export what deployment needs from a training checkpoint: weights, class names, a config without mmkd."""
 
 from __future__ import annotations
 

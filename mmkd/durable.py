@@ -1,4 +1,4 @@
-"""Files that are whole or not there: what mmengine writes survives a kill, a full disk and a power cut."""
+"""Atomic writes: files written by mmengine survive a kill, a full disk and a power cut."""
 
 from __future__ import annotations
 

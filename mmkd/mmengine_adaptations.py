@@ -1,4 +1,4 @@
-"""All that ``import mmkd`` changes outside of mmkd, beside its names in mmdet's registries.
+"""Everything that ``import mmkd`` changes outside mmkd, except names in mmdet's registries.
 
 - ``mmengine.runner.CheckpointLoader`` reads by `mmkd.checkpoints`, as data and verified. mmengine's own
   loaders run what a pickle names, and since torch 2.6 cannot read the files that mmengine writes.

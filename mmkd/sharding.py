@@ -1,4 +1,4 @@
-"""Ways of running that keep a model in shards; mmkd needs it whole."""
+"""Refuse sharded training; mmkd needs the whole model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a detector says about a batch, and what a loss may ask about it.
+"""Outputs of a detector for a batch, as losses read them.
 
 Shape suffixes: B images, L levels, A base priors per position, K class
 channels, H and W feature-map size, C feature channels, N = all priors of the

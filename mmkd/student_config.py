@@ -1,4 +1,4 @@
-"""The student's config without mmkd, made of that of its training."""
+"""The student's config without mmkd, derived from the training config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The torchvision that belongs to the installed torch, and one that does not.
+"""Find the torchvision version for the installed torch, and survive a broken one.
 
 mmengine asks torchvision for the addresses of ``torchvision://`` weights, and imports it to log its version.
 """

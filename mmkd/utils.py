@@ -1,4 +1,4 @@
-"""What mmengine calls by name in every package that it finds by a scope."""
+"""Functions that mmengine expects in every package with a scope."""
 
 from mmengine.registry import init_default_scope as set_default_scope
 

@@ -1,4 +1,4 @@
-"""mmengine's W&B backend, fit for long runs and sweeps."""
+"""mmengine's W&B backend, made robust for long runs and sweeps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STARTED: list[WandbBackend] = []
 
 @VISBACKENDS.register_module()
 class WandbBackend(WandbVisBackend):
-    """Log to Weights & Biases; where it cannot be reached, keep the run on disk and train on.
+    """Log to Weights & Biases; if it is unreachable, keep the run on disk and continue training.
 
     Beside mmengine's backend: the code is uploaded only if asked for; a run
     that is started again under its id (``WANDB_RUN_ID``) goes on where it was;

@@ -1,1 +1,1 @@
-"""Checkpoints are data: read without running what they name, verified, and downloaded within bounds."""
+"""Safe checkpoints: read as data without running code, verified, downloaded within limits."""

@@ -1,4 +1,4 @@
-"""What the names in a checkpoint's pickle may stand for: data alone.
+"""The names allowed in a checkpoint's pickle: data only.
 
 A pickle names functions and has them called. Here each name stands for a function of this file that checks
 its arguments and makes data, never for what another library has under that name.
@@ -26,7 +26,7 @@ _ATOMS = (str, bytes, int, float, complex, type(None), np.generic)
 
 
 class RefusedError(ValueError):
-    """The file asks for more than data; the text is the thing that it asks for."""
+    """The file needs more than data; the text names what it needs."""
 
 
 class RefusedNameError(RefusedError):
@@ -34,7 +34,7 @@ class RefusedNameError(RefusedError):
 
 
 class DamagedError(ValueError):
-    """The file contradicts itself, or ends early."""
+    """The file is inconsistent or truncated."""
 
 
 class Name(str):

@@ -1,4 +1,4 @@
-"""Checkpoints from web servers: bounded in size and time, verified, and whole or not there."""
+"""Download checkpoints: limited in size and time, verified, and never half written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _BUSY = (429, 500, 502, 503, 504)
 
 
 class _BrokenOffError(Exception):
-    """The body ended early; another request can bring the rest."""
+    """The connection broke; another request can fetch the rest."""
 
 
 def fetch(url: str) -> Path:
@@ -122,7 +122,7 @@ def _session() -> requests.Session:
 
 
 class _Body:
-    """The body of one address, which goes on where it broke off if the server can."""
+    """A download that continues after a broken connection if the server supports it."""
 
     def __init__(self, session: requests.Session, url: str, file: IO[bytes]) -> None:
         self.session, self.url, self.file = session, url, file

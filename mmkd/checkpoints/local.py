@@ -1,4 +1,4 @@
-"""Checkpoints in files of this machine, each kind of failure with its error."""
+"""Read local checkpoint files, with a clear error for each kind of failure."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def _read_stream(file: _Bounded, map_location: Any) -> Any:
 
 
 class _Bounded:
-    """A file of which no more is asked than there is; asking takes memory before it reads."""
+    """A file that is never asked for more than it has, since asking allocates memory first."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self.size = file, size

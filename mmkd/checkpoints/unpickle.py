@@ -1,4 +1,4 @@
-"""Reading a pickle without doing what it says."""
+"""Read a pickle without running code."""
 
 from __future__ import annotations
 

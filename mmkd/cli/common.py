@@ -1,4 +1,4 @@
-"""What the tools share: options, reading the config, and the last word on errors."""
+"""Shared code of the tools: options, config reading and error reporting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teacher, student alone and distilled students with the same budget over several seeds, as one page."""
+"""Compare teacher, student alone and distilled students over several seeds, reported on one page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Printing on any console: with characters that it lacks, and when nobody reads any more."""
+"""Printing on any console: unsupported characters and closed pipes."""
 
 from __future__ import annotations
 

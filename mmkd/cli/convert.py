@@ -1,4 +1,4 @@
-"""Turn a checkpoint of another code base for distillation into one that MMDetection 3.x loads."""
+"""Convert a checkpoint of another distillation code base for MMDetection 3.x."""
 
 from __future__ import annotations
 

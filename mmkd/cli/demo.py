@@ -1,4 +1,4 @@
-"""Teacher, student alone and the same student distilled, on the embedded data."""
+"""Train teacher, student alone and distilled student on the bundled data."""
 
 from __future__ import annotations
 

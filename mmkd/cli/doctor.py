@@ -1,4 +1,4 @@
-"""Examine a config before it is trained for hours."""
+"""Check a config before training it for hours."""
 
 from __future__ import annotations
 

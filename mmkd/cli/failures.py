@@ -1,4 +1,4 @@
-"""What a training that failed leaves behind, and what is said of it."""
+"""Save the state of a failed training and report the failure."""
 
 from __future__ import annotations
 

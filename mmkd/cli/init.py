@@ -1,4 +1,4 @@
-"""Make a project for a data set: configs of teacher, student and distillation, a comparison and a sweep."""
+"""Create a project for a data set: configs for teacher, student and distillation, comparison, sweep."""
 
 from __future__ import annotations
 

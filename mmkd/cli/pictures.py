@@ -1,4 +1,4 @@
-"""What the demo found, and its two pictures: curves, and detections side by side."""
+"""Results of the demo and its two figures: curves, and detections side by side."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCORE_THRESHOLD = 0.4
 
 @dataclass
 class Result:
-    """What one detector of the demo came to.
+    """The result of one detector in the demo.
 
     Attributes:
         name: ``teacher``, ``student`` or ``distilled``.

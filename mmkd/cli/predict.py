@@ -1,4 +1,4 @@
-"""Write the boxes that a detector finds, to teach with."""
+"""Write a detector's predictions for use as a teacher."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def _pipeline(cfg: Config) -> list[ConfigDict]:
 
 
 class _Images(Dataset[Any]):
-    """Samples of image files by their number; the reason as text where there is none.
+    """Samples of image files by index; an error text if one cannot be loaded.
 
     Args:
         paths: of the image files.

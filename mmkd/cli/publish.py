@@ -1,4 +1,4 @@
-"""Reduce a training checkpoint to what deployment needs: weights, class names, and a config without mmkd."""
+"""Export what deployment needs from a training checkpoint: weights, class names, a config without mmkd."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Search over the options of a config, from a W&B sweep file: hosted by W&B, or on this machine alone."""
+"""Search hyperparameters with a W&B sweep file, hosted by W&B or locally."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluate a student, or the teacher that its config names."""
+"""Evaluate a student, or the teacher in its config."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 class _TellOfPredictions(Hook):
-    """Log what the doctor finds wrong with a teacher's predictions, which are read by now."""
+    """Log the doctor's findings on a teacher's predictions."""
 
     def before_train(self, runner: Any) -> None:
         entries = [x for x in teacher_entries(runner.cfg.model.get("teacher")) if "predictions" in x]

@@ -1,4 +1,4 @@
-"""A work dir belongs to one config: what a run has written there is not written over by another."""
+"""A work dir belongs to one config: no run overwrites results of another config."""
 
 from __future__ import annotations
 

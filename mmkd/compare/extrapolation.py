@@ -1,4 +1,4 @@
-"""What a student will reach with its whole budget, by a power law through shorter trainings."""
+"""Predict a student's metric at the full budget: a power law fitted to shorter trainings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEAST_VALUE = 0.02  # a detector that finds next to nothing yet is not on its cu
 
 @dataclass(frozen=True)
 class Forecast:
-    """A metric with the whole budget.
+    """A metric predicted for the full budget.
 
     Attributes:
         mean: of the best fit.

@@ -1,4 +1,4 @@
-"""The pictures of the report, for a page that is read on a desk and on a phone."""
+"""The figures of the report, readable on desktop and phone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images of the split tell a student and its distilled self apart, by the F1 of their boxes."""
+"""Find images where student and distilled student differ most, by the F1 of their boxes."""
 
 from __future__ import annotations
 

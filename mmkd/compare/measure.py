@@ -1,4 +1,4 @@
-"""What a detector costs: parameters, multiply-adds, and the time of one image on the processor."""
+"""Cost of a detector: parameters, multiply-adds, and CPU latency per image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Cost:
-    """What a detector costs.
+    """Cost of a detector.
 
     Attributes:
         parameters: their number.

@@ -1,4 +1,4 @@
-"""The report's page: what stands in it, in words, and its HTML."""
+"""The report's HTML page and its text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`probe`: a plan's trainings with a small part of their budget, and what they say about the whole."""
+"""`probe`: run a plan with a fraction of its budget and predict the full result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PARTS = (0.25, 0.5, 1.0)
 
 @dataclass
 class Probe:
-    """Short trainings of a plan's members, each share of the budget in a folder of its own.
+    """Short trainings of a plan's members, with one folder per share of the budget.
 
     Args:
         runs: of the plan, whose folder holds the teacher and gets ``probe``.

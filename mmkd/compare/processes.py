@@ -1,4 +1,4 @@
-"""Training and testing in processes of their own, followed by their logs."""
+"""Run training and testing in separate processes and follow their logs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ITER = re.compile(r"Iter\(train\)\s+\[\s*(\d+)/(\d+)\]")
 
 
 class ToolError(RuntimeError):
-    """A tool ended with an error; the message is what it said last."""
+    """A tool failed; the message is its last output."""
 
 
 def call(

@@ -1,4 +1,4 @@
-"""What is known of each run: its folder, and the JSON file in it."""
+"""Records of runs: one folder with a JSON file per run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PACKAGES = ("torch", "mmdet", "mmengine", "mmcv", "numpy")
 
 @dataclass
 class Record:
-    """A run, as far as it came.
+    """The state of a run.
 
     Attributes:
         member: the detector.

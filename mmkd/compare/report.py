@@ -49,7 +49,7 @@ class Panels:
 
 @dataclass
 class Report:
-    """Writes the report of what is finished.
+    """Writes the report of the finished runs.
 
     Args:
         runs: of a plan.

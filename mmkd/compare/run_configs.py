@@ -1,4 +1,4 @@
-"""The config of each run, how the same it must be as another, and its fingerprint."""
+"""The config of each run, its fingerprint, and checks that runs are comparable."""
 
 from __future__ import annotations
 

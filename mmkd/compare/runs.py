@@ -1,4 +1,4 @@
-"""The runs of a comparison: which there are, what is left to do, and doing it, one process at a time."""
+"""The runs of a comparison: list them, find unfinished ones, and run them one process at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training with a part of its budget, and the schedule's shape as it was."""
+"""Shorten a training while keeping the shape of its schedule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a few seeds say: mean and spread, the paired difference, the share of the gap."""
+"""Statistics over a few seeds: mean and spread, paired difference, share of the gap."""
 
 from __future__ import annotations
 

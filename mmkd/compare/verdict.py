@@ -1,4 +1,4 @@
-"""Whether distillation pays, by what short trainings show: figures, a verdict, and why."""
+"""Predict from short trainings whether distillation pays off: figures, verdict and reasons."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAYS, LOSES, UNDECIDED = "pays", "does not pay", "undecided"
 
 @dataclass(frozen=True)
 class Gain:
-    """The gain over the student alone with the whole budget.
+    """The predicted gain over the student alone at the full budget.
 
     Attributes:
         mean: the best guess; ``None`` where the share of the gap that will be left is not known.

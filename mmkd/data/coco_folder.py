@@ -1,4 +1,4 @@
-"""Find the COCO files of a folder, which split each is of, and where its images are: `find_coco`."""
+"""Find COCO files in a folder, with their splits and image folders: `find_coco`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the readers of foreign annotations share: open images, collect problems, write COCO files."""
+"""Shared code of the annotation readers: open images, collect problems, write COCO files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ImageFile:
 
 @dataclass
 class Problems:
-    """What is wrong with a data set: places (files, or lines of files) by what is wrong with them."""
+    """Problems of a data set: places (files, or lines of files) by kind of problem."""
 
     places: dict[str, list[str]] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""A file of predictions: boxes with scores that some detector gave for images, in COCO's format.
+"""Predictions in a file: boxes with scores from any detector, in COCO format.
 
 Shape suffixes: N boxes of all images, M boxes of one image, K classes.
 """
@@ -27,7 +27,7 @@ _SLACK_PX, _SLACK = 2.0, 0.01
 
 @dataclass(frozen=True)
 class ImagePredictions:
-    """What is predicted for one image.
+    """The predictions for one image.
 
     Attributes:
         boxes_M4: x1, y1, x2, y2 in pixels of the image file.

@@ -1,4 +1,4 @@
-"""Split the images of a COCO file in two by their names, so that the same images are apart everywhere."""
+"""Split a COCO file in two by image name, so that the split is the same everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`UnlabelledImages`: a data set of image files alone."""
+"""`UnlabelledImages`: a data set of image files without annotations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DROPPED = 50
 
 @DATASETS.register_module()
 class UnlabelledImages(BaseDetDataset):
-    """Images without annotations: a student learns from its teacher on them; its own losses leave them out.
+    """Images without annotations: used by the distillation losses, ignored by the student's own losses.
 
     It takes the pipeline of a labelled data set. Annotations are then empty, and each sample says
     ``labelled=False`` in its metadata, whatever the pipeline keeps there. No image is opened before it is
@@ -152,7 +152,7 @@ class UnlabelledImages(BaseDetDataset):
 
 
 class _Info(dict[str, Any]):
-    """About an image, whose size is read when it is first asked for."""
+    """An image whose size is read on first access."""
 
     def __missing__(self, key: str) -> Any:
         if key not in ("width", "height"):

@@ -1,4 +1,4 @@
-"""How a training pipeline moved an image, so that boxes of the file can follow it.
+"""Record the geometric transforms of a training pipeline, so that stored boxes can follow them.
 
 Shape suffixes: M boxes of one image. A box is x1, y1, x2, y2 in pixels.
 """
@@ -61,7 +61,7 @@ _CHOOSE = (mmcv_transforms.RandomChoice, mmcv_transforms.RandomApply, mmdet_tran
 
 
 class TracedPipeline(Compose):
-    """A pipeline that writes into each sample how it moved the image, as ``view`` in its metadata.
+    """A pipeline that records its geometric transforms in each sample's metadata, as ``view``.
 
     Args:
         transforms: of the pipeline that it takes the place of, built.

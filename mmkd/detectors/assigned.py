@@ -1,4 +1,4 @@
-"""Whether a student's head computes its loss as mmdet's dense heads do, asked before the first step."""
+"""Check before the first step that a student's head computes its loss like mmdet's dense heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that set themselves: measured in the forward pass of training, before they are used."""
+"""Automatic loss weights, measured in the training forward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that activation checkpointing cuts off from their gradient."""
+"""Detect layers that get no gradient because of activation checkpointing."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ _OF_FEATURES: frozenset[Need] = frozenset({"feats", "layers", *_OF_DETECTIONS})
 
 @dataclass(frozen=True)
 class _Step:
-    """What is under way while the student computes its own losses."""
+    """The state of one step while the student computes its own losses."""
 
     asked: list[tuple[Any, list[str]]]
     answers: list[Callable[[], DenseOutputs]]
@@ -91,7 +91,7 @@ class _Step:
 
 
 class Distilled(BaseDetector):
-    """A detector that learns from a frozen teacher as well; put before the student's own class.
+    """Mixin that adds distillation from a frozen teacher; put it before the student's own class.
 
     The student's path is its own. Its losses come first in the result, unchanged; each distillation loss is
     added as ``loss_kd_<name>``. The teacher is in none of the parameters, state or checkpoints. ``predict``

@@ -9,7 +9,7 @@ from mmkd.outputs import has_own_memory
 
 
 class DistilledTransformer(Distilled):
-    """A detection transformer that learns; its features are what its encoder makes of them."""
+    """A distilled detection transformer; its features are the encoder's output."""
 
     def forward_encoder(self, *args: Any, **kwargs: Any) -> Any:
         """The student's own; recorded during a loss."""

@@ -1,4 +1,4 @@
-"""Losses that are not finite: stop, or let a loss scaler leave the step out."""
+"""Non-finite losses: stop training, or let a loss scaler skip the step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOLERATED = 5
 
 
 class FiniteCheck:
-    """Stop training before a loss that is not finite reaches the weights.
+    """Stop training before a non-finite loss reaches the weights.
 
     Under the loss scaler of mixed precision it does not reach them: the scaler sees the gradients and leaves
     the step out. There up to `TOLERATED` steps in a row pass, each with a warning, and the running statistics

@@ -16,7 +16,7 @@ from mmkd.registry import MODELS, accepted_arguments, class_of
 
 @MODELS.register_module()
 class KDDetector:
-    """A detector of any class that learns from a frozen teacher as well.
+    """A detector of any class, distilled from a frozen teacher.
 
     The result is an instance of the student's own class, with all that it overrides, and of `Distilled`.
 

@@ -16,7 +16,7 @@ from mmkd.registry import MODELS, accepted_arguments
 
 @MODELS.register_module()
 class KDSingleStageDetector(Distilled, SingleStageDetector):
-    """A single-stage detector that learns from a frozen teacher as well.
+    """A single-stage detector, distilled from a frozen teacher.
 
     `KDDetector` with ``student='SingleStageDetector'``, by a shorter name.
 

@@ -1,4 +1,4 @@
-"""Which detectors can be students, and the class of one that learns from a teacher."""
+"""Supported students, and the distilled class of a student."""
 
 from __future__ import annotations
 

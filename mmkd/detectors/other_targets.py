@@ -1,4 +1,4 @@
-"""The student's own losses on boxes that are no annotations."""
+"""The student's own losses with other boxes than the annotations as targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The losses that fit a student and a teacher, for those who name a teacher and no recipe."""
+"""Choose losses that fit a student and a teacher, if only the teacher is given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the teacher sees where it sees another image than the student."""
+"""The teacher's view, where it differs from the student's."""
 
 from __future__ import annotations
 

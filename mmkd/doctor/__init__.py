@@ -1,4 +1,4 @@
-"""What is worth knowing of a config before it is trained for hours."""
+"""Check a config before training it for hours."""
 
 from mmkd.doctor.examine import EXAMINATIONS, examine
 from mmkd.doctor.findings import Finding, Section

@@ -1,4 +1,4 @@
-"""How well detections agree with the ground truth, and whether another order of classes explains it."""
+"""Compare detections with the ground truth, also under another class order."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _RECALL = 0.3
 
 @dataclass(frozen=True)
 class Detections:
-    """What a detector says of one image, and what is there.
+    """Detections and ground truth of one image.
 
     Attributes:
         height: of the image as it is on disk.

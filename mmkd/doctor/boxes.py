@@ -1,4 +1,4 @@
-"""Boxes of an annotation file: finite, with an area, within their images."""
+"""Check the boxes of an annotation file: finite, non-empty, within their images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether data and model go together by their config: keys of a sample, channels, classes of heads."""
+"""Check in the config that data and model match: sample keys, channels, number of classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data: what training asks first, boxes, images; train against val."""
+"""Check the data: what training checks first, boxes, images, overlap of train and val."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Versions, operators, devices, room to write."""
+"""Check versions, operators, devices and disk space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluators against the data set that they judge, by config and files."""
+"""Check that evaluators match their data set, by config and files."""
 
 from __future__ import annotations
 

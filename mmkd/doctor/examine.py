@@ -1,4 +1,4 @@
-"""All examinations in their order."""
+"""All checks in order."""
 
 from __future__ import annotations
 

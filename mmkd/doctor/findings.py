@@ -1,4 +1,4 @@
-"""What an examination has to say."""
+"""The findings of a check."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Finding:
 
 @dataclass
 class Section:
-    """The findings of one examination, and how long it took in seconds."""
+    """The findings of one check, and its duration in seconds."""
 
     title: str
     findings: list[Finding] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Section:
 
 
 class NotExamined(Exception):  # noqa: N818  (nothing is wrong here)
-    """What an examination needs is not there, mostly because of an error elsewhere; says why."""
+    """A check could not run, mostly because of an error elsewhere; the text says why."""
 
 
 def collect(what: str, findings: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The state in which the first iteration of a training finds its model: message hub, loop and hooks."""
+"""Recreate the state before the first training iteration: message hub, loop and hooks."""
 
 from __future__ import annotations
 

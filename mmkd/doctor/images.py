@@ -1,4 +1,4 @@
-"""Image files: there, readable, of the size that the annotations give, and not in two sets at once."""
+"""Check image files: present, readable, sized as annotated, and not in two splits at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data loaders by their config alone: whether mmengine and torch take the options; nothing is loaded."""
+"""Check data loader options of mmengine and torch, without loading data."""
 
 from __future__ import annotations
 

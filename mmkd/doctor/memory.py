@@ -1,4 +1,4 @@
-"""What a training step keeps in memory, and what that makes of the config's batch."""
+"""Estimate the memory of a training step, scaled to the config's batch size."""
 
 from __future__ import annotations
 

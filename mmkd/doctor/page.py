@@ -1,4 +1,4 @@
-"""The page that is printed, and the same for programs."""
+"""The findings as printed text and as data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch through the real data loader and preprocessor, and the sizes that come out."""
+"""Run a batch through the real data loader and preprocessor, and check the sizes."""
 
 from __future__ import annotations
 

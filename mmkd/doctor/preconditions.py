@@ -1,4 +1,4 @@
-"""What must hold before the first step, as far as the config and its files tell: training and doctor ask it.
+"""Preconditions that training and doctor check from the config and its files before the first step.
 
 Nothing here builds a model or a data set.
 """

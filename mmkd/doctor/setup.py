@@ -1,4 +1,4 @@
-"""The training that is examined: its config, and what is built of it once."""
+"""The training to check: its config and the objects built from it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Source:
 
 @dataclass
 class TrainingSetup:
-    """A training under examination: its config, and data sets and models, built when first asked for.
+    """A training to check: its config, and its data sets and models, built on first use.
 
     Nothing is built twice. What could not be built raises `NotExamined` for those who ask for it later.
 

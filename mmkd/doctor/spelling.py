@@ -1,4 +1,4 @@
-"""Keys of a config that nothing reads, where a name that is read is near."""
+"""Find misspelt config keys: unused keys similar to a known name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One real training step: losses, gradients, the balance of the losses, and what it keeps in memory."""
+"""Run one real training step: losses, gradients, balance of the losses, and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the student alone is already as good as its teacher, by the runs beside this one."""
+"""Check, from runs in sibling folders, whether the student alone is already as good as its teacher."""
 
 from __future__ import annotations
 

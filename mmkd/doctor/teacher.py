@@ -1,4 +1,4 @@
-"""Whether each teacher loads, fits the student, and is as good as it should be."""
+"""Check that each teacher loads, fits the student, and reaches its expected AP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teachers that give boxes alone, from a file or a function: whether they are of these images, and good.
+"""Check teachers that provide only boxes, from a file or a function: right images, good boxes.
 
 Shape suffixes: M boxes of one image, N boxes of all.
 """

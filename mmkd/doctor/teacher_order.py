@@ -1,4 +1,4 @@
-"""Whether the teacher's classes are in the order that they are taken to be in."""
+"""Check that the teacher's classes are in the assumed order."""
 
 from __future__ import annotations
 

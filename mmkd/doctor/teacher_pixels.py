@@ -1,4 +1,4 @@
-"""Whether the teacher was trained on the pixels that its config says."""
+"""Check that the teacher was trained with the normalisation in its config."""
 
 from __future__ import annotations
 

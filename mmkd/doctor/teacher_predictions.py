@@ -1,4 +1,4 @@
-"""What a teacher predicts on validation images, fed as in training or otherwise."""
+"""Predictions of a teacher on validation images, with training or other inputs."""
 
 from __future__ import annotations
 

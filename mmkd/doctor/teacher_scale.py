@@ -1,4 +1,4 @@
-"""Whether the teacher sees objects at the size that it was trained on."""
+"""Check that the teacher sees objects at the scale it was trained at."""
 
 from __future__ import annotations
 

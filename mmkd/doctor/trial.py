@@ -1,4 +1,4 @@
-"""A teacher asked in several ways about a few images."""
+"""Try a teacher with several input variants on a few images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MORE, _TIMES = 0.05, 1.25
 
 
 class Trial:
-    """A teacher and the few images on which it is asked in several ways.
+    """A teacher and the few images used to try input variants.
 
     Args:
         setup: the training.

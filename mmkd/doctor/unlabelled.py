@@ -1,4 +1,4 @@
-"""Images without labels: how they are mixed, whether they can be read, which are in validation as well."""
+"""Check unlabelled images: batch mix, readable files, overlap with validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One batch of validation: loaded, predicted, taken and evaluated by each metric."""
+"""Check one validation batch: load, predict and pass it to each metric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether wrappers of data sets, which repeat, join or balance them, can be built and numbered as one."""
+"""Check data set wrappers (repeat, concatenate, balance): buildable and consistent."""
 
 from __future__ import annotations
 

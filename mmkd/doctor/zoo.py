@@ -1,4 +1,4 @@
-"""What a teacher's AP should be: from mmdet's list of models, or from its own checkpoint."""
+"""Expected AP of a teacher: from mmdet's model zoo, or from its checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the loss functions have in common: checks of their arguments, and their precision."""
+"""Shared code of the loss functions: argument checks and precision."""
 
 from __future__ import annotations
 

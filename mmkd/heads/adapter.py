@@ -1,4 +1,4 @@
-"""How a dense head says what it says: class of head → `DenseOutputs`.
+"""Adapters from dense heads to `DenseOutputs`, by head class.
 
 The default serves every head whose forward gives ``(cls_scores, bbox_preds, …)``
 as lists over levels, with logits as class scores. A head that deviates has an

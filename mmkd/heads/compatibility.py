@@ -1,4 +1,4 @@
-"""Whether a teacher's head and a student's head speak of the same priors."""
+"""Check that the heads of teacher and student have the same priors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What mmcv's own layers need of a detector's tensors."""
+"""Tensor requirements of mmcv's own layers."""
 
 from __future__ import annotations
 

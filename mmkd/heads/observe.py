@@ -13,7 +13,7 @@ from mmkd.heads.calls import Calls
 
 
 class Observation:
-    """What a dense head was given and gave during one loss.
+    """Inputs and outputs of a dense head during one loss computation.
 
     Args:
         labels: whether the calls of its ``loss_cls`` are recorded as well.

@@ -1,4 +1,4 @@
-"""Heads that are not served, and the errors that say so."""
+"""Unsupported heads and their errors."""
 
 from __future__ import annotations
 

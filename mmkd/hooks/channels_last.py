@@ -1,4 +1,4 @@
-"""Convolutions in the memory format that tensor cores and AMX are made for."""
+"""Channels-last convolutions, the memory format of tensor cores and AMX."""
 
 from __future__ import annotations
 

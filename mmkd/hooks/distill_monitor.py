@@ -1,4 +1,4 @@
-"""What each distillation loss does to the student, measured during training."""
+"""Measure the effect of each distillation loss on the student during training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _IN_A_ROW = 3
 
 @HOOKS.register_module()
 class DistillMonitorHook(Hook):
-    r"""Log how strongly, and in which direction, each distillation loss pulls the student.
+    r"""Log size and direction of each distillation loss's gradient on the student.
 
     With g the gradient of a loss on the maps that the student's neck gives its head, over the whole batch of
     all processes, every ``interval`` iterations the log gets

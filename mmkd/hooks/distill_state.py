@@ -20,7 +20,7 @@ _OF_WEIGHT = "auto._extra_state"  # as torch names the state of `AutoWeight`
 
 @HOOKS.register_module()
 class DistillStateHook(Hook):
-    """Save and restore what distillation losses have of their own, under ``distill_state``.
+    """Save and restore the state of distillation losses, under ``distill_state``.
 
     A feature loss may have a 1×1 convolution, which trains with the student; an automatic weight has its
     running measurement. They are in none of the student's ``state_dict``; this hook keeps them, so that

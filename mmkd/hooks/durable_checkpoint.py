@@ -1,4 +1,4 @@
-"""mmengine's `CheckpointHook`, which never has fewer checkpoints than it should."""
+"""mmengine's `CheckpointHook`, made safe: it never has fewer checkpoints than configured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DUE = "validation_due"
 
 @HOOKS.register_module()
 class DurableCheckpointHook(CheckpointHook):
-    """Removes outdated checkpoints after their successor is written, not before.
+    """Removes an outdated checkpoint only after its successor is written.
 
     With ``max_keep_ckpts=1`` or ``save_best`` mmengine's hook has none at all for as
     long as it writes. This one also notes in each checkpoint whether a validation

@@ -1,4 +1,4 @@
-"""Move an EMA teacher on with the student, and keep its weights in checkpoints."""
+"""Update an EMA teacher during training and save its weights in checkpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEY = "ema_teacher"
 
 @HOOKS.register_module()
 class EMATeacherHook(Hook):
-    """Let an `EMATeacher` follow the student after each step of the optimizer.
+    """Update an `EMATeacher` after each optimizer step.
 
     Needed with ``teacher=dict(ema=…)``; mmkd's train tool adds it. Without such a teacher it does nothing.
     The teacher begins as a copy of the student, after ``load_from``; with ``--resume`` it goes on from what

@@ -1,4 +1,4 @@
-"""Validations that log what they found, not what an earlier one did."""
+"""Remove metrics of earlier validations from the log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmkd.registry import HOOKS
 
 @HOOKS.register_module()
 class FreshMetricsHook(Hook):
-    """Drop the metrics of earlier validations that the present one does not have.
+    """Drop metrics of earlier validations that the current one does not compute.
 
     mmengine (0.10) logs the newest value of each metric. Where mmdet has none
     because nothing was detected, that is the value of an earlier validation.

@@ -1,4 +1,4 @@
-"""The checkpoint of a training that ended in the middle, and going on from there."""
+"""The checkpoint of an interrupted training, and resuming from it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def remove_outdated(runner: Runner) -> None:
 
 
 class _Remaining:
-    """A batch sampler that leaves out its first batches once."""
+    """A batch sampler that skips its first batches once."""
 
     def __init__(self, batches: Any, done: int) -> None:
         self.batches, self.done = batches, done

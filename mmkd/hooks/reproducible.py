@@ -1,4 +1,4 @@
-"""Training that gives the same numbers when it is resumed, and with any number of workers."""
+"""Reproducible training: the same numbers after resuming and with any number of workers."""
 
 from __future__ import annotations
 

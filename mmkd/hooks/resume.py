@@ -1,4 +1,4 @@
-"""Going on from the newest checkpoint that can be read, with the validation that it still lacks."""
+"""Resume from the newest readable checkpoint, running a missing validation first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmkd.teachers.checkpoint import load_weights, own_keys
 
 @HOOKS.register_module()
 class ResumeHook(Hook):
-    """Make ``--resume`` find its way.
+    """Make ``--resume`` find the right checkpoint.
 
     - Without a file named, it goes on from the newest checkpoint of the work dir
       that is whole, with a warning for each newer one that is not.

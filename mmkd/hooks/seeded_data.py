@@ -1,4 +1,4 @@
-"""Training samples whose random numbers depend on nothing but their place in the training."""
+"""Training samples whose random numbers depend only on their position in the training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data set that has something to learn from, asked when it is built and before the first step."""
+"""Check, when the data set is built, that there is something to learn from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmkd.registry import HOOKS
 
 @HOOKS.register_module()
 class SomeDataHook(Hook):
-    """Stop a training whose data set is empty, or has no object where the task's losses need one.
+    """Stop if the training data set is empty, or has no objects although the task losses need them.
 
     A filter may have left out all images, and files other than COCO's are read by their data set alone.
     Images without labels need no object, and a student that has a teacher.

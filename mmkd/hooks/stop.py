@@ -1,4 +1,4 @@
-"""Ending training when asked to, without losing anything."""
+"""Stop training on request without losing progress."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from mmkd.sweeps.agent import in_sweep
 
 
 class TrainingStopped(SystemExit):
-    """Training ended early because it was asked to; ``code`` is the exit code."""
+    """Training stopped early on request; ``code`` is the exit code."""
 
 
 @HOOKS.register_module()
 class StopHook(Hook):
-    """End training within one iteration when a signal asks for it.
+    """Stop training within one iteration after a signal.
 
     All processes agree, write the checkpoint ``interrupted.pth`` and leave with
     `TrainingStopped`. ``--resume`` goes on from there: in the middle of an

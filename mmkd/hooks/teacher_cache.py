@@ -1,4 +1,4 @@
-"""Tell the teacher's cache by what pipeline the samples are made."""
+"""Pass the training pipeline to the teacher cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Have the pipeline tell a teacher how it moved each image."""
+"""Make the pipeline record its geometric transforms for the teacher."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmkd.teachers.pipeline import base_datasets
 
 @HOOKS.register_module()
 class TeacherViewsHook(Hook):
-    """Check that a teacher's predictions are of the training images, and that they can follow the pipeline.
+    """Check that a teacher's predictions cover the training images and can follow the pipeline.
 
     Needed with ``teacher=dict(predictions=…)``; mmkd's train tool adds it. Without such a teacher it does
     nothing.

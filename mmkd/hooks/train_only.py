@@ -1,4 +1,4 @@
-"""Train a part of a model and keep the rest as it is."""
+"""Train part of a model and keep the rest unchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmkd.registry import HOOKS
 
 @HOOKS.register_module()
 class TrainOnlyHook(Hook):
-    """Freeze all of a model but the named modules, and prove it.
+    """Freeze all but the named modules, and verify it.
 
     For a teacher that is to learn new classes: its classifier, or its head, is trained and all else stays.
     What is frozen gets no gradient and stays in eval mode, so that its BatchNorm statistics do not move

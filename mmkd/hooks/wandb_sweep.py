@@ -1,4 +1,4 @@
-"""What a sweep and its reader need of a run: the metric, the ways to stop it, its results."""
+"""W&B sweep support: report the metric and results, and stop when W&B asks for it."""
 
 from __future__ import annotations
 

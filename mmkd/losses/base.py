@@ -1,4 +1,4 @@
-"""What every distillation loss has in common."""
+"""Base class of all distillation losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What losses on the neck's feature maps have in common."""
+"""Base class of losses on the neck's feature maps."""
 
 from __future__ import annotations
 

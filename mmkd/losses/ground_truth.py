@@ -1,4 +1,4 @@
-"""What a loss reads of the annotated objects of an image."""
+"""The annotated objects of an image, as losses read them."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from mmkd.structures import DenseOutputs, DistillContext, Need
 
 @MODELS.register_module()
 class TeacherBoxesLoss(DistillLoss):
-    r"""The student's own losses, computed once more with the boxes that the teacher finds.
+    r"""The student's own losses, computed again with the teacher's boxes as targets.
 
     .. math:: \lambda \, L_{\text{student}}(\{b_j : s_j \ge \tau\})
 

@@ -1,4 +1,4 @@
-"""What detectors say: features of any of them, and predictions at places beside the dense maps."""
+"""Outputs of detectors: features of any detector, and predictions at RoIs, queries and masks."""
 
 from mmkd.outputs import (  # noqa: F401  (they register places and readers)
     boxes,

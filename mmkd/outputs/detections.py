@@ -1,4 +1,4 @@
-"""What a detector finds in each image: boxes with labels and scores.
+"""Detections per image: boxes with labels and scores.
 
 Shape suffixes: M boxes of one image, K classes.
 """

@@ -1,4 +1,4 @@
-"""An image that a detector runs on, to see the layout of what it gives."""
+"""An example image for a detector, to learn the layout of its outputs."""
 
 from __future__ import annotations
 

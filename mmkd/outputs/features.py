@@ -1,4 +1,4 @@
-"""The features of any detector: what its neck gives, for transformers what their encoder makes of it.
+"""The features of any detector: the neck's output, for transformers the encoder's.
 
 Grounding DINO's encoder reads a text too; its features are those of its neck.
 """

@@ -21,7 +21,7 @@ DENSE = ("dense", "rpn")
 
 @dataclass(frozen=True)
 class Reading:
-    """What a student said at a place.
+    """A student's outputs at a place.
 
     Attributes:
         outputs: its rows.

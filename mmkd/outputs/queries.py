@@ -19,7 +19,7 @@ from mmkd.structures import DistillContext, HeadSpec, Levels, Need, RowOutputs
 
 @dataclass(frozen=True)
 class QueryQuestion:
-    """What a teacher is told of a student's queries.
+    """What a teacher gets to know about a student's queries.
 
     Attributes:
         data_samples: with ``img_shape`` and ``batch_input_shape`` alone.

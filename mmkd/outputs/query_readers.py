@@ -20,7 +20,7 @@ from mmkd.structures import HeadSpec, RowOutputs
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the queries say of a batch.
+    """The predictions of the queries for a batch.
 
     Attributes:
         logits_LBQK: class logits.

@@ -1,4 +1,4 @@
-"""A detector's heads on features that are there already."""
+"""Run a detector's heads on given features."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _WANTED = {
 
 @dataclass(frozen=True)
 class DataSet:
-    """What is known of a data set.
+    """Facts about a data set.
 
     Attributes:
         kind: ``coco``, ``yolo`` or ``voc``.

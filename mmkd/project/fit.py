@@ -1,4 +1,4 @@
-"""What fits data and machine: size of images, anchors, batch and schedule, each with its reason."""
+"""Settings that fit data and machine: image size, anchors, batch and schedule, each with its reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What W&B's agent tells the process that it starts."""
+"""Parameters that W&B's agent passes to a run."""
 
 from __future__ import annotations
 

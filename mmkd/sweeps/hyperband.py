@@ -1,4 +1,4 @@
-"""W&B's rule for stopping hopeless runs early."""
+"""W&B's early stopping of hopeless runs."""
 
 from __future__ import annotations
 

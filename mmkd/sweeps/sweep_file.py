@@ -21,7 +21,7 @@ _VARIABLE = r"\$\{envvar:(\w+)\}"
 
 @dataclass(frozen=True)
 class SweepFile:
-    """What a sweep file says.
+    """A parsed sweep file.
 
     Attributes:
         path: the file.

@@ -1,4 +1,4 @@
-"""The teacher: building, strict loading, its forward, its answers on disk; several; the student's average."""
+"""Teachers: building, strict loading, forward pass, cache on disk; several teachers; EMA teacher."""
 
 from mmkd.teachers.boxes import BoxesTeacher, CallableTeacher, PredictionsTeacher
 from mmkd.teachers.build import build_teacher, build_teachers, split_teachers

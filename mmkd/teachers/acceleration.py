@@ -1,4 +1,4 @@
-"""What makes a frozen detector cheaper without changing what it says."""
+"""Make a frozen detector cheaper without changing its outputs."""
 
 from __future__ import annotations
 

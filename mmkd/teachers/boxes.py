@@ -1,4 +1,4 @@
-"""Teachers that say nothing but boxes: predictions in a file, or a function of yours.
+"""Teachers that only provide boxes: predictions in a file, or your own function.
 
 Shape suffixes: B images of the batch, M boxes of one image, K classes.
 """
@@ -29,7 +29,7 @@ from mmkd.teachers.protocol import Teacher
 
 
 class BoxesTeacher(Teacher):
-    """A teacher that gives detections alone, for `TeacherBoxesLoss` and losses at ``place='boxes'``.
+    """A teacher that only provides detections, for `TeacherBoxesLoss` and losses at ``place='boxes'``.
 
     Args:
         classes: its class names, in the order of its labels.
@@ -161,7 +161,7 @@ class PredictionsTeacher(BoxesTeacher):
 
 @TEACHERS.register_module()
 class CallableTeacher(BoxesTeacher):
-    """A function of yours that is asked about each training image, as the student sees it.
+    """Your own function, called with each training image as the student sees it.
 
     ``teacher=dict(type='CallableTeacher', function='my_project.teacher:predict', classes=['cat', 'dog'])``.
     It is given a list of images, uint8 H×W×3 in RGB, without padding, and gives for each a dict: ``boxes``

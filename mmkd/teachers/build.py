@@ -1,4 +1,4 @@
-"""From ``teacher=dict(…)`` to the teacher that a student asks."""
+"""Build the teacher of a student from ``teacher=dict(…)``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stock detector from its config and checkpoint, and what it tells of itself."""
+"""Build a stock detector from config and checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`CachedTeacher`: a frozen teacher that is asked once for each view of an image."""
+"""`CachedTeacher`: a frozen teacher that runs once per view of an image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OF_BOXES: frozenset[Need] = frozenset({"detections"})
 
 
 class _Detecting(TeacherAround):
-    """A teacher that is asked for nothing but what it detects."""
+    """A teacher used only for its detections."""
 
     needs = _OF_BOXES
 
@@ -49,7 +49,7 @@ class _Detecting(TeacherAround):
 
 
 class CachedTeacher(TeacherAround):
-    """Answers of a teacher, kept on disk and read again over epochs, runs and sweeps.
+    """Caches a teacher's outputs on disk, for reuse across epochs, runs and sweeps.
 
     An answer is found by the teacher (its `Teacher.identity` and precision), the image file, and the size and
     flip in the sample's metadata; the rest of the training pipeline must always do the same, see

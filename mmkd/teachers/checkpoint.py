@@ -1,4 +1,4 @@
-"""Strict loading of a detector's weights, with an error that explains."""
+"""Strict loading of a detector's weights, with helpful errors."""
 
 from __future__ import annotations
 

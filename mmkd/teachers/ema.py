@@ -1,4 +1,4 @@
-"""`EMATeacher`: the moving average of the student's own weights, which teaches the student."""
+"""`EMATeacher`: a teacher whose weights are the moving average of the student's."""
 
 from __future__ import annotations
 

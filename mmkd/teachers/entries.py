@@ -1,4 +1,4 @@
-"""From a teacher's answer about one image to the tensors that are stored, and back to a batch.
+"""Convert a teacher's outputs for one image to stored tensors, and back to a batch.
 
 Shape suffixes: B images, L levels, A base priors per position, H and W map size, N priors of one image
 (levels, then rows, columns and base priors), M of them kept, D channels per prior.

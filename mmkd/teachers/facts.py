@@ -1,4 +1,4 @@
-"""What a teacher says of itself, in the log and to W&B."""
+"""Facts about a teacher, for the log and W&B."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`FittedTeacher`: those levels and classes of a teacher that a student is compared with."""
+"""`FittedTeacher`: selects the teacher's levels and classes that match the student."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmkd.teachers.protocol import Selectable, Teacher, TeacherAround
 
 
 class FittedTeacher(TeacherAround):
-    """A teacher as its entry in the config says that it fits the student.
+    """A teacher with levels and classes fitted to the student, as configured.
 
     Args:
         inner: the teacher.

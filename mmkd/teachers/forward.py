@@ -1,4 +1,4 @@
-"""`Forward`: what a detector that teaches computes, made cheaper without another answer."""
+"""`Forward`: a teacher's forward pass, made cheaper without changing its outputs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def computed(needs: frozenset[Need]) -> frozenset[Need]:
 
 
 class Forward:
-    """The forward pass of a detector, as far as losses read it.
+    """The part of a detector's forward pass that losses read.
 
     Args:
         model: in eval mode, on the CPU.

@@ -1,4 +1,4 @@
-"""`FrozenTeacher`: a detector that is asked and never trained."""
+"""`FrozenTeacher`: a trained detector used as teacher and never updated."""
 
 from __future__ import annotations
 

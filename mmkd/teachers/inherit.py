@@ -1,4 +1,4 @@
-"""A student that begins with a part of its teacher's weights."""
+"""Initialise parts of the student with the teacher's weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pixels a training pipeline makes of an image, as far as a sample's metadata does not tell.
+"""Identify the pixels that a training pipeline produces, beyond a sample's metadata.
 
 An answer of the teacher can be used again for the same pixels. Size and flip of a sample are in its
 metadata; what else a transform does must be the same each time and is part of the recipe.

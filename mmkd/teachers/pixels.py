@@ -14,7 +14,7 @@ from mmkd.errors import UserError
 
 
 class Renormalizer:
-    """Give the teacher the pixels that its own data preprocessor would have made.
+    """Convert pixels to those of the teacher's own data preprocessor.
 
     With the student's pixels :math:`(x - m_s) / s_s` and, where only one of the
     two swaps red and blue, the channels reversed, the result is

@@ -1,4 +1,4 @@
-"""What a student asks of whatever teaches it."""
+"""The interface of all teachers."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ class Teacher(ABC):
 
 
 class TeacherAround:
-    """A `Teacher` around another; what it does not do itself, that one does.
+    """A `Teacher` that wraps another and delegates to it by default.
 
     Args:
         inner: the other.

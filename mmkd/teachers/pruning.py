@@ -1,4 +1,4 @@
-"""Leave out the branches of a head whose outputs no loss reads."""
+"""Remove head branches whose outputs no loss reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Skipped(nn.Module):
-    """In place of a layer that nothing reads: passes no channels on."""
+    """Replaces an unused layer: outputs zero channels."""
 
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         """B×0×H×W."""

@@ -16,7 +16,7 @@ from mmkd.teachers.protocol import Selectable, Teacher
 
 
 class AveragedTeacher(Teacher):
-    """Teachers that answer as one: the mean of what they say, part by part.
+    """Several teachers as one: the mean of their outputs.
 
     Class logits, raw box output, decoded boxes, further outputs and features are each the arithmetic mean of
     the members': logits before their sigmoid or softmax; boxes after each member decoded its own. A prior
@@ -91,7 +91,7 @@ class AveragedTeacher(Teacher):
 
 
 class NamedTeachers:
-    """Teachers by name, and which of them each loss learns from.
+    """Teachers by name, and the teacher of each loss.
 
     ``facts["checkpoint"]`` is the first one's, from which ``inherit`` takes weights; ``facts["teachers"]``
     has the facts of each by name.

@@ -1,4 +1,4 @@
-"""Answers of teachers on disk: one safetensors file for each, written once."""
+"""Teacher outputs on disk: one safetensors file per entry, written once."""
 
 from __future__ import annotations
 

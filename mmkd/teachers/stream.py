@@ -1,4 +1,4 @@
-"""A CUDA stream for the teacher, beside that of the student."""
+"""A separate CUDA stream for the teacher."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmkd.structures import DenseOutputs
 
 
 class OwnStream:
-    """Runs on a CUDA stream of its own, which is made when it is first needed."""
+    """Runs on a separate CUDA stream, created on first use."""
 
     def __init__(self) -> None:
         self._stream: torch.cuda.Stream | None = None
