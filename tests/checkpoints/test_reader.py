@@ -193,7 +193,7 @@ def test_a_legacy_file_that_promises_too_much() -> None:
     data = saved({"a": torch.ones(1000)}, zipped=False)
     count = b"M\xe8\x03"
     assert count in data
-    with pytest.raises(DamagedError, match="promised"):
+    with pytest.raises(DamagedError, match="declared"):
         load(data.replace(count, b"\x8a\x06\x00\x00\x00\x00\x00\x01"))
     with pytest.raises(DamagedError):
         load(data.replace(count, b"M\xe7\x03", 1))

@@ -169,7 +169,7 @@ def test_names_of_files(
     assert "would be overwritten" in capsys.readouterr().err
     assert Path(found).read_bytes() == before
     assert main([found, str(tmp_path / "x-985f7bd0.pth"), "--config", configs["student"]]) == 2
-    assert "promises" in capsys.readouterr().err
+    assert "implies" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert main([found, str(tmp_path / "file" / "out.pth"), "--config", configs["student"]]) == 2
     assert main([str(tmp_path / "none.pth"), str(tmp_path / "out.pth"), "--config", configs["student"]]) == 2

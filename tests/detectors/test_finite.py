@@ -38,7 +38,7 @@ def test_a_few_in_a_row_pass_under_a_scaler() -> None:
         look(check, value)
     for _ in range(TOLERATED):
         look(check, float("inf"))
-    with pytest.raises(UserError, match=rf"the {TOLERATED + 1}consecutive steps[\s\S]*without --amp"):
+    with pytest.raises(UserError, match=rf"in {TOLERATED + 1} consecutive steps[\s\S]*without --amp"):
         look(check, float("inf"))
 
 

@@ -44,7 +44,7 @@ def test_a_damaged_entry_is_made_anew(tmp_path: Path, said: list[str], damage: b
     store.put("ab12", entry())
     store._path("ab12").write_bytes(damage)
     assert store.get("ab12") is None
-    assert "damaged" in said[0]
+    assert "corrupt" in said[0]
     store.put("ab12", entry())
     assert store.get("ab12") is not None
 
