@@ -185,7 +185,7 @@ def test_a_step_whose_forward_pass_overflows_is_left_out(
 
     learned = [step() for _ in range(2 * TOLERATED + 1)]
     assert learned == [False] * TOLERATED + [True] + [False] * TOLERATED
-    with pytest.raises(UserError, match=f"the {TOLERATED + 1}consecutive steps"):
+    with pytest.raises(UserError, match=f"in {TOLERATED + 1} consecutive steps"):
         step()
 
 

@@ -295,7 +295,7 @@ def test_a_teacher_that_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("carafe: implementation for device cpu not found.")
 
     monkeypatch.setattr("mmdet.models.necks.FPN.forward", broken)
-    with pytest.raises(UserError, match=r"test run of \w+ failed[\s\S]*device cpu not found[\s\S]*tools/test.py"):
+    with pytest.raises(UserError, match=r"test run of[\s\S]*device cpu not found[\s\S]*tools/test.py"):
         make(None)
     assert len(tried) == 1, "no image of another size helps"
 
