@@ -56,7 +56,7 @@ def innermost(dataset: Any) -> Iterator[Any]:
 
 
 def annotation_file(dataset: Mapping[str, Any]) -> Path | None:
-    """Where a data set's config says that its annotations are; ``None`` if on no disk of this machine."""
+    """The annotation file in a data set's config; ``None`` if it is not on a local disk."""
     root, file = str(dataset.get("data_root") or ""), str(dataset.get("ann_file") or "")
     return None if not file or "://" in root + file or is_remote(dataset) else Path(root, file)
 
@@ -68,7 +68,7 @@ def is_remote(cfg: Mapping[str, Any]) -> bool:
 
 
 def where_from(path: Path) -> str:
-    """What to do about a file of data that is not there.
+    """The remedy for a missing data file.
 
     Args:
         path: of the file, as a config gives it.

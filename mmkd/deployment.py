@@ -27,7 +27,7 @@ WRITTEN = "# Written by mmkd-publish: the student alone, for stock MMDetection."
 
 
 def write_deployable(checkpoint: str, out: Path, half: bool, config: str | None = None) -> int:
-    """Write the weights with the data set's meta information, and beside them the student's config.
+    """Write the weights with the data set's meta information, and the student's config next to them.
 
     The config has the name of the weights and the ending ``.py``: one file with stock types alone, from
     which mmdet's `init_detector` builds the student. It is made of the training's config, which every

@@ -41,7 +41,7 @@ class UserError(ValueError):
         self.what, self.expected, self.found, self.remedy = what, expected, found, remedy
 
     def at(self, place: str) -> UserError:
-        """The same error, which says first where it arose, like ``teacher[1]``."""
+        """The same error, prefixed with its place, like ``teacher[1]``."""
         what = f"{place}: {self.what}"
         return type(self)(what, expected=self.expected, found=self.found, remedy=self.remedy)
 
@@ -104,7 +104,7 @@ def check_arguments(what: str, given: Iterable[str], function: Callable[..., Any
 
 
 def place_of(error: BaseException) -> str:
-    """Where in a config an error of mmengine or mmdet comes from, as far as its traceback tells.
+    """The part of the config that caused an error of mmengine or mmdet, from its traceback.
 
     Args:
         error: with its traceback.

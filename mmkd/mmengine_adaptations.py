@@ -57,6 +57,6 @@ def allow_mmengine_checkpoints() -> None:
 
 
 def torch_loads_weights_only() -> bool:
-    """Whether this torch reads weights only unless told otherwise (2.6)."""
+    """Whether this torch defaults to ``weights_only=True`` (2.6)."""
     major, minor = re.match(r"(\d+)\.(\d+)", torch.__version__).groups()  # type: ignore[union-attr]
     return (int(major), int(minor)) >= (2, 6)

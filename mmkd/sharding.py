@@ -50,7 +50,7 @@ def unwrapped(model: Any) -> Any:
 
 
 def check_whole(model: nn.Module) -> None:
-    """Refuse a model of which somebody has made shards.
+    """Refuse a sharded model.
 
     Raises:
         UserError: its parameters are FSDP's, distributed tensors, or DeepSpeed's ZeRO-3.

@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 
 
 def requirement() -> str:
-    """What pip is to install, like ``torchvision==0.28.0``: each is compiled for one torch."""
+    """The pip requirement, like ``torchvision==0.28.0``: each version is compiled for one torch."""
     minor, patch = re.match(r"\d+\.(\d+)\.(\d+)", torch.__version__).groups()  # type: ignore[union-attr]
     return f"torchvision==0.{int(minor) + 15}.{patch}"
 
@@ -30,7 +30,7 @@ def remedy() -> str:
 
 
 def survive() -> None:
-    """Treat a torchvision that does not import as one that is not there, with a warning.
+    """Treat a broken torchvision as missing, with a warning.
 
     Compiled for another torch, it fails in ways that nobody expects (``operator torchvision::nms does not
     exist``), and mmengine's Runner imports it to log its version: to be called before one is built.

@@ -37,7 +37,7 @@ class _BrokenOffError(Exception):
 
 
 def fetch(url: str) -> Path:
-    """The file behind an HTTP(S) address, from torch.hub's cache if it is there.
+    """Return the file at an HTTP(S) address, from torch.hub's cache if present.
 
     One process of a machine downloads, the others wait. A cached file that is not
     what its name says is downloaded again.

@@ -25,7 +25,7 @@ ACCEPTED = "a path, or http://, https://, torchvision://, open-mmlab://, mmcls:/
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Read a checkpoint file, or refuse a scheme that there is no loader for.
+    """Read a checkpoint file; refuse an unsupported scheme.
 
     Args:
         filename: path of the file; ``~`` is the home folder.

@@ -84,7 +84,7 @@ def checked(content: Any, name: str) -> dict[str, Any]:
 
 
 def unreadable(name: str, size: int, error: Exception) -> UserError:
-    """What to say of a file that could not be read."""
+    """The error for an unreadable file."""
     if isinstance(error, RefusedError):
         allow = ""
         if isinstance(error, RefusedNameError) and hasattr(torch.serialization, "add_safe_globals"):

@@ -32,7 +32,7 @@ def sha256(path: Path) -> str:
 
 
 def verify(path: Path, name: str | None = None) -> None:
-    """Compare a file with the hash in its name, if there is one.
+    """Compare a file with the hash in its name, if it has one.
 
     Args:
         path: the file.

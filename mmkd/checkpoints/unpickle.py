@@ -78,7 +78,7 @@ class DataUnpickler(_InPython):
         raise RefusedNameError(full)
 
     def persistent_load(self, pid: Any) -> Storage:
-        """A storage; there is nothing else outside a checkpoint's pickle."""
+        """A storage; a checkpoint's pickle refers to nothing else."""
         if self._storage is None:
             raise RefusedError("a storage outside the weights")
         return self._storage(pid)

@@ -31,7 +31,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def fill(args: argparse.Namespace) -> CachedTeacher:
-    """Fill the cache; what is there already is only read.
+    """Fill the cache; existing entries are only read.
 
     Raises:
         UserError: the config has no cached teacher, its pipeline cannot be cached, or the cache is full.

@@ -119,7 +119,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 
 def prepare_data(cfg: Config, loaders: Sequence[str]) -> None:
-    """Turn fractional ``indices`` into subsets, and check that the data is there.
+    """Turn fractional ``indices`` into subsets, and check that the data exists.
 
     Args:
         cfg: changed in place.

@@ -32,7 +32,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def demo(args: argparse.Namespace) -> str:
-    """Run what is not there yet, then print the table and save the pictures.
+    """Run what is missing, then print the table and save the figures.
 
     Returns:
         The table.

@@ -80,7 +80,7 @@ def _from_a_worker(error: BaseException) -> bool:
 
 
 def of_the_place(error: Exception) -> UserError | None:
-    """What to say of an error of files and folders; None of any other."""
+    """The message for an error of files and folders; ``None`` for other errors."""
     if not isinstance(error, OSError) or error.errno not in OF_THE_PLACE:
         return None
     return UserError(

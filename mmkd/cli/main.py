@@ -29,7 +29,7 @@ TOOLS = {
 
 
 def run_tool(name: str, argv: Sequence[str] | None = None) -> int:
-    """Run a tool; returns its exit code. What its options get wrong is said before anything is imported."""
+    """Run a tool; returns its exit code. Option errors are reported before any import."""
     print_anything()
     module = name.replace("-", "_")
     getattr(parsers, module)().parse_known_args(argv)

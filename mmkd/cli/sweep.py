@@ -33,7 +33,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def sweep(args: argparse.Namespace) -> None:
-    """Run the trials of a sweep file, here or as W&B says.
+    """Run the trials of a sweep file, locally or hosted by W&B.
 
     Raises:
         UserError: the sweep file is wrong, or what the sweep needs is not installed.

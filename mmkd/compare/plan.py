@@ -81,7 +81,7 @@ class Plan:
 
     @property
     def teacher(self) -> Member | None:
-        """The teacher, if there is one."""
+        """The teacher, if any."""
         return next((member for member in self.members if member.role == TEACHER), None)
 
     @property
@@ -120,7 +120,7 @@ def read_plan(path: str | Path) -> Plan:
 
 
 def plan_from(content: Mapping[str, Any], name: str) -> Plan:
-    """Check what a plan file says.
+    """Check the content of a plan file.
 
     Args:
         content: of the file.

@@ -79,7 +79,7 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record in a run's folder, if there is one.
+    """The record in a run's folder, if any.
 
     Raises:
         UserError: the file is something else.

@@ -52,7 +52,7 @@ def options_of(
 
 
 def training_config(member: Member, options: Mapping[str, Any]) -> Config:
-    """The config that ``tools/train.py`` makes of a member's config and options.
+    """The config that ``tools/train.py`` builds from a member's config and options.
 
     Raises:
         UserError: the config cannot be read, or an option replaces a part of it.

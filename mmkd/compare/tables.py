@@ -110,7 +110,7 @@ def _difference(row: Mapping[str, Any]) -> str:
 
 
 def renew(document: str, read: Any = read_results) -> str:
-    """Write the tables of a document anew.
+    """Update the tables of a document.
 
     Between ``<!-- results: a.json b.json -->`` and ``<!-- end of results -->`` stand the files' tables; with
     ``summary`` for ``results``, one table with a row for each file.
@@ -138,7 +138,7 @@ def renew(document: str, read: Any = read_results) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print tables, or write those of documents anew; returns the exit code."""
+    """Print tables, or update those of documents; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", nargs="*", type=Path, help="results.json of comparisons to print")
     parser.add_argument("--into", nargs="+", type=Path, default=[], help="documents whose tables to update")

@@ -40,7 +40,7 @@ class Gain:
 def predict_gain(
     difference: Difference, student: float, forecast: Forecast | None, teacher: float | None
 ) -> Gain:
-    """The gain with the whole budget: what the short trainings gained, as far as the gap is still there.
+    """The gain at the full budget: the gain of the short trainings, scaled by the remaining gap.
 
     The share of the way from the student to its teacher that distillation goes is taken to stay as it is, so
     the gain shrinks with the gap and is 0 where the student alone will be as good as its teacher. What a

@@ -108,11 +108,11 @@ class UnlabelledImages(BaseDetDataset):
         return [info for info in self.data_list if min(_size_of(info)) >= least]
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
-        """As `BaseDataset.get_data_info`; ``width`` and ``height`` are read when they are asked for."""
+        """As `BaseDataset.get_data_info`; ``width`` and ``height`` are read on first access."""
         return _Info(super().get_data_info(idx))
 
     def prepare_data(self, idx: int) -> Any:
-        """A sample of the pipeline, which says that it has no labels.
+        """A sample of the pipeline, marked as unlabelled.
 
         Raises:
             UserError: the pipeline gives no packed sample, or drops image after image.

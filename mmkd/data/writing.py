@@ -113,7 +113,7 @@ class PredictionsWriter:
         class_scores_MK: npt.ArrayLike | None = None,
         image_id: Any = None,
     ) -> None:
-        """Add what is predicted for one image; boxes are clipped to it, and those without area left out.
+        """Add the predictions for one image; boxes are clipped to it, empty ones dropped.
 
         Args:
             name: of the file, with as much of its folders as tells it apart; an end of the path that the

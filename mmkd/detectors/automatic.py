@@ -27,7 +27,7 @@ _SILENT = 50
 
 
 def check_automatic(shares: Mapping[str, float], task_loss_weight: float) -> None:
-    """Raise `UserError` where there is no gradient of the task to take a share of."""
+    """Raise `UserError` if automatic weights have no task gradient to refer to."""
     if shares and task_loss_weight == 0:
         raise UserError(
             "Automatic weights need a task loss: they are a share of its gradient.",

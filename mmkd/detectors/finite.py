@@ -38,7 +38,7 @@ class FiniteCheck:
         self.scaled = scaler is not None and bool(scaler.is_enabled())
 
     def remember(self, model: nn.Module) -> None:
-        """Keep the running statistics before a forward pass, if its step may be left out."""
+        """Save the running statistics before a forward pass whose step may be skipped."""
         if self.scaled:
             self._buffers = [buffer for buffer in model.buffers() if buffer.dtype == torch.float32]
             self._before = torch.cat([buffer.flatten() for buffer in self._buffers] or [torch.empty(0)])

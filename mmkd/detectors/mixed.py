@@ -49,7 +49,7 @@ def with_boxes(sample: Any, found: InstanceData) -> Any:
 
 
 def without_objects(sample: Any, inputs_BCHW: Tensor) -> Any:
-    """A copy of a sample on whose image there is nothing, on the device of the batch."""
+    """A copy of a sample without objects, on the device of the batch."""
     boxes_G4 = torch.zeros(0, 4, device=inputs_BCHW.device)
     return with_boxes(sample, InstanceData(bboxes=boxes_G4, labels=boxes_G4.new_zeros(0, dtype=torch.long)))
 

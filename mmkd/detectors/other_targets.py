@@ -54,7 +54,7 @@ def check_other_targets(student: Any, path: str, ignores: bool) -> None:
 
 @contextmanager
 def ready_for_boxes(student: Any, ignored: Sequence[Any]) -> Iterator[None]:
-    """Leave out the student's mask heads of regions, and have its assigners ignore what is to be ignored.
+    """Disable the student's RoI mask heads, and make its assigners handle ignored boxes.
 
     Args:
         student: the detector.

@@ -26,7 +26,7 @@ FEATURES = {"type": "PKDLoss", "loss_weight": 0.3}
 def recommended(
     student: Mapping[str, Any], teacher: Mapping[str, Any], classes: Sequence[str] | None
 ) -> dict[str, Any]:
-    """What distils this pair: logits, boxes, quality, masks, features, inherited weights, as far as they fit.
+    """Losses for this pair: logits, boxes, quality, masks, features and inherited weights that fit.
 
     They are tried by building the model, with all of them, and if that fails with each alone.
 

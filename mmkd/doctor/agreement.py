@@ -106,7 +106,7 @@ def judge(detections: Sequence[Detections], classes: Sequence[str]) -> Agreement
 
 
 def compared(seen: Agreement, images: int, expected: float | None, source: str) -> Finding:
-    """An AP on a few images beside that of the whole data set.
+    """Compare an AP on a few images with that on the whole data set.
 
     Args:
         seen: what was measured.
@@ -154,7 +154,7 @@ def average_precision(detections: Sequence[Detections], classes: Sequence[str]) 
 
 
 def match(detections: Sequence[Detections], num_classes: int) -> tuple[NDArray[np.int64], int]:
-    """Which class is said of which object.
+    """The predicted class of each object.
 
     Each object takes the surest box that meets it with an IoU of at least 0.5, whatever the class.
 

@@ -113,7 +113,7 @@ def _problem(metainfo: Any) -> tuple[str, str] | None:
 
 
 def examine_classes(source: Source, *, unlabelled: bool = False) -> Iterator[Finding]:
-    """Whether the config's classes are the file's, and how often each is there.
+    """Check that the config's classes match the file, and count their boxes.
 
     Args:
         source: the data set.

@@ -46,7 +46,7 @@ class NotExamined(Exception):  # noqa: N818  (nothing is wrong here)
 
 
 def collect(what: str, findings: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of an examination; an exception ends it with a finding of its own.
+    """The findings of a check; an exception ends it and becomes a finding.
 
     Args:
         what: the examination's name.

@@ -49,7 +49,7 @@ _STAGES = ("before_run", "before_train", "before_train_epoch")
 
 @contextmanager
 def first_iteration(setup: TrainingSetup, model: Any, wrapper: Any, batch: Any) -> Iterator[list[Finding]]:
-    """Be where mmengine's Runner is when it runs the first iteration; gives what went wrong on the way.
+    """Recreate the Runner's state at the first iteration; returns the errors on the way.
 
     The Runner is real: its config, its loops, its message hub and those hooks of the config that may change
     the model or its input. It writes to a folder that is gone afterwards, and so is its message hub.

@@ -62,7 +62,7 @@ class Tally:
 
 
 def examine_memory(setup: TrainingSetup) -> Iterator[Finding]:
-    """The parts of the step, and its peak beside what is free."""
+    """The parts of the step, and its peak compared with free memory."""
     step = setup.step_memory
     if step is None:
         raise NotExamined("no training step was run")

@@ -106,7 +106,7 @@ class TrainingSetup:
         return metric_configs(self.cfg.get(f"{which}_evaluator"))
 
     def only_formats(self, which: str) -> bool:
-        """Whether results are only written for a server, so that there are no annotations to look at."""
+        """Whether results are only written for a server, so that no annotations are needed."""
         return any(one.get("format_only") for one in self.evaluators(which) if isinstance(one, Mapping))
 
     def dataset(self, which: str) -> Any:

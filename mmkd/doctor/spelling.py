@@ -54,7 +54,7 @@ _LOOKED_INTO = (
 
 
 def examine_spelling(cfg: Mapping[str, Any]) -> Iterator[Finding]:
-    """Look for misspelled keys at the top, in the loops, and wherever a ``type`` says what is read."""
+    """Look for misspelled keys at the top level, in the loops, and in every dict with a ``type``."""
     for key in cfg:
         near = nearest(key, KNOWN, cutoff=0.85)
         # Names like ``test_pipeline_stage2`` are variables of the config.

@@ -62,7 +62,7 @@ def behind_student(cfg: Config, ap: float, source: str, scatter: float) -> Itera
 
 
 def newest_run(cfg: Config) -> StudentRun | None:
-    """The newest finished training of a config's student without a teacher, beside its work dir."""
+    """The newest finished training of a config's student without a teacher, in a sibling folder."""
     if not cfg.get("work_dir"):
         return None
     root = Path(cfg.work_dir).parent

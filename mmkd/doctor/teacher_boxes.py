@@ -36,7 +36,7 @@ def gives_boxes(entry: Mapping[str, Any]) -> bool:
 
 
 def examine_boxes(setup: TrainingSetup, entry: Mapping[str, Any], number: int) -> Iterator[Finding]:
-    """Examine such a teacher.
+    """Check a teacher that provides only boxes.
 
     Args:
         setup: the training.

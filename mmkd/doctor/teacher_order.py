@@ -24,7 +24,7 @@ def order_found(
     class_map: Mapping[str, str],
     where: str = "its checkpoint",
 ) -> Finding:
-    """What an agreement says of the order of the teacher's classes.
+    """The finding on the order of the teacher's classes.
 
     Args:
         seen: what was measured.

@@ -24,7 +24,7 @@ _LONGEST = 1400
 
 
 def examine_scale(trial: Trial) -> Iterator[Finding]:
-    """The scale of its own config, or others if that is not known; and that of the training."""
+    """Check the scale of the teacher's config, or other scales if unknown; and that of training."""
     setup, what = trial.setup, "teacher: scale"
     transforms = transforms_of(setup.cfg, "val")
     own = own_pipeline(trial.teacher.entry)

@@ -27,7 +27,7 @@ _DECODED = 20
 
 
 def examine_mixing(setup: TrainingSetup) -> Iterator[Finding]:
-    """Whether there is a teacher for images without labels, and how they come into the batches."""
+    """Check that unlabelled images have a teacher, and how they are mixed into batches."""
     loader, what = setup.cfg.get("train_dataloader") or {}, "train: mix"
     dataset = loader.get("dataset") or {}
     if not any(has_no_labels(part) for part in innermost(dataset)):

@@ -17,7 +17,7 @@ from mmkd.doctor.setup import TrainingSetup
 
 @torch.no_grad()
 def examine_validation(setup: TrainingSetup) -> Iterator[Finding]:
-    """Build the metrics, and have them evaluate what the model says of a first image."""
+    """Build the metrics and evaluate the model's prediction for one image."""
     if not setup.cfg.get("val_dataloader"):
         yield Finding("ok", "validation", "none in the config")
         return

@@ -40,7 +40,7 @@ def check_not_negative(name: str, value: Any) -> None:
 
 
 def check_factors(**factors: Any) -> None:
-    """Raise ValueError if a factor is no number ≥ 0, or if all are zero."""
+    """Raise ValueError if a factor is not a number ≥ 0, or if all are 0."""
     for name, value in factors.items():
         check_not_negative(name, value)
     if not any(factors.values()):

@@ -65,7 +65,7 @@ class DistillMonitorHook(Hook):
         self._reported: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
-        """Make sure that there is something to measure."""
+        """Check that there is something to measure."""
         distill_terms(runner.model, "DistillMonitorHook")
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:

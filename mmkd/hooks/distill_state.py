@@ -36,7 +36,7 @@ class DistillStateHook(Hook):
         unwrapped(runner.model)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Put them beside the student."""
+        """Save them next to the student."""
         state = _losses(runner).state_dict() if _losses(runner) is not None else {}
         if state:
             checkpoint[KEY] = weights_to_cpu(state)

@@ -65,7 +65,7 @@ class EMATeacherHook(Hook):
             teacher.step(_unwrapped(runner.model))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Put its weights beside the student."""
+        """Save its weights next to the student."""
         teacher = ema_teacher(runner.model)
         if teacher is not None:
             checkpoint[KEY] = weights_to_cpu(teacher.state_dict())

@@ -59,7 +59,7 @@ class EvaluationTable:
         self.examples, self._model = [], None
 
     def collect(self, data_batch: Mapping[str, Any], outputs: Sequence[Any]) -> None:
-        """Keep the images of a batch while there is room.
+        """Keep images of the batch until the table is full.
 
         Args:
             data_batch: as the data loader gave it.

@@ -12,7 +12,7 @@ from mmkd.registry import HOOKS, class_of
 
 
 def check_hooks(hooks: Any) -> None:
-    """Check ``custom_hooks`` as far as mmkd can: its form, and the names of the options of mmkd's hooks.
+    """Check ``custom_hooks``: its form, and the option names of mmkd's hooks.
 
     Args:
         hooks: the ``custom_hooks`` of a config; ``None`` has none.

@@ -66,7 +66,7 @@ class ResumeHook(Hook):
 
 
 def newest_whole(work_dir: Path, runner: Runner) -> Path | None:
-    """The newest checkpoint of a folder that can be read; None where there is none at all.
+    """The newest readable checkpoint of a folder; ``None`` if it has no checkpoints.
 
     The one that ``last_checkpoint`` names is tried first, then the others from new to old.
 

@@ -108,7 +108,7 @@ class WandbSweepHook(Hook):
             self._stop.request(0, "stopped through W&B")
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Begin the table anew."""
+        """Start a new table."""
         if self._table is not None:
             self._table.begin()
 

@@ -110,7 +110,7 @@ class AutoWeight(nn.Module):
 
 
 def split_shares(losses: Any) -> tuple[Any, dict[str, float]]:
-    """Take from the losses' configs what says that a weight is automatic.
+    """Extract the automatic-weight options from the losses' configs.
 
     Args:
         losses: name → config.

@@ -68,7 +68,7 @@ class DKDLoss(RowLoss):
         self.temperature = temperature
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
-        """Refuse one class channel, two if only the others' term counts, and background that is no class."""
+        """Refuse one class channel, two with only the non-target term, and a missing background class."""
         with naming(self):
             check_two_classes(student.cls_channels)
             if self.alpha == 0 and student.cls_channels == 2:

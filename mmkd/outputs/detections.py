@@ -35,7 +35,7 @@ def detections(
 
 
 def within(found: InstanceData, shape: Sequence[int]) -> InstanceData:
-    """Detections clipped to their image, without those of which nothing is left.
+    """Detections clipped to their image, without empty ones.
 
     Args:
         found: of one image.

@@ -96,7 +96,7 @@ def tested_branch(detector: Any, feats: Levels, images: int) -> Levels:
 
 
 def memory_levels(memory_BNC: Tensor, feats: Levels) -> Levels:
-    """An encoder's memory as maps of the sizes of the last features, as many as it is made of."""
+    """An encoder's memory as feature maps of the original sizes."""
     first = next(
         first
         for first in reversed(range(len(feats)))
@@ -108,7 +108,7 @@ def memory_levels(memory_BNC: Tensor, feats: Levels) -> Levels:
 
 
 def dense_layout(detector: Any) -> HeadSpec:
-    """What a detector's dense head says of its outputs.
+    """The output layout of a detector's dense head.
 
     Raises:
         UserError: it has none that is served.

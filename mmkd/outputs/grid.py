@@ -67,7 +67,7 @@ class Cells:
 
 @contextmanager
 def watch_cells(head: Any) -> Iterator[Cells]:
-    """Record what a SOLO head says of its cells."""
+    """Record a SOLO head's outputs for its cells."""
     seen = Cells()
 
     def on_logits(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:

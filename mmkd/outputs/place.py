@@ -59,7 +59,7 @@ class Place(ABC):
 
     @abstractmethod
     def parts(self, detector: Any) -> int:
-        """How many stages or layers predict here, each of which may be named, as ``rois.0``."""
+        """The number of stages or layers that predict here; each can be named, as ``rois.0``."""
 
     def offers(self, detector: Any) -> frozenset[Need]:
         """What a loss may read of this detector here."""
@@ -93,7 +93,7 @@ class Place(ABC):
 
     @abstractmethod
     def answer(self, detector: Any, inner: Any, question: Any, classes: Sequence[int] | None) -> RowOutputs:
-        """What a teacher says of the same rows.
+        """The teacher's outputs for the same rows.
 
         Args:
             detector: the teacher.

@@ -125,7 +125,7 @@ class QueryReader(ABC):
 
     @abstractmethod
     def most(self, detector: Any) -> int | None:
-        """How many detections the student gives at most per image, if it is told."""
+        """The student's maximum number of detections per image, if configured."""
 
 
 QUERY_READERS: dict[type, QueryReader] = {}
@@ -155,7 +155,7 @@ def as_targets(taught: RowOutputs) -> InstanceData:
 
 
 def best_class(taught: RowOutputs) -> Tensor:
-    """The class with the highest score, background left out, (N,)."""
+    """The class with the highest score, without background, (N,)."""
     return taught.cls_logits_NK[:, : taught.spec.num_classes].argmax(dim=1)
 
 

@@ -78,7 +78,7 @@ class SharedQueries(Place):
         return _SharedReading(rows, context, None, encoded, part)
 
     def answer(self, detector: Any, inner: Any, question: None, classes: Sequence[int] | None) -> RowOutputs:
-        """What the teacher says, and by ``extra`` its queries."""
+        """The teacher's outputs, with its queries in ``extra``."""
         logits_LBQK, boxes_LBQ4, queries = decode(detector, inner)
         said = _predictions(logits_LBQK[-1:], boxes_LBQ4[-1:], inner.data_samples, queries)
         rows = said.rows([0], _reader(detector).spec(detector))
@@ -101,7 +101,7 @@ class SharedQueries(Place):
     def pair(
         self, detector: Any, reading: Reading, said: RowOutputs
     ) -> tuple[RowOutputs, RowOutputs, DistillContext]:
-        """As `Place.pair`: the student is asked the teacher's queries."""
+        """As `Place.pair`: the student runs the teacher's queries."""
         assert isinstance(reading, _SharedReading)
         images = reading.context.num_images
         queries = {name: part_N.unflatten(0, (images, -1)) for name, part_N in said.extra.items()}

@@ -71,7 +71,7 @@ def teacher_text(part: Part, data: DataSet, fit: Fit, project: Path) -> str:
 
 
 def student_text(part: Part, data: DataSet, fit: Fit, project: Path) -> str:
-    """``student.py``: inherits the teacher's, unless it has a base of its own."""
+    """``student.py``: inherits the teacher's config, unless it has its own base."""
     about, work_dir = f"The student alone: {part.about}.", project / "work_dirs/student"
     if part.base is not None:
         return _whole(about, part, data, fit, fit.student_epochs, work_dir)

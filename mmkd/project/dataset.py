@@ -62,12 +62,12 @@ class DataSet:
 
     @property
     def test(self) -> Split:
-        """The split that judges in the end: validation where there is no other."""
+        """The split for the final evaluation: validation if there is no other."""
         return self.splits.get("test", self.splits["val"])
 
 
 def read_dataset(data: str | Path, project: Path, own: Path, kind: str | None = None) -> DataSet:
-    """Read a data set of any kind; convert what is no COCO; cut off a validation split if there is none.
+    """Read a data set of any format; convert to COCO; split off a validation set if there is none.
 
     Args:
         data: its folder, or the ``data.yaml`` of YOLO labels.

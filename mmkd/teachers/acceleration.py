@@ -20,7 +20,7 @@ _TOLERANCE = 1e-3
 
 
 def check_precision(precision: Any) -> Precision:
-    """Give a precision back if there is such a one.
+    """Return a precision if it is valid.
 
     Raises:
         UserError: there is not; lists the valid ones.

@@ -111,7 +111,7 @@ class PredictionsTeacher(BoxesTeacher):
         )
 
     def detect(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> list[Any]:
-        """As `Teacher.detect`: what the file says of each image, moved as the image was."""
+        """As `Teacher.detect`: the boxes in the file, transformed like the image."""
         return [self._of(sample, inputs_BCHW.device) for sample in data_samples]
 
     def _of(self, sample: Any, device: torch.device) -> Any:

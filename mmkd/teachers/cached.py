@@ -181,7 +181,7 @@ class CachedTeacher(TeacherAround):
         return CachedTeacher(cast(Any, _Detecting(self.inner)), options, _OF_BOXES, self._student)
 
     def entries(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> list[dict[str, Tensor]]:
-        """The stored answers about a batch; those that are not there are computed first."""
+        """The stored outputs for a batch; missing ones are computed first."""
         store = self._opened(inputs_BCHW.device)
         keys = [self._key(sample) for sample in data_samples]
         found = [store.get(key) for key in keys]
@@ -202,7 +202,7 @@ class CachedTeacher(TeacherAround):
         return [entry for entry in found if entry is not None]
 
     def apply_(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Stay where it is: the teacher goes to the student's device when it is asked something."""
+        """Do nothing: the teacher moves to the student's device when it is used."""
 
     def summary(self) -> str:
         """What was read and computed so far, in one line."""

@@ -27,7 +27,7 @@ _OF_ONE = {"config", "type", "ema", "checkpoint", "predictions", *OPTIONS}
 
 
 def is_named(teacher: Any) -> bool:
-    """Whether ``teacher`` is a dict of teachers by name, of which each loss says which it asks."""
+    """Whether ``teacher`` is a dict of named teachers, one of which each loss names."""
     return (
         isinstance(teacher, Mapping)
         and bool(teacher)
@@ -50,7 +50,7 @@ def teacher_entries(teacher: Any) -> list[Mapping[str, Any]]:
 
 
 def registered_class(teacher: Any) -> type[Teacher] | None:
-    """The class in `mmkd.registry.TEACHERS` that an entry's ``type`` means; ``None`` if there is none.
+    """The class in `mmkd.registry.TEACHERS` for an entry's ``type``; ``None`` if not registered.
 
     Raises:
         UserError: it is no subclass of `Teacher`.

@@ -36,7 +36,7 @@ _ALIKE = 1e-2
 
 
 def computed(needs: frozenset[Need]) -> frozenset[Need]:
-    """What the model has to compute; boxes are decoded from what the head says of them."""
+    """The outputs the model must compute; boxes are decoded from the head's box output."""
     boxes: frozenset[Need] = frozenset({"bbox_pred"} if "boxes" in needs else ())
     return (needs - _NOT_COMPUTED) | boxes
 
@@ -100,7 +100,7 @@ class Forward:
 
     @torch.no_grad()
     def for_example(self) -> DenseOutputs:
-        """What it says of the example."""
+        """Its outputs for the example."""
         return self(self.example, shapes_of(self.example))
 
     def make_cheaper(self) -> tuple[list[str], bool]:

@@ -85,7 +85,7 @@ class FrozenTeacher(Teacher):
 
     @property
     def identity(self) -> list[Any]:
-        """Weights, config, and what is asked of it."""
+        """Weights, config, and the outputs in use."""
         detects = ["detections"] if self._detects else []
         return [weights_digest(self.model), self.model_cfg, sorted(self.needs) + detects]
 
@@ -203,7 +203,7 @@ class FrozenTeacher(Teacher):
         return build_detector(self.model_cfg, self.facts["checkpoint"], head=None)[0]
 
     def through(self, layers: Callable[[Any, Tensor], Tensor], x: Tensor) -> Tensor:
-        """Run layers of the teacher on something of the student's; the gradient reaches it.
+        """Run layers of the teacher on the student's tensors; gradients flow to them.
 
         Args:
             layers: from the teacher's detector and a tensor in the teacher's dtype to another tensor.
@@ -220,7 +220,7 @@ class FrozenTeacher(Teacher):
             return layers(self.model, x).float()
 
     def crossed(self, layer: int, towers: Mapping[str, Levels], needs: frozenset[Need]) -> DenseOutputs:
-        """What the rest of the teacher's head makes of the student's features; the gradient reaches them.
+        """The rest of the teacher's head applied to the student's features; gradients flow to them.
 
         Args:
             layer: how many layers of ``cls_convs`` and ``reg_convs`` are left out; ≥ 1.

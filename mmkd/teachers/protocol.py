@@ -53,7 +53,7 @@ class Teacher(ABC):
 
     @property
     def identity(self) -> Sequence[Any] | None:
-        """What its answers depend on beside the image, as JSON can write it; ``None`` forbids a cache."""
+        """What its outputs depend on besides the image, JSON-serialisable; ``None`` forbids a cache."""
         return None
 
     @cached_property
@@ -69,7 +69,7 @@ class Teacher(ABC):
 
     @abstractmethod
     def answer(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> DenseOutputs:
-        """What it says about a batch.
+        """Its outputs for a batch.
 
         Args:
             inputs_BCHW: the student's normalised and padded input.
@@ -81,7 +81,7 @@ class Teacher(ABC):
         """
 
     def detect(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> list[Any]:
-        """What it finds in each image.
+        """Its detections in each image.
 
         Args:
             inputs_BCHW: the student's normalised and padded input.
@@ -120,7 +120,7 @@ class Teacher(ABC):
         return answer
 
     def for_example(self) -> DenseOutputs | None:
-        """What it says of some image, if it can be asked before training: for those who average teachers."""
+        """Its outputs for an example image, if available before training; needed to average teachers."""
         return None
 
     def compared_levels(self, student: Selectable) -> Selectable:
@@ -138,7 +138,7 @@ class Teacher(ABC):
         """
 
     def serve(self, place: Place, student: HeadSpec, reads: frozenset[Need]) -> HeadSpec:
-        """Be ready for questions at a place beside the dense maps.
+        """Prepare to give outputs at a place other than the dense maps.
 
         Args:
             place: where the student is read.
@@ -156,7 +156,7 @@ class Teacher(ABC):
     def at(
         self, place: Place, answer: DenseOutputs, question: Any, classes: Sequence[int] | None = None
     ) -> RowOutputs:
-        """What it says at a place.
+        """Its outputs at a place.
 
         Args:
             place: one that it serves.

@@ -128,7 +128,7 @@ class NamedTeachers:
 
 
 def asked_by(teacher: Any, losses: Sequence[str]) -> list[tuple[Any, list[str]]]:
-    """Which teachers are asked, each with the names of the losses that read its answer.
+    """The teachers in use, each with the names of its losses.
 
     Args:
         teacher: `NamedTeachers`, or one teacher for all losses.
@@ -141,7 +141,7 @@ def asked_by(teacher: Any, losses: Sequence[str]) -> list[tuple[Any, list[str]]]
 
 
 def single_teachers(teacher: Any) -> list[Any]:
-    """The teachers that a model's ``teacher`` is made of, in the order of the config."""
+    """The single teachers in a model's ``teacher``, in config order."""
     if isinstance(teacher, NamedTeachers):
         return [single for each in teacher.teachers.values() for single in single_teachers(each)]
     if isinstance(teacher, AveragedTeacher):

@@ -59,7 +59,7 @@ class EntryStore:
         self._uncounted = 0
 
     def get(self, key: str) -> dict[str, Tensor] | None:
-        """The entry, on the CPU; ``None`` if there is none that can be read."""
+        """The entry, on the CPU; ``None`` if missing or unreadable."""
         path = self._path(key)
         try:
             return dict(load_file(path))
@@ -100,7 +100,7 @@ class EntryStore:
         return True
 
     def describe(self, about: str) -> None:
-        """Say beside the entries what they are of, for whoever finds the folder."""
+        """Write a description of the entries into the folder."""
         path = self.folder / "about.json"
         if not path.exists():
             with contextlib.suppress(OSError):

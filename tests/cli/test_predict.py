@@ -176,7 +176,7 @@ def test_an_image_that_cannot_be_read(images: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        (["--out", "x.pkl"], "--out is not"),
+        (["--out", "x.pkl"], "Invalid --out"),
         (["--min-score", "1.5"], "Invalid --min-score"),
         (["--images", "data"], "Invalid --images"),
         (["--every", "0"], "Invalid --every"),

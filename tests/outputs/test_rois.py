@@ -353,7 +353,7 @@ def test_images_without_objects(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("student", "teacher", "loss", "message"),
     [
-        (FASTER, FASTER, {"type": "PKDLoss", "place": "rois"}, "cannot read(.|\n)*reads feats"),
+        (FASTER, FASTER, {"type": "PKDLoss", "place": "rois"}, "does not support place(.|\n)*needs feats"),
         (FASTER, FASTER, {"type": "PGDLoss"}, "does not support place='rois'"),
         (FASTER, FASTER, {"type": "QualityLoss"}, "does not support place='rois'(.|\n)*extra"),
         (FASTER, FASTER, {"type": "BCKDLoss"}, "softmax"),
@@ -361,7 +361,7 @@ def test_images_without_objects(tmp_path: Path, name: str) -> None:
         (FASTER, FASTER, MASKS, "it has no mask head"),
         (MASK, FASTER, MASKS, "teacher has no predictions(.|\n)*no mask head"),
         (FASTER, "grid_rcnn/grid-rcnn_r50_fpn_gn-head_2x_coco.py", BOX, "teacher provides no boxes"),
-        ("grid_rcnn/grid-rcnn_r50_fpn_gn-head_2x_coco.py", FASTER, BOX, "cannot read(.|\n)*boxes"),
+        ("grid_rcnn/grid-rcnn_r50_fpn_gn-head_2x_coco.py", FASTER, BOX, "does not support place(.|\n)*boxes"),
         (TRIDENT, TRIDENT, {**CLS, "place": "rpn", "activation": "sigmoid"}, "once per branch"),
     ],
 )  # fmt: skip
