@@ -162,7 +162,7 @@ def test_background_is_kept_and_what_is_wrong_is_listed(tmp_path: Path) -> None:
     assert names == ["a.png", "b.png", "empty.png", "flat.png", "none.png", "twice.png"]
     assert found.splits["train"].box_count == 3 + 2
     assert found.problems.places["same image in train and val"] == [
-        "images/val/copy.png is images/train/b.png"
+        "images/val/copy.png = images/train/b.png"
     ]
     assert found.problems.places["label without image"] == ["labels/train/orphan.txt"]
     written = (tmp_path / "annotations/problems.txt").read_text()
