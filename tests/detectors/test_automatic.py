@@ -18,6 +18,7 @@ from mmkd.balance import task_loss
 from mmkd.errors import UserError
 from mmkd.hooks import DistillMonitorHook, DistillScheduleHook, DistillStateHook
 from mmkd.losses import registered_losses
+from mmkd.losses.automatic import DEFAULT_SHARE
 
 from ..conftest import batch, build, distilled, losses_of, save_teacher, tiny_atss, tiny_teacher
 from ..distributed import gfl
@@ -198,7 +199,7 @@ def test_a_schedules_factor_multiplies_it(teacher: str, tmp_path: Path) -> None:
     kd_runner(tmp_path, model, *hooks, epochs=2).train()
     rows = logged(tmp_path)
     assert rows[0]["kd_weight_x"] == rows[0]["loss_kd_x"] == 0
-    assert rows[1]["kd_ratio_x"] == pytest.approx(0.1 * 0.2, rel=1e-3)
+    assert rows[1]["kd_ratio_x"] == pytest.approx(DEFAULT_SHARE * 0.2, rel=1e-3)
     assert rows[-1]["kd_weight_x"] == pytest.approx(0.6 * model.terms["x"].auto.weight, rel=1e-4)
 
 
@@ -273,7 +274,7 @@ def test_unscaled_gradients_of_half_precision(teacher: str, monkeypatch: pytest.
     monkeypatch.setattr(automatic, "in_float16", lambda _: True)
     monkeypatch.setattr(automatic, "compare_gradients", watched)
     model = kd_model(teacher, distill={"x": AUTO})
-    assert shares(model, batch()) == {"x": pytest.approx(0.1, rel=1e-3)}
+    assert shares(model, batch()) == {"x": pytest.approx(DEFAULT_SHARE, rel=1e-3)}
     assert scales == [2.0**16, 2.0**8]
 
 
@@ -286,4 +287,4 @@ def test_the_student_as_its_own_teacher(tmp_path: Path) -> None:
     kd_runner(tmp_path, model, EMATeacherHook(), DistillMonitorHook(interval=1), epochs=3).train()
     rows = logged(tmp_path)
     assert rows[-1]["kd_weight_x"] > 0
-    assert all(row["kd_ratio_x"] <= 0.4 for row in rows)
+    assert all(row["kd_ratio_x"] <= 4 * DEFAULT_SHARE for row in rows)

@@ -7,6 +7,7 @@ import pytest
 
 from mmkd.errors import UserError
 from mmkd.losses import AutoWeight, split_shares
+from mmkd.losses.automatic import DEFAULT_SHARE
 
 
 def measured(*ratios: float, share: float = 0.1) -> AutoWeight:
@@ -17,7 +18,7 @@ def measured(*ratios: float, share: float = 0.1) -> AutoWeight:
 
 
 def test_the_first_measurement_counts_whole() -> None:
-    assert AutoWeight().weight == 0
+    assert AutoWeight(0.1).weight == 0
     assert measured(20.0).weight == pytest.approx(0.005)
     assert measured(20.0, share=0.4).weight == pytest.approx(0.02)
 
@@ -49,13 +50,13 @@ def test_when_it_is_measured() -> None:
     for auto.done in range(160):
         due += [auto.done] if auto.due else []
     assert due == [0, 1, 2, 4, 8, 16, 32, 50, 100, 150]
-    unmeasured = AutoWeight()
+    unmeasured = AutoWeight(0.1)
     unmeasured.done = 77
     assert unmeasured.due
 
 
 def test_its_state() -> None:
-    auto, other = measured(3.0, 0.0), AutoWeight()
+    auto, other = measured(3.0, 0.0), AutoWeight(0.1)
     auto.done = 7
     other.load_state_dict(auto.state_dict())
     for ratio in (0.3, 5.0):
@@ -70,7 +71,7 @@ def test_its_state() -> None:
 @pytest.mark.parametrize(
     ("given", "share"),
     [
-        ({"loss_weight": "auto"}, 0.1),
+        ({"loss_weight": "auto"}, DEFAULT_SHARE),
         ({"loss_weight": "auto", "share": 0.2}, 0.2),
         ({"share": 2}, 2.0),
         ({"loss_weight": 3.0}, None),
