@@ -24,6 +24,7 @@ TOOLS = {
     "cache-teacher": "cache the teacher's outputs before training",
     "predict": "write a detector's predictions for use as a teacher",
     "publish": "export weights and a config that work without mmkd",
+    "export": "write a student as ONNX, with decoding and NMS",
     "convert": "convert checkpoints of other distillation code bases",
 }
 

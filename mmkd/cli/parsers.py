@@ -26,6 +26,7 @@ class _Overrides(argparse.Action):
 FORMATS = ("coco", "yolo", "voc")
 SPLITS = ("test", "val")
 PARTS = ("student", "teacher")
+PIXELS = ("rgb", "bgr")
 
 
 def _plain(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -242,6 +243,38 @@ def publish() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", help="training config (default: the one in the checkpoint)")
     parser.add_argument("--full-precision", action="store_true", help="keep float32 (default: half)")
+    return parser
+
+
+def export() -> argparse.ArgumentParser:
+    """A checkpoint, the file to write, and its precision."""
+    parser = _plain("Write a student as one ONNX file: pixels in, boxes after NMS out.")
+    parser.add_argument("checkpoint", help="a checkpoint of training or of mmkd-publish")
+    parser.add_argument(
+        "--onnx",
+        type=Path,
+        nargs="?",
+        metavar="FILE",
+        help="the file to write (default: beside the checkpoint)",
+    )
+    parser.add_argument(
+        "--config",
+        help="the training's config (default: the .py file beside the checkpoint, or the one in it)",
+    )
+    parser.add_argument(
+        "--pixels", choices=PIXELS, default="rgb", help="channel order of the input (default: rgb)"
+    )
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument("--fp16", action="store_true", help="the network computes in half precision")
+    precision.add_argument("--int8", action="store_true", help="quantise the network's convolutions")
+    parser.add_argument(
+        "--images",
+        help="with --int8: a folder, list or COCO file to calibrate with (default: training images)",
+    )
+    parser.add_argument("--calibrate", type=int, default=64, help="number of those images (default: 64)")
+    parser.add_argument(
+        "--evaluate", action="store_true", help="compare the metrics of PyTorch and the file on the test data"
+    )
     return parser
 
 

@@ -1,0 +1,90 @@
+"""Write a student as one ONNX file, with decoding and NMS."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+from torch import Tensor
+
+from mmkd.cli import parsers
+from mmkd.cli.common import run
+from mmkd.data import listed_images
+from mmkd.errors import UserError
+from mmkd.export import (
+    OnnxDetector,
+    Precision,
+    evaluate,
+    export_onnx,
+    image_size,
+    images_of,
+    load_student,
+    torch_detector,
+    training_images,
+)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """A checkpoint, the file to write, and its precision."""
+    parser = parsers.export()
+    return parser.parse_args(argv)
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write the file; with ``--evaluate``, print the metrics of PyTorch and of the file.
+
+    Raises:
+        UserError: see `load_student` and `export_onnx`; ``--images`` does not fit the other options; or
+            there is no test data for ``--evaluate``.
+    """
+    if args.images and not args.int8:
+        raise UserError("--images are for calibration: add --int8, or leave them out.")
+    out = args.onnx or Path(args.checkpoint).with_suffix(".onnx")
+    model, cfg, classes = load_student(args.checkpoint, args.config)
+    _check_test_data(cfg, args.evaluate)
+    precision: Precision = "int8" if args.int8 else "fp16" if args.fp16 else "fp32"
+    export_onnx(
+        model,
+        out,
+        classes,
+        image_size=image_size(cfg),
+        pixels=args.pixels,
+        precision=precision,
+        calibration=_calibration(cfg, args) if args.int8 else (),
+    )
+    print(f"{out}: {precision}, {len(classes)} classes, {out.stat().st_size / 2**20:.1f} MiB")
+    if args.evaluate:
+        before, after = evaluate(cfg, torch_detector(model)), evaluate(cfg, OnnxDetector(out))
+        for name in before:
+            print(f"{name}: {before[name]:.3f} in PyTorch, {after[name]:.3f} in {out.name}")
+
+
+def _calibration(cfg: Config, args: argparse.Namespace) -> Iterable[Tensor]:
+    paths = list(
+        listed_images(args.images, folder="", what="--images") if args.images else training_images(cfg)
+    )
+    step = max(len(paths) // max(args.calibrate, 1), 1)  # spread over all
+    return images_of(cfg, paths[::step][: args.calibrate])
+
+
+def _check_test_data(cfg: Config, wanted: bool) -> None:
+    if wanted and (cfg.get("test_dataloader") is None or cfg.get("test_evaluator") is None):
+        raise UserError(
+            "Cannot evaluate without test data.",
+            expected="test_dataloader and test_evaluator in the config",
+            found="a config without",
+            remedy="name the config of the training by --config",
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit code."""
+    args = parse_args(argv)
+    return run(lambda: export(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
