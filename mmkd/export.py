@@ -56,8 +56,6 @@ HEADS = (
     "GFLHead",
     "LDHead",
     "PISARetinaHead",
-    "RTMDetHead",
-    "RTMDetSepBNHead",
     "RetinaHead",
     "YOLOFHead",
     "YOLOXHead",
