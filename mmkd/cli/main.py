@@ -38,7 +38,7 @@ def run_tool(name: str, argv: Sequence[str] | None = None) -> int:
     return code
 
 
-init, train, test, doctor, compare, sweep, cache_teacher, predict, publish, convert = (
+init, train, test, doctor, compare, sweep, cache_teacher, predict, publish, export, convert = (
     partial(run_tool, x) for x in TOOLS
 )
 
