@@ -44,7 +44,7 @@ def test_without_a_cache_to_fill() -> None:
 
 
 def test_other_classes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not in the file: Stain; there: Platelets, RBC, WBC"):
+    with pytest.raises(UserError, match="not in the file: Stain; in the file: Platelets, RBC, WBC"):
         fill(tmp_path, "train_dataloader.dataset.metainfo.classes=RBC,WBC,Stain")
 
 

@@ -234,7 +234,7 @@ def test_nothing_labelled_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_yaml_file_of_a_folder_is_found(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Cannot find"):
+    with pytest.raises(UserError, match="No data set YAML found"):
         find_yaml(tmp_path)
     (tmp_path / "cells.yaml").write_text(NAMES)
     (tmp_path / "other.yaml").write_text("a: 1")

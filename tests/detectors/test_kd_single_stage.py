@@ -586,7 +586,7 @@ def test_a_teacher_with_another_head(checkpoint: str) -> None:
     sum(losses[f"loss_kd_{name}"] for name in terms).backward()
 
     dense = tiny_teacher(bbox_head__anchor_generator__ratios=[0.5, 1.0, 2.0])
-    with pytest.raises(UserError, match=r"base priors per level(.|\n)*remedy(.|\n)*features"):
+    with pytest.raises(UserError, match=r"base priors per level(.|\n)*remedy(.|\n)*feature losses"):
         build(distilled(tiny_atss(), dense, None))
     features = {"neck": {"type": "CWDLoss"}}
     losses_of(build(distilled(tiny_atss(), dense, None, distill=features)), batch())[

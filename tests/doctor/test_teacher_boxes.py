@@ -107,7 +107,7 @@ def test_images_that_are_not_in_it(tmp_path: Path) -> None:
     assert (said.level, "282 of 292 training images" in said.found) == ("error", True)
     said = found({"predictions": predictions(tmp_path, which="val")})["teacher: images"]
     assert (said.level, "0 of 292 training images" in said.found) == ("error", True)
-    assert "there val/BloodImage" in said.found
+    assert "in the file val/BloodImage" in said.found
 
 
 def test_images_of_another_size(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_function_that_finds_nothing_that_is_there() -> None:
     one = said["teacher: function"]
     assert one.level == "warning"
     assert "WBC 4; scores from 0.98 to 0.98; 0% of" in one.found
-    assert "in pixels of the image" in one.remedy
+    assert "in pixels of the input image" in one.remedy
 
 
 def test_a_function_that_raises() -> None:

@@ -61,7 +61,7 @@ def multi_source(**options: Any) -> dict[str, Any]:
         (mixing(batch_sampler=None), "batches are sampled without regard to labels"),
         (mixing(batch_sampler={"type": "MixedBatchSampler", "source_ratio": [9, 1]}), "too small"),
         (mixing(**multi_source()), "never finishes its first"),
-        (mixing(by_iter=True, **multi_source(batch_size=8)), "batch_size is 8, the loader's 4"),
+        (mixing(by_iter=True, **multi_source(batch_size=8)), "batch_size is 8, the loader's is 4"),
         (mixing(by_iter=True, **multi_source(source_ratio=[9, 1])), "too small"),
         (mixing("data/bccd/nothing"), "Cannot read `images`"),
     ],

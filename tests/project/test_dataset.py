@@ -85,7 +85,7 @@ def test_what_would_spoil_a_training_is_an_error(tmp_path: Path) -> None:
     change(root, annotations=whole["annotations"])
     last = whole["images"][-1]["file_name"]
     (root / "images/train" / last).write_text("torn")
-    with pytest.raises(UserError, match="Cannot read"):
+    with pytest.raises(UserError, match="unreadable"):
         read_dataset(root, Path("p"), tmp_path)
 
 

@@ -66,7 +66,7 @@ def test_levels_of_a_teacher_of_features_alone(checkpoint: str) -> None:
     for level, wanted in zip(chosen.feats, whole.feats[1:4], strict=True):
         torch.testing.assert_close(level, wanted)
     assert len(whole.feats) == 5
-    with pytest.raises(UserError, match="at most 3 levels"):
+    with pytest.raises(UserError, match="at most 3 entries"):
         build_teacher({**entry, "levels": [1, 2, 3, 4]}, FEATS, build(tiny_atss(**fewer)))
 
 
