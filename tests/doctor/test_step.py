@@ -76,7 +76,7 @@ def test_automatic_weights() -> None:
 
     finding = examined(bccd.setup(damage))[0]["distill.cls"]
     assert finding.level == "ok"
-    assert "gradient on the neck is 0.1 × the task's" in finding.found
+    assert "gradient on the neck is 0.5 × the task's" in finding.found
     assert "its automatic weight starts at " in finding.found
 
 
