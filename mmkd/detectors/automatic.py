@@ -22,7 +22,7 @@ _SCALES_OF_FLOAT16 = (2.0**16, 2.0**8, 1.0)
 # Some heads begin with zeros in their last layer, and send next to no gradient on then. Of all our losses the
 # value at the right weight is 0.1 to 5 times its share of the task's; it is held below this.
 _MOST_VALUE = 10.0
-# A term without a gradient for so many measurements will have none.
+# Warn about a term after this many measurements in a row without a gradient.
 _SILENT = 50
 
 

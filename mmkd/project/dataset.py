@@ -24,7 +24,7 @@ from mmkd.doctor.images import examine_files, examine_images, examine_overlap
 from mmkd.errors import UserError
 
 KINDS = ("coco", "yolo", "voc")
-# Where there is no validation split: one image in so many.
+# Without a validation split, every fifth image is used for validation.
 EVERY = 5
 _OPENED = 20
 _WANTED = {
