@@ -1,12 +1,14 @@
-"""Atomic writes: files written by mmengine survive a kill, a full disk and a power cut."""
+"""Atomic writes: a file that is there is whole, also after a kill, a full disk and a power cut."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import disk_usage
+from typing import IO, Any
 
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.fileio.io import backend_instances
@@ -27,22 +29,24 @@ class DurableLocalBackend(LocalBackend):
         Raises:
             UserError: the file cannot be written; what was there before still is.
         """
-        path = Path(filepath)
-        with _said(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(path, obj)
+        write_file(
+            Path(filepath),
+            obj,
+            "free some space or choose another --work-dir; existing files are intact, use "
+            "--resume to continue from the last checkpoint",
+        )
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = "utf-8") -> None:
         """Write text; as `put`."""
         self.put(obj.encode(encoding), filepath)
 
 
-def write_durably(path: Path, content: bytes | memoryview, part: Path | None = None) -> None:
-    """Replace a file with ``content``, or leave it as it is.
+@contextmanager
+def durable_file(path: Path, part: Path | None = None) -> Iterator[IO[bytes]]:
+    """A file to write to; at the end of the block it replaces ``path``, after an error ``path`` is as before.
 
     Args:
         path: the file.
-        content: what is to be in it.
         part: where it is written first, in the same folder; one of its own for each of several writers.
 
     Raises:
@@ -51,11 +55,11 @@ def write_durably(path: Path, content: bytes | memoryview, part: Path | None = N
     part = part or path.with_name(f"{path.name}.tmp")
     try:
         with part.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except OSError:
+    except BaseException:
         part.unlink(missing_ok=True)
         raise
     if hasattr(os, "O_DIRECTORY"):  # not on Windows; the new name is on the disk too
@@ -66,18 +70,28 @@ def write_durably(path: Path, content: bytes | memoryview, part: Path | None = N
             os.close(folder)
 
 
-def use_durable_files() -> None:
-    """Let mmengine write all its local files so from now on, in this process; the tools and hooks call it."""
-    register_backend("local", DurableLocalBackend, force=True, prefixes="")
-    for key, kept in list(backend_instances.items()):
-        if type(kept) is LocalBackend:
-            del backend_instances[key]
+def write_durably(path: Path, content: bytes | memoryview, part: Path | None = None) -> None:
+    """Replace a file with ``content``, or leave it as it is; arguments and errors as of `durable_file`."""
+    with durable_file(path, part) as file:
+        file.write(content)
 
 
-@contextmanager
-def _said(path: Path) -> Iterator[None]:
+def write_file(
+    path: Path, content: bytes | memoryview, remedy: str = "free some space, or choose another folder"
+) -> None:
+    """As `write_durably`, in a folder that may not be there yet, with an error for people.
+
+    Args:
+        path: the file.
+        content: what is to be in it.
+        remedy: of the error.
+
+    Raises:
+        UserError: it cannot be written; what was there before still is.
+    """
     try:
-        yield
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, content)
     except OSError as error:
         folder = path.parent
         while not folder.is_dir():
@@ -86,6 +100,20 @@ def _said(path: Path) -> Iterator[None]:
             f"Cannot write {path}.",
             expected="a writable folder with enough space",
             found=f"{error.strerror or error}; {disk_usage(folder).free / 2**20:.0f} MiB free",
-            remedy="free some space or choose another --work-dir; existing files are intact, use "
-            "--resume to continue from the last checkpoint",
+            remedy=remedy,
         ) from error
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = 2, **options: str) -> None:
+    """Write JSON, by `write_file`; without ``indent`` in as few bytes as it takes."""
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(content, indent=indent, separators=separators, ensure_ascii=False)
+    write_file(path, f"{text}\n".encode(), **options)
+
+
+def use_durable_files() -> None:
+    """Let mmengine write all its local files so from now on, in this process; the tools and hooks call it."""
+    register_backend("local", DurableLocalBackend, force=True, prefixes="")
+    for key, kept in list(backend_instances.items()):
+        if type(kept) is LocalBackend:
+            del backend_instances[key]

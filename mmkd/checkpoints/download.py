@@ -21,6 +21,7 @@ from tqdm import tqdm
 from urllib3.util import Retry
 
 from mmkd.checkpoints.names import hash_in_name, verify
+from mmkd.durable import durable_file
 from mmkd.errors import UserError
 
 SIZE_LIMIT = "MMKD_MAX_DOWNLOAD_GB"
@@ -93,15 +94,11 @@ def _is_whole(path: Path) -> bool:
 def _download(url: str, path: Path) -> None:
     print_log(f"downloading {url} to {path}", "current")
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with part.open("wb") as file, _session() as session:
+    with durable_file(path, part) as file:
+        with _session() as session:
             _Body(session, url, file).receive()
-            file.flush()
-            os.fsync(file.fileno())
+        file.flush()
         verify(part, path.name)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _session() -> requests.Session:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from mmkd.cli.train import add_teacher, add_wandb
 from mmkd.datasets import innermost
 from mmkd.doctor import Section, TrainingSetup, as_data, count, examine, page
 from mmkd.doctor.findings import from_error
+from mmkd.durable import write_json
 from mmkd.errors import UserError
 
 
@@ -69,8 +69,7 @@ def diagnose(args: argparse.Namespace, sections: list[Section]) -> None:
     sections += examine(setup, begin=_announce)
     title = f"mmkd doctor: {args.config}"
     if args.json is not None:
-        text = json.dumps(as_data(title, sections), indent=2, ensure_ascii=False)
-        args.json.write_text(text + "\n", encoding="utf-8")
+        write_json(args.json, as_data(title, sections))
     print(page(title, sections, colour=sys.stdout.isatty()))
 
 

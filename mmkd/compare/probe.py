@@ -13,13 +13,14 @@ from mmkd.balance import scalar_name
 from mmkd.compare.extrapolation import extrapolate
 from mmkd.compare.history import class_metrics, metric, read_history, seconds_per_iteration
 from mmkd.compare.plan import STUDENT, TEACHER, Member
-from mmkd.compare.records import Record, provenance, read_record, write_json
+from mmkd.compare.records import Record, provenance, read_record
 from mmkd.compare.results import class_values, values_of
 from mmkd.compare.run_configs import takes_trained_teacher, training_config
 from mmkd.compare.runs import Runs
 from mmkd.compare.shorten import short_budget, shortened
 from mmkd.compare.statistics import SMALLEST_GAP, paired_difference
 from mmkd.compare.verdict import predict_gain, reasons
+from mmkd.durable import write_json
 from mmkd.errors import UserError
 
 FOLDER, VERDICT = "probe", "verdict.json"

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import mmkd
-from mmkd.durable import write_durably
+from mmkd.durable import write_json
 from mmkd.errors import UserError
 
 RECORD = "run.json"
@@ -65,12 +65,6 @@ class Record:
     def finished(self) -> bool:
         """Whether there are figures."""
         return self.trained and self.evaluated is not None and self.error is None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_record(folder: Path, record: Record) -> None:

@@ -24,9 +24,10 @@ from mmkd.compare.images import Boxes, Image, most_different, read_images
 from mmkd.compare.measure import measure
 from mmkd.compare.page import render
 from mmkd.compare.plan import STUDENT, TEACHER
-from mmkd.compare.records import EVALUATION, PREDICTIONS, Record, write_json
+from mmkd.compare.records import EVALUATION, PREDICTIONS, Record
 from mmkd.compare.results import class_values, results
 from mmkd.compare.runs import Run, Runs
+from mmkd.durable import write_json
 
 CLASSES_SHOWN, IMAGES_SHOWN = 10, 3
 GAIN, LOSS = "gain", "loss"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scipy.stats import t as student_t
+from scipy.stats import ttest_1samp
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-12  # differences no further apart are equal; scipy has no interval of these
 SMALLEST_GAP = 0.005  # of mAP; below it the share of the gap is noise divided by nothing
 
 
@@ -63,17 +63,12 @@ def paired_difference(values: Mapping[int, float], base: Mapping[int, float]) ->
     if not differences:
         return None
     mean, count = statistics.fmean(differences), len(differences)
-    half = None
+    low = high = None
     if count > 1:
-        quantile = float(student_t.ppf((1 + CONFIDENCE) / 2, count - 1))
-        half = quantile * statistics.stdev(differences) / math.sqrt(count)
-    return Difference(
-        mean,
-        None if half is None else mean - half,
-        None if half is None else mean + half,
-        count,
-        sum(difference > 0 for difference in differences),
-    )
+        low = high = mean
+        if max(differences) - min(differences) > ROUNDING:
+            low, high = map(float, ttest_1samp(differences, 0).confidence_interval(CONFIDENCE))
+    return Difference(mean, low, high, count, sum(difference > 0 for difference in differences))
 
 
 def gap_recovered(difference: float, student: float, teacher: float) -> float | None:

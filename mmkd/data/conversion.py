@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from mmkd.durable import write_durably
+from mmkd.durable import write_file, write_json
 from mmkd.errors import UserError
 
 PROBLEMS = "problems.txt"
@@ -73,7 +73,7 @@ class Problems:
             for kind, places in self.places.items()
         )
         if text:
-            _write(path, text)
+            write_file(path, text.encode())
         else:
             path.unlink(missing_ok=True)
 
@@ -206,17 +206,8 @@ def write_coco(
         "annotations": boxes,
         "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],
     }
-    write_json(path, content)
+    write_json(path, content, indent=None)
     return len(boxes)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a COCO file as a whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    _write(path, json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n")
 
 
 def has_area(box: Box, width: int, height: int) -> bool:
@@ -259,16 +250,3 @@ def _check_made_by(path: Path, made_by: str) -> None:
             found=f"one created by {other}" if isinstance(other, str) else "a file of unknown origin",
             remedy="move it away, or choose another folder for the annotations",
         )
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, text.encode())
-    except OSError as error:
-        raise UserError(
-            f"Cannot write {path}.",
-            expected="a writable folder with enough space",
-            found=error.strerror or str(error),
-            remedy="free some space, or choose another folder for the annotations",
-        ) from error

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-from mmkd.durable import write_durably
+from mmkd.durable import write_json
 from mmkd.errors import UserError
 
 _LOCK = ".lock"
@@ -247,12 +247,5 @@ class PredictionsWriter:
     def _put(self, path: Path, images: Sequence[Any], boxes: Sequence[Any]) -> None:
         categories = [{"id": i, "name": name} for i, name in enumerate(self.classes, start=1)]
         content = {"info": self.about, "categories": categories, "images": images, "annotations": boxes}
-        try:
-            write_durably(path, json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode())
-        except OSError as error:
-            raise UserError(
-                f"Cannot write {path}.",
-                expected="a writable folder with enough space",
-                found=error.strerror or str(error),
-                remedy="free some space, then rerun the same command to continue",
-            ) from error
+        remedy = "free some space, then rerun the same command to continue"
+        write_json(path, content, indent=None, remedy=remedy)

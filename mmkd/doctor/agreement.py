@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from mmdet.evaluation import CocoMetric
-from mmdet.structures.bbox import bbox_overlaps
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
 from torch import Tensor
 
 from mmkd.doctor.findings import Finding
+from mmkd.functional import pairwise_iou
 
 # A class is judged by at least this many of its objects.
 _ENOUGH = 10
@@ -169,7 +169,7 @@ def match(detections: Sequence[Detections], num_classes: int) -> tuple[NDArray[n
         if not truth or not len(one.boxes_N4):
             continue
         truth_M4 = torch.tensor([thing["bbox"] for thing in truth], dtype=torch.float32)
-        iou_NM = bbox_overlaps(one.boxes_N4.float(), truth_M4)
+        iou_NM = pairwise_iou(one.boxes_N4.float(), truth_M4)
         free_M = torch.ones(len(truth), dtype=torch.bool)
         for box in one.scores_N.argsort(descending=True).tolist():
             best = (iou_NM[box] * free_M).max(dim=0)

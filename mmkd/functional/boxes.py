@@ -126,8 +126,8 @@ def pairwise_iou(boxes_P4: Tensor, others_G4: Tensor) -> Tensor:
     check_boxes(boxes_P4)
     check_boxes(others_G4)
     boxes_4P1, others_41G = boxes_P4.t()[:, :, None], others_G4.t()[:, None]
-    both_PG = intersection(boxes_4P1, others_41G)
-    return both_PG / (area(boxes_4P1) + area(others_41G) - both_PG).clamp(min=AREA_EPS)
+    both_PG, union_PG = intersection_and_union(boxes_4P1, others_41G)
+    return both_PG / union_PG.clamp(min=AREA_EPS)
 
 
 def inside_boxes(points_P2: Tensor, boxes_G4: Tensor) -> Tensor:
@@ -161,8 +161,7 @@ def _check_pairs(student_N4: Tensor, teacher_N4: Tensor) -> None:
 
 
 def _one_minus_overlap(a: Tensor, b: Tensor, overlap: Overlap) -> Tensor:
-    both, union = intersection(a, b), area(a) + area(b)
-    union = union - both
+    both, union = intersection_and_union(a, b)
     # Not 1 − both / union, which is 1 for equal boxes without area.
     loss = (union - both) / union.clamp(min=AREA_EPS)
     if overlap == "iou":
@@ -181,11 +180,12 @@ def area(a: Tensor) -> Tensor:
     return (a[2] - a[0]).clamp(min=0) * (a[3] - a[1]).clamp(min=0)
 
 
-def intersection(a: Tensor, b: Tensor) -> Tensor:
-    """The area that boxes (4, …) share."""
+def intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The area that boxes (4, …) share, and the area that they cover together."""
     width = torch.minimum(a[2], b[2]) - torch.maximum(a[0], b[0])
     height = torch.minimum(a[3], b[3]) - torch.maximum(a[1], b[1])
-    return width.clamp(min=0) * height.clamp(min=0)
+    both = width.clamp(min=0) * height.clamp(min=0)
+    return both, area(a) + area(b) - both
 
 
 def _enclosing(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmkd.functional.boxes import AREA_EPS, area, center_distance, intersection
+from mmkd.functional.boxes import AREA_EPS, area, center_distance, intersection_and_union
 from mmkd.functional.checks import check_choice
 from mmkd.functional.kl import kl_divergence
 
@@ -164,8 +164,8 @@ def _weights_by_object(
     nearness: Nearness,
     candidates: int,
 ) -> Tensor:
-    both_GM = intersection(anchor_41M, gt_4G1)
-    iou_GM = both_GM / (area(anchor_41M) + area(gt_4G1) - both_GM).clamp(min=AREA_EPS)
+    both_GM, union_GM = intersection_and_union(anchor_41M, gt_4G1)
+    iou_GM = both_GM / union_GM.clamp(min=AREA_EPS)
     near_GM = iou_GM if nearness == "iou" else both_GM / area(anchor_41M).clamp(min=AREA_EPS)
     near_GM = near_GM - center_distance(anchor_41M, gt_4G1)
     center_21M, center_2G1 = ((boxes[:2] + boxes[2:]) / 2 for boxes in (anchor_41M, gt_4G1))

@@ -11,7 +11,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from mmkd.durable import use_durable_files, write_durably
+from mmkd.durable import use_durable_files, write_json
 from mmkd.hooks.stop import is_training
 from mmkd.registry import HOOKS
 
@@ -67,7 +67,7 @@ class MetricsFileHook(Hook):
             "iter": runner.iter,
             "checkpoint": _name(checkpoint),
         }
-        write_durably(Path(runner.work_dir) / file, (json.dumps(content, indent=2) + "\n").encode())
+        write_json(Path(runner.work_dir) / file, content)
 
     @master_only
     def _drop_stale(self, best: Path, runner: Runner) -> None:

@@ -15,12 +15,13 @@ import numpy as np
 
 from mmkd.data import voc, yolo
 from mmkd.data.coco_folder import find_coco
-from mmkd.data.conversion import Converted, Split, write_json
+from mmkd.data.conversion import Converted, Split
 from mmkd.data.split import split_by_hash
 from mmkd.doctor.annotations import examine_keys
 from mmkd.doctor.boxes import examine_boxes
 from mmkd.doctor.findings import Finding, collect
 from mmkd.doctor.images import examine_files, examine_images, examine_overlap
+from mmkd.durable import write_json
 from mmkd.errors import UserError
 
 KINDS = ("coco", "yolo", "voc")
@@ -104,7 +105,7 @@ def read_dataset(data: str | Path, project: Path, own: Path, kind: str | None = 
         parts = split_by_hash(contents["train"], EVERY)
         for name, content in zip(("train", "val"), parts, strict=True):
             file = own / f"annotations/{name}.json"
-            write_json(file, content)
+            write_json(file, content, indent=None)
             counts = len(content["images"]), len(content["annotations"])
             splits[name] = Split(name, file, converted.splits["train"].images, *counts)
             contents[name] = content

@@ -57,7 +57,7 @@ def test_all_goes_on_after_an_error(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert doctor.main([CONFIG, "--work-dir", str(tmp_path / "file/work"), "--cfg-options", *damages]) == 1
     text = " ".join(capsys.readouterr().out.split())
     for finding in (
-        ": Not a directory",
+        f"cannot write to {tmp_path / 'file/work'}: Not a directory",
         "no file data/bccd/nothere.json",
         "Expected: a file written by torch.save",
         "teacher and student not checked: a teacher cannot be loaded",

@@ -90,7 +90,7 @@ def test_a_piece_is_whole_or_not_there(out: Path, monkeypatch: pytest.MonkeyPatc
 
     for stop, error in ((interrupted, KeyboardInterrupt), (full, UserError)):
         with monkeypatch.context() as patch:
-            patch.setattr("mmkd.data.writing.write_durably", stop)
+            patch.setattr("mmkd.durable.os.fsync", stop)
             with pytest.raises(error):
                 write()
     with PredictionsWriter(out, CLASSES) as writer:
@@ -102,16 +102,16 @@ def test_nothing_is_written_twice_where_an_interrupt_falls_after_the_writing(
 ) -> None:
     from mmkd.data import writing
 
-    real = writing.write_durably
+    real = writing.write_json
 
-    def late(*args: Any) -> None:
-        monkeypatch.setattr(writing, "write_durably", real)
-        real(*args)
+    def late(*args: Any, **options: Any) -> None:
+        monkeypatch.setattr(writing, "write_json", real)
+        real(*args, **options)
         raise KeyboardInterrupt
 
     def write() -> None:
         with PredictionsWriter(tmp_path, CLASSES, every=1) as writer:
-            monkeypatch.setattr(writing, "write_durably", late)
+            monkeypatch.setattr(writing, "write_json", late)
             add(writer, "a.jpg")
 
     with pytest.raises(KeyboardInterrupt):
