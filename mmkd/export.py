@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from mmcv.ops import nms
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose
@@ -219,7 +220,7 @@ class _Decoder(nn.Module):
         if not self.cfg.nms.get("class_agnostic"):
             farthest = torch.cat([boxes_M4.reshape(-1), size_2]).max()  # there may be no box
             apart_M4 = boxes_M4 + (labels_M.to(boxes_M4) * (farthest + 1))[:, None]
-        kept = torch.ops.torchvision.nms(apart_M4, scores_M, self.cfg.nms.iou_threshold)
+        kept = torch.ops.mmkd.nms(apart_M4, scores_M, self.cfg.nms.iou_threshold)
         kept = kept[: self.cfg.get("max_per_img")]  # YOLOX has no limit
         return boxes_M4[kept], scores_M[kept], labels_M[kept]
 
@@ -245,8 +246,14 @@ class _Detector(nn.Module):
         return torch.cat(all_boxes), torch.cat(all_scores), torch.cat(all_labels), torch.cat(all_images)
 
 
-def _nms(g: Any, boxes: Any, scores: Any, threshold: Any) -> Any:
-    """ONNX's NMS of one class; torchvision's own translation ends in an output of unknown rank."""
+# An operator of its own stays whole in a trace, for `_onnx_nms` to translate.
+_OPERATORS = torch.library.Library("mmkd", "DEF")
+_OPERATORS.define("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
+_OPERATORS.impl("nms", lambda boxes, scores, iou_threshold: nms(boxes, scores, iou_threshold)[1], "CPU")
+
+
+def _onnx_nms(g: Any, boxes: Any, scores: Any, threshold: Any) -> Any:
+    """ONNX's NMS of one class."""
 
     def constant(value: Any) -> Any:
         return g.op("Constant", value_t=torch.tensor(value))
@@ -291,17 +298,17 @@ def _trace(model: Any, pixels: Pixels, half: bool, size: tuple[int, int]) -> Any
 def _needed() -> tuple[Any, Any]:
     """The packages onnx and onnxruntime."""
     found = []
-    for name in ("torchvision", "onnx", "onnxruntime"):
+    for name in ("onnx", "onnxruntime"):
         try:
             found.append(importlib.import_module(name))
         except Exception as error:
             raise UserError(
                 f"Export needs {name}.",
-                expected="torchvision, onnx and onnxruntime",
+                expected="onnx and onnxruntime",
                 found=f"{type(error).__name__}: {error}",
                 remedy="pip install 'mmkd[export]'",
             ) from error
-    return found[1], found[2]
+    return found[0], found[1]
 
 
 def export_onnx(
@@ -357,7 +364,7 @@ def export_onnx(
         with torch.no_grad(), _quiet():
             scripted = _trace(model, pixels, precision == "fp16", (64, 96))
             example = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
-            exporter.register_custom_op_symbolic("torchvision::nms", _nms, OPSET)
+            exporter.register_custom_op_symbolic("mmkd::nms", _onnx_nms, OPSET)
             # The other exporter cannot keep a loop over boxes of unknown number.
             options = {"dynamo": False} if "dynamo" in signature(exporter.export).parameters else {}
             exporter.export(
