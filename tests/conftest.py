@@ -63,7 +63,7 @@ def only_soak(test: Any) -> Any:
 
 
 def repeats(usual: int, soak: int) -> int:
-    """How often a test does its thing: ``usual`` in `make test`, ``soak`` in `make soak`."""
+    """How often a test does its thing: ``usual`` in `make test` and `make slow`, ``soak`` in `make soak`."""
     return soak if os.environ.get("MMKD_SOAK") else usual
 
 

@@ -33,6 +33,7 @@ def test_the_names_are_there_and_read_when_asked_for() -> None:
         mmkd.destill  # type: ignore[attr-defined]  # noqa: B018
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_becomes_a_distilled_student(tmp_path: Path) -> None:
     few(tmp_path / "data", 2)
     out = tmp_path / "out"

@@ -28,6 +28,7 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, out: Path, *arguments: str) 
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_step_cost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,6 +200,7 @@ def test_startup_measures_each_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert set(found) == {"import", "build"} | ({"first answer"} if kind != "alone" else set())
 
 
+@pytest.mark.slow
 def test_teacher_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mmkd.compat import load_config
 
@@ -237,6 +239,7 @@ def test_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_predictions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

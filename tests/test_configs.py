@@ -24,6 +24,7 @@ from .zoo import batch as batch_with_masks
 from .zoo import small
 
 CONFIGS = sorted((ROOT / "configs").glob("[!_]*/*.py"))
+EMBEDDED = ("bccd", "cards")  # small images; those of COCO take most of the time
 
 
 def predicted(folder: Path, classes: Sequence[str]) -> str:
@@ -34,7 +35,17 @@ def predicted(folder: Path, classes: Sequence[str]) -> str:
     return str(folder / "teacher.json")
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path,
+            id=str(path.relative_to(ROOT / "configs")),
+            marks=[] if path.parent.name in EMBEDDED else pytest.mark.slow,
+        )
+        for path in CONFIGS
+    ],
+)
 def test_config_takes_a_training_step(path: Path, tmp_path: Path) -> None:
     cfg = Config.fromfile(path)
     if "teacher" in cfg.model:

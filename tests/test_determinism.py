@@ -58,6 +58,7 @@ def _deterministic() -> Any:
     torch.backends.cudnn.deterministic = False
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_deterministic")
 def test_same_seed_same_weights(tmp_path: Path) -> None:
     """In two processes with sets in another order, without workers and with two: bit for bit.

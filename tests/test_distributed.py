@@ -82,6 +82,7 @@ def gradient_distance(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> fl
     return max(float((found[key] - wanted[key]).abs().max()) for key in wanted) / scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TERMS, *LD])
 def test_two_processes_equal_one(two: dict[str, Any], whole: Results, name: str) -> None:
     """Value of the loss, and its gradient on the neck and on layers of its own."""

@@ -416,6 +416,7 @@ def test_your_own_data_then_deploying(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "python detect.py my_data/images/val/BloodImage_00007.jpg" in story.said
 
 
+@pytest.mark.slow
 def test_any_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").symlink_to(ROOT / "data")
     content = json.loads((ROOT / "data/bccd/annotations/train.json").read_text())
@@ -441,6 +442,7 @@ def test_any_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "loss_kd_boxes: " in log.read_text()
 
 
+@pytest.mark.slow
 def test_images_without_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").symlink_to(ROOT / "data")
     (tmp_path / "my_photos").mkdir()

@@ -65,6 +65,7 @@ def train_and_kill(work_dir: Path) -> None:
         process.wait()
 
 
+@pytest.mark.slow
 def test_train_kill_resume_test_export(tmp_path: Path) -> None:
     work_dir = tmp_path / "run"
     train_and_kill(work_dir)
@@ -102,6 +103,7 @@ def test_train_kill_resume_test_export(tmp_path: Path) -> None:
             assert torch.equal(a["pred_instances"][key], b["pred_instances"][key])
 
 
+@pytest.mark.slow
 def test_ema_copies_no_teacher(tmp_path: Path) -> None:
     hooks = "custom_hooks=[dict(type='EMAHook')]"
     config = tmp_path / "ema.py"
@@ -152,6 +154,7 @@ def test_nan_stops_training_with_exit_code(tmp_path: Path, capfd: pytest.Capture
     assert not list(tmp_path.glob("*.pth"))
 
 
+@pytest.mark.slow
 def test_two_processes_on_cpus(tmp_path: Path) -> None:
     done = subprocess.run(
         ["tools/dist_train.sh", KD, "2", "--work-dir", str(tmp_path), *options("train_cfg.max_epochs=1")],

@@ -33,6 +33,7 @@ def digits() -> Iterator[ModuleType]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "teacher", ["cnn", "last-layer", pytest.param("vit", marks=(pytest.mark.soak, SOAK))]
 )
@@ -99,6 +100,7 @@ def test_without_scikit_learn(digits: ModuleType, monkeypatch: pytest.MonkeyPatc
         digits.main(["--seeds", "0"])
 
 
+@pytest.mark.slow
 def test_the_command_line(digits: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     done: subprocess.CompletedProcess[str] = run_tool(SCRIPT, "--help")
     assert done.returncode == 0, done.stderr

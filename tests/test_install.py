@@ -32,6 +32,7 @@ def install(clone: Path, *arguments: str, **env: str) -> subprocess.CompletedPro
     )
 
 
+@pytest.mark.slow
 def test_prepared_environment_is_kept(clone: Path) -> None:
     prepared = Path(sys.executable).parent
     done = install(clone, "test", PATH=f"{prepared}{os.pathsep}{os.environ['PATH']}", PIP_NO_INDEX="1")

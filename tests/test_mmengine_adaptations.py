@@ -30,6 +30,7 @@ def python(*arguments: str, cwd: Path = ROOT) -> list[str]:
     return (done.stdout + done.stderr).splitlines()
 
 
+@pytest.mark.slow
 def test_what_the_import_changes() -> None:
     changed = {
         "mmengine.runner.checkpoint.CheckpointLoader._schemes",
@@ -101,6 +102,7 @@ def test_getattr_itself_is_not_allowed() -> None:
     assert all(entry[0] is not builtins.getattr for entry in entries if isinstance(entry, tuple))
 
 
+@pytest.mark.slow
 def test_recipes_by_package_name_are_registered_without_advice(tmp_path: Path) -> None:
     """mmengine calls `mmkd.utils.register_all_modules` for the scope of such a config."""
     (tmp_path / "c.py").write_text("_base_ = ['mmkd::bccd/student.py']\n")

@@ -33,6 +33,7 @@ def test_its_build_is_that_of_torch(monkeypatch: pytest.MonkeyPatch, of_torch: s
     assert torchvision.remedy() == f"pip install torchvision==0.28.0{index}"
 
 
+@pytest.mark.slow
 def test_an_unfit_one_stops_neither_mmkd_nor_a_run(tmp_path: Path) -> None:
     """In a process of its own, which logs the environment as mmengine's Runner does after mmkd's tools."""
     (tmp_path / "torchvision").mkdir()

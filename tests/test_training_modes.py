@@ -124,6 +124,7 @@ def breaks_and_graphs(model: Any) -> list[tuple[int, int]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(digit_version(torch.__version__) < digit_version("2.6"), reason="not measured there")
 def test_compiles_as_the_student_alone(checkpoint: str) -> None:
     """Teacher, terms and hooks break no graph of the student's, and have nothing compiled again."""

@@ -93,6 +93,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_resumed_training_goes_on_with_the_same_numbers(mode: str, teacher: str, tmp_path: Path) -> None:
     """In the middle of an epoch, with a moving average, checkpointed layers, and layers of a loss's own."""
@@ -124,6 +125,7 @@ def test_a_resumed_training_goes_on_with_the_same_numbers(mode: str, teacher: st
         assert torch.equal(resumed.model.state_dict()[name], value), name
 
 
+@pytest.mark.slow
 def test_the_cache_has_views_of_the_teacher_and_its_boxes(teacher: str, tmp_path: Path) -> None:
     """The student's colours change from epoch to epoch; the teacher is asked once for each image and flip."""
     views = {"type": "PackTwoViews", "strong": [PIPELINE[4]]}

@@ -13,6 +13,7 @@ from ..conftest import tiny_atss
 from ..test_end_to_end import FEW
 
 
+@pytest.mark.slow
 def test_whole_demo_on_a_few_images(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     few = [o for o in FEW if not o.startswith("randomness")]
     argv = ["--work-dir", str(tmp_path), "--cfg-options", *few, "train_cfg.max_epochs=1"]
@@ -31,6 +32,7 @@ def test_whole_demo_on_a_few_images(tmp_path: Path, capfd: pytest.CaptureFixture
     assert "tools/train.py" not in capfd.readouterr().out, "a second call skips what is there"
 
 
+@pytest.mark.slow
 def test_failed_step_is_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     options = ["test_dataloader.dataset.data_root=nowhere/"]
     assert main(["--work-dir", str(tmp_path), "--cfg-options", *options]) == 2

@@ -13,6 +13,7 @@ from ..conftest import ROOT
 CONFIG = "configs/bccd/kd.py"
 
 
+@pytest.mark.slow
 def test_the_shipped_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "page.json"
     arguments = ["--images", "4", "--json", str(file), "--work-dir", str(tmp_path / "work")]

@@ -62,6 +62,7 @@ def train(runner: Any) -> None:
         raise keep_state(runner, error) from error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_goes_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int) -> None:
     data = Files(tmp_path / "data")

@@ -39,6 +39,7 @@ def umbrella(*arguments: str) -> subprocess.CompletedProcess[str]:
     return run_tool("-W", "ignore", "-m", "mmkd", *arguments)
 
 
+@pytest.mark.slow
 def test_umbrella() -> None:
     assert all(f"  {tool} " in umbrella().stdout for tool in main.TOOLS)
     assert umbrella("--version").stdout == f"mmkd {__version__}\n"
@@ -83,11 +84,13 @@ def test_nobody_reads_the_help(words: list[str], unbuffered: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_module_run_as_a_program_fails_like_the_tool() -> None:
     done = run_tool("-W", "ignore", "-m", "mmkd.cli.train", "nowhere.py")
     assert (done.returncode, "mmkd: error" in done.stderr) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_a_console_without_unicode(encoding: str, tmp_path: Path) -> None:
     """The page of the doctor has arrows and dots in it."""
@@ -105,6 +108,7 @@ def test_a_console_without_unicode(encoding: str, tmp_path: Path) -> None:
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_read_enough(tmp_path: Path) -> None:
     words = [sys.executable, "-W", "ignore", "tools/doctor.py", "configs/bccd/kd.py", "--images", "2"]
     doctor = subprocess.Popen(

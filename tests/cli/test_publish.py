@@ -54,6 +54,7 @@ def test_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not (tmp_path / "out.pth").exists()
 
 
+@pytest.mark.slow
 def test_a_trained_student_detects_without_mmkd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same boxes as the distilled model's, whose checkpoint is the average that `EMAHook` keeps."""
     cfg = Config.fromfile("configs/bccd/student.py")

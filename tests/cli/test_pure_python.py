@@ -114,6 +114,7 @@ def trained(config: Path, work_dir: Path, *options: str) -> Any:
     return Config.fromfile(work_dir / config.name)
 
 
+@pytest.mark.slow
 def test_alone_distilled_and_tested(configs: Path) -> None:
     assert (ROOT / "data/bccd").is_dir()
     alone = trained(configs / "student.py", configs / "alone")

@@ -157,6 +157,7 @@ def test_a_run_of_a_sweep_goes_on_by_itself(tmp_path: Path, monkeypatch: pytest.
     assert (cfg.resume, cfg.load_from) == (True, None)
 
 
+@pytest.mark.slow
 def test_training_tells_of_a_file_with_exchanged_names(tmp_path: Path) -> None:
     content = json.loads((ROOT / "data/bccd/annotations/train.json").read_text())
     for box in content["annotations"]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from mmengine.config import Config
 
@@ -56,6 +57,7 @@ def test_most_different() -> None:
     assert [image.path for image in losses] == ["2.jpg"]
 
 
+@pytest.mark.slow
 def test_images_of_a_split(tmp_path: Path) -> None:
     student = Config.fromfile("configs/bccd/student.py")
     cfg = evaluation_config(student, student, "test")

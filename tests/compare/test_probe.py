@@ -56,6 +56,7 @@ def probe(made: Plan, folder: Path, share: float = 0.4) -> Probe:
     return Probe(Runs(made, folder), share, lambda cfg: (400, 5))
 
 
+@pytest.mark.slow
 def test_short_trainings_and_a_verdict(tools: ShortTools, tmp_path: Path) -> None:
     one = probe(small(), tmp_path)
     found = one.make()

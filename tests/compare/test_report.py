@@ -58,6 +58,7 @@ def value(member: str, seed: int) -> float:
     return {"student": 0.4, "boxes": 0.43, "inherit": 0.47}[member] + 0.01 * seed * (member != "student")
 
 
+@pytest.mark.slow
 def test_whole_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     page, figures = report(monkeypatch, tmp_path, FakeTools(value))
     text = words(page)

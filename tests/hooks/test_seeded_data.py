@@ -100,6 +100,7 @@ def test_which_sample_fails(workers: int) -> None:
     assert "Traceback" not in reason
 
 
+@pytest.mark.slow
 def test_places_do_not_depend_on_the_number_of_processes() -> None:
     order = [3, 1, 2, 0, 5, 4, 7, 6]
 

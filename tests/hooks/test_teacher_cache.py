@@ -29,6 +29,7 @@ def words(folder: Path, config: str = "configs/bccd/kd.py") -> list[str]:
     return [config, "--work-dir", str(folder / "run"), "--cfg-options", cache, *FEW]
 
 
+@pytest.mark.slow
 def test_training_reads_what_the_tool_has_stored(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     options = [f"model.teacher.cache.dir={tmp_path / 'cache'}", "train_dataloader.dataset.indices=8"]
     assert cache_teacher.main(["configs/bccd/kd.py", "--workers", "0", "--cfg-options", *options]) == 0

@@ -45,6 +45,7 @@ EPOCHS: dict[str, Any] = {"by_epoch": True, "max_epochs": 3, "val_interval": 1}
 ITERATIONS: dict[str, Any] = {"by_epoch": False, "max_iters": 15, "val_interval": 5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [False, True], ids=["whole", "stopped"])
 @pytest.mark.parametrize("persistent", [False, True], ids=["anew", "persistent"])
 @pytest.mark.parametrize("train_cfg", [EPOCHS, ITERATIONS], ids=["epochs", "iterations"])

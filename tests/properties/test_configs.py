@@ -12,11 +12,13 @@ from ..conftest import repeats, run_tool
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are bounded by means of Linux")
 
 
+@pytest.mark.slow
 def test_undamaged_configs_train(tmp_path: Path) -> None:
     done = run_tool("-m", "tests.properties.drive_damages", str(tmp_path), "0")
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
 
 
+@pytest.mark.slow
 @pytest.mark.soak
 def test_damaged_configs_train_or_end_in_a_message(tmp_path: Path) -> None:
     count = repeats(12, 500)

@@ -99,6 +99,7 @@ def test_suggestions_stay_in_range(sweep_file: Any, tmp_path: Path, method: str)
     assert all(0.01 <= value <= 0.1 for value in values)
 
 
+@pytest.mark.slow
 def test_hyperband_stops_the_hopeless(sweep_file: Any, tmp_path: Path) -> None:
     path = sweep_file(
         {"optim_wrapper.optimizer.lr": {"values": [0.3, 0.2, 0.1]}},
@@ -123,6 +124,7 @@ def test_a_crash_is_recorded_and_the_sweep_goes_on(sweep_file: Any, tmp_path: Pa
     assert crash["error"] == "mmkd: error: no such thing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "error"), [("crash", "no such thing"), ("silent", "no value of val/bbox_mAP_50")]
 )
@@ -226,6 +228,7 @@ def test_real_trials_on_a_few_images(tmp_path: Path) -> None:
     assert "The config has no nothing.here" in trained.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_controller_leaves_no_trial_behind(

@@ -127,6 +127,7 @@ def test_gradient_through_its_layers(checkpoint: str, precision: str) -> None:
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
 
 
+@pytest.mark.slow
 def test_compiled(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced as for the real backend, which takes a minute to compile; new sizes are not traced again."""
     graphs: list[Any] = []

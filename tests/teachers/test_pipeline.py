@@ -26,6 +26,7 @@ def dataset(*transforms: dict[str, Any], wrapper: str | None = None, **options: 
     return DATASETS.build({"type": wrapper, "dataset": cfg, **options} if wrapper else cfg)
 
 
+@pytest.mark.slow
 def test_the_recipe_is_what_the_metadata_do_not_tell() -> None:
     recipe = recipe_of(dataset(RESIZE, FLIP, PACK))
     assert "LoadImageFromFile(to_float32=False, color_type='color', imdecode_backend='cv2')" in recipe
@@ -62,6 +63,7 @@ def test_metadata_that_lack_the_flip() -> None:
     recipe_of(dataset(RESIZE, {**PACK, "meta_keys": keys}))
 
 
+@pytest.mark.slow
 def test_wrappers() -> None:
     plain = recipe_of(dataset(RESIZE, FLIP, PACK))
     assert recipe_of(dataset(RESIZE, FLIP, PACK, wrapper="RepeatDataset", times=3)) == plain
