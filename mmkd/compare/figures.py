@@ -16,7 +16,7 @@ import mmcv
 import numpy as np
 import pandas as pd
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
 from mmkd.compare.images import Boxes
@@ -40,33 +40,33 @@ BARS = 9  # of a class, at most: a teacher, and as many others as there are colo
 PANEL_PIXELS = (480, 640)  # of the longer side: at least, at most
 
 
-def draw_curves(
-    curves: pd.DataFrame, teacher: float | None, members: Sequence[str], by: str, path: Path
-) -> None:
-    """Validation mAP over time: the mean of the seeds, and a band from the lowest to the highest.
+def draw_curves(curves: pd.DataFrame, teacher: float | None, members: Sequence[str], path: Path) -> None:
+    """Validation mAP over training time: the mean of the seeds, and a band from the lowest to the highest.
 
     Args:
-        curves: rows of ``member``, ``seed``, ``step``, ``mAP``.
+        curves: rows of ``member``, ``seed``, ``step``, ``seconds``, ``mAP``.
         teacher: its mAP, drawn as a line.
         members: in the order of their colours.
-        by: what steps are.
         path: of the picture.
     """
+    hours = curves["seconds"].max() > 2 * 3600
+    unit, seconds = ("hours", 3600) if hours else ("minutes", 60)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6, 3.9), layout="constrained")
         if teacher is not None:
             axes.axhline(teacher, color=TEACHER_COLOR, linestyle="--", label="teacher")
         for index, member in enumerate(members):
-            rows = curves[curves["member"] == member].groupby("step")["mAP"]
-            if not len(rows):
+            steps = curves[curves["member"] == member].groupby("step")
+            if not len(steps):
                 continue
+            times, rows = steps["seconds"].mean() / seconds, steps["mAP"]
             mean, low, high = rows.mean(), rows.min(), rows.max()
             again = index + index // len(PALETTE)  # with the colour that comes again, another marker
             color, marker = PALETTE[index % len(PALETTE)], MARKERS[again % len(MARKERS)]
-            axes.fill_between(mean.index, low, high, color=color, alpha=0.15, linewidth=0)
-            axes.plot(mean.index, mean, color=color, marker=marker, markersize=4, label=member)
-        axes.set(xlabel=by, ylabel="mAP", ylim=(0, None), xlim=(0, 1.05 * curves["step"].max()))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.fill_between(times, low, high, color=color, alpha=0.15, linewidth=0)
+            axes.plot(times, mean, color=color, marker=marker, markersize=4, label=member)
+        longest = curves["seconds"].max() / seconds
+        axes.set(xlabel=f"{unit} of training", ylabel="mAP", ylim=(0, None), xlim=(0, 1.05 * longest))
         figure.legend(loc="outside lower center", ncols=_columns(members))
         _save(figure, path)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,37 @@ def curve(rows: list[dict[str, Any]], name: str = "mAP") -> list[tuple[int, floa
         if value is not None:
             points.append((int(row["step"]), value))
     return points
+
+
+def time_curve(rows: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """(seconds of training until then, mAP) of each validation; empty if no time was logged.
+
+    A second is one of an undisturbed machine: iterations times the median of their seconds, the teacher's
+    included, validation not.
+    """
+    points, seconds = curve(rows), seconds_per_iteration(rows)
+    if not points or seconds is None:
+        return []
+    whole = seconds * max(int(row["step"]) for row in rows if "loss" in row)
+    return [(whole * step / points[-1][0], value) for step, value in points]
+
+
+def time_to(points: Sequence[tuple[float, float]], target: float) -> float | None:
+    """When a curve first reaches a value, by a straight line between its points; ``None`` if it never does.
+
+    Args:
+        points: (seconds, value), in the order of time.
+        target: the value.
+
+    Example:
+        >>> time_to([(10.0, 0.2), (20.0, 0.4)], 0.3)
+        15.0
+    """
+    for index, (end, high) in enumerate(points):
+        if high >= target:
+            start, low = points[index - 1] if index else (end, high)
+            return end if high == low else start + (end - start) * (target - low) / (high - low)
+    return None
 
 
 def loss_shares(rows: list[dict[str, Any]]) -> list[tuple[int, str, float]]:

@@ -98,6 +98,9 @@ def tiles(figures: Mapping[str, Any], shown: str | None) -> list[tuple[str, str,
         teacher = next(each for each in figures["summary"] if each["role"] == TEACHER)
         gap = f"teacher: {teacher['map_mean']:.3f}"
         found.append(("of the teacher–student gap", _percent(row["gap_recovered"]), gap))
+    if row["time_to_student"] is not None:
+        share = _percent(row["time_to_student"])
+        found.append(("of the training time to the student's mAP", share, "on the validation split"))
     if row["training_cost_ratio"] is not None:
         found.append(("training step cost", f"{row['training_cost_ratio']:.2f} ×", "student alone: 1"))
     return found

@@ -19,7 +19,7 @@ from mmkd.compare.figures import (
     draw_curves,
     draw_losses,
 )
-from mmkd.compare.history import curve, loss_shares, read_history, seconds_per_iteration
+from mmkd.compare.history import curve, loss_shares, read_history, seconds_per_iteration, time_curve
 from mmkd.compare.images import Boxes, Image, most_different, read_images
 from mmkd.compare.measure import measure
 from mmkd.compare.page import render
@@ -87,7 +87,9 @@ class Report:
             if run.seed is not None
         }
         rows = list(histories.values())
-        figures = results(self.plan, self.records, self._costs(), self._step_seconds(rows))
+        figures = results(
+            self.plan, self.records, self._costs(), self._step_seconds(rows), self._time_curves(rows)
+        )
         figures["budget_differences"] = self.runs.differences
         write_json(self.folder / "results.json", figures)
         self._write_tables(figures)
@@ -134,19 +136,27 @@ class Report:
                 found.setdefault(run.member.name, {})[run.seed] = seconds
         return found
 
+    def _time_curves(self, histories: list[tuple[Run, Any]]) -> dict[str, dict[int, Any]]:
+        found: dict[str, dict[int, Any]] = {}
+        for run, rows in histories:
+            if run.seed is not None and (run.member.name, run.seed) in self.finished:
+                found.setdefault(run.member.name, {})[run.seed] = time_curve(rows)
+        return found
+
     def _write_tables(self, figures: Mapping[str, Any]) -> None:
         summary = pd.json_normalize(figures["summary"], sep=" ").drop(columns=["image_size"])
         summary.to_csv(self.folder / "summary.csv", index=False)
         runs = pd.json_normalize(figures["runs"], sep=" ")
         kept = [column for column in runs if not str(column).startswith(("versions", "hardware"))]
+        kept.remove("curve")
         runs[kept].to_csv(self.folder / "runs.csv", index=False)
 
     def _curves(self, histories: list[tuple[Run, Any]], figures: Mapping[str, Any]) -> Path | None:
         points = [
-            {"member": run.member.name, "seed": run.seed, "step": step, "mAP": value}
+            {"member": run.member.name, "seed": run.seed, "step": step, "seconds": seconds, "mAP": value}
             for run, rows in histories
             if run.member.name != TEACHER
-            for step, value in curve(rows)
+            for (step, value), (seconds, _) in zip(curve(rows), time_curve(rows))
         ]
         if not points:
             return None
@@ -154,12 +164,11 @@ class Report:
         frame.to_csv(self.folder / "curves.csv", index=False)
         teacher = next((s["map_mean"] for s in figures["summary"] if s["role"] == TEACHER), None)
         line = teacher if self.curves_show_the_evaluated_split else None
-        by = "epoch" if self.runs.student.train_cfg.get("max_epochs") else "iteration"
         path = self.folder / "curves.png"
         if frame["step"].nunique() < 2:  # validated once: points, which the table has
             path.unlink(missing_ok=True)
             return None
-        draw_curves(frame, line, self.trained, by, path)
+        draw_curves(frame, line, self.trained, path)
         return path
 
     def _losses(self, histories: list[tuple[Run, Any]]) -> dict[str, Path]:

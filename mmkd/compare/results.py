@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmkd.compare.history import METRICS, class_metrics, metric
+import numpy as np
+
+from mmkd.compare.history import METRICS, class_metrics, metric, time_to
 from mmkd.compare.measure import Cost
 from mmkd.compare.plan import DISTILLED, STUDENT, TEACHER, Member, Plan
 from mmkd.compare.records import Record
 from mmkd.compare.statistics import gap_recovered, paired_difference, spread
 
+Curve = Sequence[tuple[float, float]]  # (seconds of training, mAP) of each validation
 Values = dict[str, dict[int, float]]  # member → seed → value; a teacher's seed is -1
 
 
@@ -44,6 +47,7 @@ def results(
     records: Sequence[Record],
     costs: Mapping[str, Cost],
     step_seconds: Mapping[str, Mapping[int, float]],
+    curves: Mapping[str, Mapping[int, Curve]],
 ) -> dict[str, Any]:
     """What is written as JSON.
 
@@ -52,6 +56,7 @@ def results(
         records: of the runs.
         costs: by member.
         step_seconds: member → seed → median seconds per training iteration.
+        curves: member → seed → (seconds of training, mAP) of each validation.
 
     Returns:
         ``runs`` and ``summary``, plain numbers and text; what is not known is null.
@@ -61,12 +66,40 @@ def results(
         "dataset": plan.dataset,
         "evaluated_on": plan.evaluate,
         "seeds": list(plan.seeds),
-        "runs": [_run(plan, record) for record in records],
-        "summary": [_summary(plan, member, records, costs, step_seconds) for member in plan.members],
+        "runs": [_run(plan, record, curves) for record in records],
+        "summary": [
+            _summary(plan, member, records, costs, step_seconds)
+            | {"time_to_student": time_to_student(curves, member.name)}
+            for member in plan.members
+        ],
     }
 
 
-def _run(plan: Plan, record: Record) -> dict[str, Any]:
+def time_to_student(curves: Mapping[str, Mapping[int, Curve]], member: str) -> float | None:
+    """When a member reaches the final validation mAP of the student alone, as a share of its training time.
+
+    Both by the mean of the seeds that have both.
+
+    Args:
+        curves: as for `results`.
+        member: the name of a distilled one.
+
+    Returns:
+        The share; ``None`` if it never does, is the student or no times are known.
+    """
+    mine, alone = curves.get(member, {}), curves.get(STUDENT, {})
+    seeds = sorted(mine.keys() & alone.keys())
+    if member == STUDENT or not seeds or not all(mine[seed] and alone[seed] for seed in seeds):
+        return None
+    seconds, target = np.mean([alone[seed][-1] for seed in seeds], axis=0)
+    validations = min(len(mine[seed]) for seed in seeds)
+    mean = np.mean([mine[seed][:validations] for seed in seeds], axis=0).tolist()
+    reached = time_to(mean, float(target))
+    return None if reached is None else reached / float(seconds)
+
+
+def _run(plan: Plan, record: Record, curves: Mapping[str, Mapping[int, Curve]]) -> dict[str, Any]:
+    curve = curves.get(record.member, {}).get(-1 if record.seed is None else record.seed, ())
     return {
         "dataset": plan.dataset,
         "recipe": record.member,
@@ -76,6 +109,7 @@ def _run(plan: Plan, record: Record) -> dict[str, Any]:
             key: value if math.isfinite(value) and value >= 0 else None
             for key, value in record.metrics.items()
         },
+        "curve": [[round(seconds, 1), value] for seconds, value in curve],
         "error": record.error,
         "commit": record.commit,
         "command": record.command,

@@ -11,6 +11,8 @@ from mmkd.compare.history import (
     metric,
     read_history,
     seconds_per_iteration,
+    time_curve,
+    time_to,
 )
 
 from .fabricated import coco, scalars
@@ -30,6 +32,7 @@ def test_a_training(tmp_path: Path) -> None:
     assert shares[:3] == [(1, "loss_cls", 0.5), (1, "loss_bbox", 0.25), (1, "loss_kd_box", 0.25)]
     assert len(shares) == 3 * 12
     assert seconds_per_iteration(rows) == 0.5
+    assert time_curve(rows) == [(2.0, curve(rows)[0][1]), (4.0, curve(rows)[1][1]), (6.0, curve(rows)[2][1])]
 
 
 def test_interrupted_training_counts_each_step_once(tmp_path: Path) -> None:
@@ -42,7 +45,15 @@ def test_interrupted_training_counts_each_step_once(tmp_path: Path) -> None:
 
 def test_nothing_logged(tmp_path: Path) -> None:
     assert read_history(tmp_path) == []
-    assert curve([]) == []
+    assert curve([]) == time_curve([]) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "seconds"), [(0.1, 10), (0.2, 10), (0.3, 15), (0.4, 20), (0.5, 45), (0.6, 50), (0.61, None)]
+)
+def test_time_to_a_value(target: float, seconds: float | None) -> None:
+    points = [(10.0, 0.2), (20.0, 0.4), (30.0, 0.3), (40.0, 0.4), (50.0, 0.6)]
+    assert time_to(points, target) == (None if seconds is None else pytest.approx(seconds))
     assert loss_shares([]) == []
     assert seconds_per_iteration([]) is None
 

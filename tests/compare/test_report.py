@@ -67,6 +67,7 @@ def test_whole_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "of the teacher–student gap 50 %" in text
     assert "5 epochs, batch size 4 for each student · seeds 0, 1" in text
     assert "training step cost 1.20 ×" in text
+    assert re.search(r"of the training time to the student's mAP \d+ % on the validation split", text)
     assert "AP small" not in text, "no image has such objects"
     assert not re.search(r"\b(None|nan)\b", text)
     assert not re.search(r"""(src|href)=["'](?!data:)""", page), "the page needs no other file"

@@ -32,11 +32,16 @@ RECORDS = [
 ]
 COSTS = {"student": Cost(1000, 2e9, (256, 320), 0.01), "boxes": Cost(1000, None, (256, 320), 0.02)}
 SECONDS = {"student": {0: 0.5, 1: 1.0}, "boxes": {0: 0.6, 1: 1.4}}
+CURVES = {
+    "student": {0: [(10.0, 0.2), (20.0, 0.4)], 1: [(20.0, 0.4), (40.0, 0.4)]},
+    "boxes": {0: [(12.0, 0.2), (24.0, 0.5)], 1: [(24.0, 0.4), (48.0, 0.5)]},
+    "inherit": {0: [(10.0, 0.1), (20.0, 0.3)]},
+}
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    return results(plan(), RECORDS, COSTS, SECONDS)
+    return results(plan(), RECORDS, COSTS, SECONDS, CURVES)
 
 
 def test_keys_of_the_format(found: dict[str, Any]) -> None:
@@ -54,6 +59,13 @@ def test_summary(found: dict[str, Any]) -> None:
     assert (boxes["seeds"], boxes["positive_seeds"]) == (2, 2)
     assert boxes["map_interval"][0] < 0.04 < boxes["map_interval"][1]
     assert boxes["training_cost_ratio"] == pytest.approx(1.3)
+    # 0.4 on the mean curve from (18, 0.3) to (36, 0.5), of the student's 30 seconds.
+    assert boxes["time_to_student"] == pytest.approx(27 / 30)
+    assert rows["inherit"]["time_to_student"] is None, "never reached"
+    assert rows["student"]["time_to_student"] is None
+    curves = {(run["recipe"], run["seed"]): run["curve"] for run in found["runs"]}
+    assert curves["boxes", 0] == [[12.0, 0.2], [24.0, 0.5]]
+    assert curves["teacher", None] == []
     assert boxes["cpu_latency_ratio"] == pytest.approx(2.0)
     assert boxes["gflops"] is None
     assert boxes["metrics"]["AP small"] == {"mean": None, "std": None}
@@ -69,18 +81,18 @@ def test_summary(found: dict[str, Any]) -> None:
 
 def test_weak_teacher_has_no_gap() -> None:
     weak = [record("teacher", None, 0.383), *RECORDS[1:]]
-    rows = results(plan(), weak, {}, {})["summary"]
+    rows = results(plan(), weak, {}, {}, {})["summary"]
     assert all(row["gap_recovered"] is None for row in rows)
 
 
 def test_nothing_at_all() -> None:
-    rows = results(plan(), [], {}, {})["summary"]
+    rows = results(plan(), [], {}, {}, {})["summary"]
     assert all(row["map_mean"] is None and row["seeds"] == 0 for row in rows)
 
 
 def test_split_without_objects() -> None:
     empty = [record(r.member, r.seed, -1.0) for r in RECORDS]
-    rows = results(plan(), empty, {}, {})["summary"]
+    rows = results(plan(), empty, {}, {}, {})["summary"]
     assert all(row["map_mean"] is None for row in rows)
 
 
