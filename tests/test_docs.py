@@ -577,6 +577,9 @@ def test_the_site(tmp_path: Path) -> None:
     assert len(pages) > 20
     for name, html in pages.items():
         assert not re.findall(r'<(?:script|img|iframe)[^>]+src="(?:https?:)?//[^"]*"', html), name
+        assert 'src="iframe-worker.js"' in html or name == "404.html", f"{name}: no search from a folder"
         assert not re.findall(r'<link[^>]+rel="stylesheet"[^>]+href="(?:https?:)?//[^"]*"', html), name
+    assert "doctor" in (tmp_path / "search/search_index.js").read_text()
     assert "<math" in pages["api.html"]
+    assert "&gt;&gt;&gt; " not in re.sub(r"<pre.*?</pre>", "", pages["api.html"], flags=re.DOTALL)
     assert not [word for word in (":math:", ".. math::", ":func:") if word in pages["api.html"]]

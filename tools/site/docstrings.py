@@ -15,6 +15,8 @@ _BLOCK = re.compile(
 )
 _INLINE = re.compile(r":math:`([^`]+)`")
 _ROLE = re.compile(r":(?:func|class|meth|mod|attr):`~?([^`]+)`")
+# What the parser of docstrings takes for doctests has the plural.
+_EXAMPLE = re.compile(r"^( *)Example:$", re.MULTILINE)
 _LITERAL = re.compile(r"``([^`]+)``")
 
 
@@ -30,7 +32,7 @@ def _block(match: re.Match[str]) -> str:
 
 def as_markdown(text: str) -> str:
     """A docstring of ours as Markdown."""
-    text = _BLOCK.sub(_block, text + "\n")
+    text = _EXAMPLE.sub(r"\1Examples:", _BLOCK.sub(_block, text + "\n"))
     text = _INLINE.sub(lambda match: _formula(match[1], "inline"), text)
     return _LITERAL.sub(r"`\1`", _ROLE.sub(r"`\1`", text)).rstrip("\n")
 
