@@ -1,4 +1,4 @@
-"""`AutoWeight`: the weight of a distillation loss, chosen by the gradient that it sends to the neck."""
+"""`AutoWeight`: sets a distillation loss's weight from its gradient at the neck."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ AUTO = "auto"
 DEFAULT_SHARE = 0.5
 # Measure every 50 iterations after the first 50.
 INTERVAL = 50
-# How much of the running mean a measurement leaves in place. There are few, and a term's gradient often falls
-# by half in the first tens of iterations: at 0.75 the share was half of what was asked for after 40.
+# How much of the running mean a new measurement keeps. Measurements are rare, and a term's gradient often
+# halves within the first tens of iterations: at 0.75 the share was half of its target after 40 iterations.
 _MOMENTUM = 0.5
-# A measurement this many times above the running mean replaces it; one so far below counts no lower.
+# A measurement this many times above the running mean replaces it; one that far below is clipped.
 _JUMP = 4.0
-# The unweighted gradient, by the task's, below which there is nothing to weigh.
+# Below this ratio to the task's gradient, the term has no gradient to weigh.
 _LEAST_RATIO = 1e-6
 
 
@@ -33,23 +33,23 @@ class AutoWeight(nn.Module):
         r = \frac{\lVert \partial L_\mathrm{kd} / \partial f \rVert}
         {\lVert \partial L_\mathrm{task} / \partial f \rVert}
 
-    with f the neck's output and the bar a running mean, corrected for its start, over measurements: in the
-    iterations 0, 1, 2, 4, 8, 16, 32, then in every 50th. The first one is before the first weight is used.
-    λ falls at once where r is more than four times its mean, and rises slowly: a measurement less than a
-    quarter of the mean counts as a quarter. A term that has no gradient in an iteration (no objects) is not
-    measured in it; until it has been, λ is 0. Nor is λ chosen so large that the term's value would be more
-    than ten times its share of the task's: gradients are next to nothing where a head begins with zeros.
+    f is the neck's output. The bar is a bias-corrected running mean over measurements, taken in iterations 0,
+    1, 2, 4, 8, 16, 32 and then every 50th; the first one precedes the first use of the weight. λ drops at
+    once when r exceeds four times its mean, and rises slowly: a measurement below a quarter of the mean
+    counts as a quarter. An iteration in which the term has no gradient (no objects) is not measured; λ is 0
+    until the first measurement. λ is also capped so that the term's value stays within ten times its share of
+    the task's loss: gradients almost vanish where a head starts from zero weights.
 
-    Source: a target for the norms of gradients is GradNorm's, Chen et al., ICML 2018
-    (https://arxiv.org/abs/1711.02257), which learns the weights by a loss of their own and equalises the
-    rates of training. RT-DETRv4's GAM, Liao et al., 2025 (https://arxiv.org/abs/2510.25257), sets the weight
-    of one feature loss after each epoch, such that the encoder's parameters receive a given percentage of
-    all gradients (by their L1 norms, after clipping), and begins with a weight that its user gives. Pull
-    request 304 of YOLO-Master aims at 10 % of the task's gradient. Here each term is measured by itself, from
-    the first iteration, at the place where all terms and the task meet.
+    Source: GradNorm, Chen et al., ICML 2018 (https://arxiv.org/abs/1711.02257), introduced targets for
+    gradient norms; it learns the weights with a separate loss and equalises training rates. RT-DETRv4's GAM,
+    Liao et al., 2025 (https://arxiv.org/abs/2510.25257), starts from a weight given by the user and sets the
+    weight of one feature loss after each epoch, so that the encoder's parameters receive a given percentage
+    of all gradients (L1 norms, after clipping). Pull request 304 of YOLO-Master aims at 10 % of the task's
+    gradient. Here each term is measured separately, from the first iteration, where all terms and the task
+    meet.
 
     Args:
-        share: s > 0.
+        share: s > 0, the target ratio of the gradients.
 
     Example:
         >>> auto = AutoWeight(share=0.1)
@@ -67,7 +67,7 @@ class AutoWeight(nn.Module):
 
     @property
     def measured(self) -> bool:
-        """Whether there has been a gradient."""
+        """Whether a gradient has been measured."""
         return self._mass > 0
 
     @property
@@ -83,10 +83,10 @@ class AutoWeight(nn.Module):
         return self.share * math.exp(-self._mean) if self.measured else 0.0
 
     def observe(self, ratio: float) -> None:
-        """Take in a measurement.
+        """Update the running mean with a measurement.
 
         Args:
-            ratio: r ≥ 0, of the term at weight 1.
+            ratio: r ≥ 0, for the term at weight 1.
         """
         if ratio < _LEAST_RATIO:
             self.silent += 1
@@ -101,11 +101,11 @@ class AutoWeight(nn.Module):
         self._mean += (1 - _MOMENTUM) / self._mass * (found - self._mean)
 
     def get_extra_state(self) -> Tensor:
-        """What a checkpoint keeps, float64."""
+        """The state for checkpoints, float64."""
         return torch.tensor([self.done, self.silent, self._mean, self._mass], dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Go on from there."""
+        """Restore the state from a checkpoint."""
         done, silent, self._mean, self._mass = state.tolist()
         self.done, self.silent = int(done), int(silent)
 
@@ -117,11 +117,12 @@ def split_shares(losses: Any) -> tuple[Any, dict[str, float]]:
         losses: name → config.
 
     Returns:
-        The configs with ``loss_weight=1.0`` in its place, and from such losses to their share.
+        The configs with ``loss_weight=1.0`` for losses with an automatic weight, and the share of each such
+        loss.
 
     Raises:
-        UserError: a weight is neither a number nor ``'auto'``, a share is no number above 0, or a loss has
-            both a share and a number as its weight.
+        UserError: a weight is neither a number nor ``'auto'``, a share is not a number above 0, or a loss has
+            both a share and a fixed weight.
     """
     if not isinstance(losses, Mapping):
         return losses, {}

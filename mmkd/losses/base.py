@@ -21,27 +21,26 @@ from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
 class DistillLoss(nn.Module):
     """A term of ``distill=dict(<name>=dict(type=…))``.
 
-    A subclass lists in ``needs`` the parts of the outputs that it reads; the
-    teacher computes those and no others.
+    A subclass lists in ``needs`` the outputs that it reads; the teacher computes only those.
 
     Args:
         loss_weight: factor ≥ 0 of the term. At 0 the term is not computed. In a config it may be ``'auto'``,
-            with ``share`` beside it: the detector then chooses it, see `AutoWeight`, and the loss itself is
-            built with 1.
-        valid: which priors count, for losses on priors. ``'image'``: those on their image; ``'pad'``: also
-            those in its own padding, up to ``pad_shape``, as in mmdet's anchor heads; ``'loss'``: those with
-            a weight in the student's classification loss, which is ``'pad'`` without the anchors that its
-            assigner ignores.
+            optionally with ``share``: the detector then sets the weight, see `AutoWeight`, and builds the
+            loss with 1.
+        valid: which priors count, for losses on priors. ``'image'``: priors inside their image; ``'pad'``:
+            also priors in the image's own padding, up to ``pad_shape``, as in mmdet's anchor heads;
+            ``'loss'``: priors with a weight in the student's classification loss, i.e. ``'pad'`` without the
+            anchors that its assigner ignores.
 
     Raises:
-        UserError: the weight is negative or no number, or there is no such choice.
+        UserError: the weight is not a number ≥ 0, or ``valid`` is unknown.
     """
 
     needs: frozenset[Need]
-    of_student: frozenset[Need] = frozenset()  # of these, what it reads of the student's outputs alone
-    tower_layers = 0  # of both heads, that it needs; with "towers"
+    of_student: frozenset[Need] = frozenset()  # the subset of `needs` read only from the student
+    tower_layers = 0  # tower layers that both heads must have; with "towers"
     of_objects = False  # whether it reads the annotated objects of the images
-    ignores = False  # whether it gives the student's own losses boxes to ignore; with "own_losses"
+    ignores = False  # whether it passes boxes to ignore to the student's own losses; with "own_losses"
 
     def __init__(self, loss_weight: float = 1.0, valid: Valid = "image") -> None:
         super().__init__()
@@ -58,12 +57,12 @@ class DistillLoss(nn.Module):
     def adapt(self, student: HeadSpec, teacher: HeadSpec) -> None:
         """Build layers that depend on the pair, e.g. a 1×1 convolution between two widths.
 
-        They train with the student and are in none of its checkpoints; `DistillStateHook` keeps them.
+        They train with the student but are not in its checkpoints; `DistillStateHook` saves them.
         """
 
     @property
     def asks(self) -> frozenset[Need]:
-        """`needs`, and what ``valid`` needs."""
+        """`needs`, and what ``valid`` requires."""
         of_valid: dict[Valid, frozenset[Need]] = {
             "pad": frozenset({"padding"}),
             "loss": frozenset({"label_weights"}),
@@ -72,7 +71,7 @@ class DistillLoss(nn.Module):
 
     @property
     def depends_on_objects(self) -> bool:
-        """Whether it reads which objects an image has, from annotations or by what they are assigned to."""
+        """Whether the loss depends on the objects of an image, through annotations or through assignment."""
         by_assignment: frozenset[Need] = frozenset({"labels", "label_weights", "quality_targets"})
         return self.of_objects or bool(self.asks & by_assignment)
 
@@ -83,7 +82,7 @@ class DistillLoss(nn.Module):
 
 @contextmanager
 def naming(loss: DistillLoss) -> Iterator[None]:
-    """Make `UserError` of a ValueError about an option, with the name of the loss."""
+    """Turn a ValueError about an option into a `UserError` that names the loss."""
     try:
         yield
     except ValueError as error:
@@ -91,7 +90,7 @@ def naming(loss: DistillLoss) -> Iterator[None]:
 
 
 def warn_of_sigmoids(loss: DistillLoss, activation: str, student: HeadSpec) -> None:
-    """Say in the log that a loss takes the logits of a softmax for one question per class."""
+    """Warn if a loss treats softmax logits as one binary question per class."""
     if activation == "sigmoid" and not student.use_sigmoid:
         print_log(
             f"{type(loss).__name__}: activation='sigmoid' with a head that uses a softmax with "
@@ -102,7 +101,7 @@ def warn_of_sigmoids(loss: DistillLoss, activation: str, student: HeadSpec) -> N
 
 
 def registered_losses() -> list[str]:
-    """The names that may stand as ``type`` of a distillation loss."""
+    """The valid values of ``type`` for a distillation loss."""
     return sorted(
         name
         for name, entry in MODELS.module_dict.items()
@@ -115,10 +114,10 @@ def build_losses(losses: Mapping[str, Any], path: str) -> nn.ModuleDict:
 
     Args:
         losses: name → config.
-        path: where they stand in the config, for messages.
+        path: their place in the config, for messages.
 
     Raises:
-        UserError: there is none, a type is unknown, or an option is; lists the valid ones.
+        UserError: there are no losses, or a type or an option is unknown; lists the valid ones.
     """
     example = f"{path}=dict(cls=dict(type='DistillationLoss'))"
     if not isinstance(losses, Mapping) or not losses:

@@ -20,26 +20,26 @@ class BCKDLoss(RowLoss):
         |\sigma(z^t_{ic}) - \sigma(z^s_{ic})|^\beta \; \mathrm{BCE}(\sigma(z^s_{ic}), \sigma(z^t_{ic}))
 
     over the priors i outside the padding, background as well as objects; see
-    :func:`mmkd.functional.modulated_bce`. n is the number of priors to which the student's
-    assigner gives an object, at least one for each image, averaged over processes: the divisor of the
-    student's own classification loss.
+    :func:`mmkd.functional.modulated_bce`. n is the number of priors that the student's assigner matches to an
+    object, at least one per image, averaged over processes: the same divisor as in the student's own
+    classification loss.
 
-    Source: Yang et al., ICCV 2023 (https://arxiv.org/abs/2308.14286), its classification part. Reference
-    implementation: ``LDHead`` and ``NovelKDLoss`` of https://github.com/TinyTigerPan/BCKD. There priors count
-    up to the padded size, and a level of the pyramid on which no image of the process has an object gives no
-    loss, which makes the value depend on how images are put into batches; ``valid='pad', every_level=False``
-    is its value. Its box term is `BoxIoULoss` with ``region='disagreement'``.
+    Source: the classification part of Yang et al., ICCV 2023 (https://arxiv.org/abs/2308.14286). Reference
+    implementation: ``LDHead`` and ``NovelKDLoss`` of https://github.com/TinyTigerPan/BCKD. It counts priors
+    up to the padded size and skips pyramid levels on which no image of the process has an object, so its
+    value depends on how images are batched; ``valid='pad', every_level=False`` reproduces it. Its box term is
+    `BoxIoULoss` with ``region='disagreement'``.
 
     Args:
-        loss_weight: λ ≥ 0; the published 1.
-        beta: exponent ≥ 1; the published 1.
+        loss_weight: λ ≥ 0; 1 as published.
+        beta: exponent ≥ 1; 1 as published.
         normalizer: n, see `RowLoss`; ``'centerness'`` is CrossKD's for FCOS.
-        every_level: count the levels on which no image of the process has an object.
+        every_level: also count levels on which no image of the process has an object.
         valid: which priors count, see `RowLoss`.
-        region: a factor of each prior, see `RowLoss`; by default 1.
+        region: a factor for each prior, see `RowLoss`; 1 by default.
 
     Raises:
-        UserError: an option is out of its range, or a head's scores are no sigmoids.
+        UserError: an option is out of its range, or a head does not use sigmoid scores.
     """
 
     reads: frozenset[Need] = frozenset({"cls_logits"})

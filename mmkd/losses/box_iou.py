@@ -1,4 +1,4 @@
-"""`BoxIoULoss`: the student's boxes towards the teacher's."""
+"""`BoxIoULoss`: pulls the student's boxes to the teacher's."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ class BoxIoULoss(RowLoss):
 
     .. math:: \lambda \, \frac{\sum_i w_i \, (1 - \mathrm{GIoU}(b^s_i, b^t_i))}{\sum_i w_i}
 
-    over the priors i of the batch outside the padding; the divisor is averaged over processes, as gradients
-    are. Boxes are compared after decoding: any two box coders will do, and the value is in [0, 2 λ).
+    over the priors i of the batch outside the padding; the divisor is averaged over processes, like
+    gradients. Boxes are compared after decoding, so the heads may use different box coders. The value is in
+    [0, 2 λ).
 
-    The reference implementations divide otherwise, count other priors and weigh them otherwise; the options
-    that give their values are in ``docs/parity.md``.
+    The reference implementations use other divisors, priors and weights; ``docs/parity.md`` lists the options
+    that reproduce them.
 
-    Many priors of a low score can outweigh the few of a high one in both sums; ``min_score`` leaves them
-    out.
+    Many low-score priors can outweigh a few high-score ones in both sums; ``min_score`` removes them.
 
     Source: GIoU: Rezatofighi et al., 2019 (https://arxiv.org/abs/1902.09630). As a distillation loss weighted
     by the teacher's score: the box part of prediction mimicking in CrossKD, Wang et al., 2024
-    (https://arxiv.org/abs/2306.11369), and its implementation (jbwang1997/CrossKD, ``loss_reg_kd`` of
-    ``crosskd_atss.py``), which divides by the number of assigned priors instead and has λ = 1 there.
+    (https://arxiv.org/abs/2306.11369). Its implementation (jbwang1997/CrossKD, ``loss_reg_kd`` of
+    ``crosskd_atss.py``) divides by the number of assigned priors instead, with λ = 1.
 
     Args:
         loss_weight: λ ≥ 0.
         region: :math:`w_i`, see `RowLoss`; ``'disagreement'`` is the box term of BCKD.
-        overlap: ``'giou'``; ``'iou'``, which has no gradient where the boxes do not meet; ``'log_iou'``, that
-            is :math:`-\log \mathrm{IoU}`; or ``'diou'``.
-        min_score: 0 ≤ s < 1. Priors with :math:`w_i < s` are left out of both sums, which also saves their
-            computation. At 0 none is.
+        overlap: ``'giou'``; ``'iou'``, which has no gradient for disjoint boxes; ``'log_iou'``, i.e.
+            :math:`-\log \mathrm{IoU}`; or ``'diou'``.
+        min_score: 0 ≤ s < 1. Priors with :math:`w_i < s` are left out of both sums and not computed. 0 keeps
+            all.
         normalizer: the divisor, see `RowLoss`.
-        every_level: count the levels of the pyramid on which no image of the process has an object; the
-            reference implementation of BCKD leaves them out.
+        every_level: also count pyramid levels on which no image of the process has an object; BCKD's
+            reference implementation skips them.
         valid: which priors count, see `RowLoss`.
 
     Raises:
@@ -73,7 +73,7 @@ class BoxIoULoss(RowLoss):
 
         Args:
             student: outputs with boxes.
-            teacher: outputs with boxes of the same layout, and class logits if the region is by score.
+            teacher: outputs with boxes of the same layout, and class logits if the region uses scores.
             context: the batch.
         """
         rows = self.rows(student, teacher, context)

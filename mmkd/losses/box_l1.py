@@ -1,4 +1,4 @@
-"""`BoxL1Loss`: center and size of the student's boxes towards the teacher's."""
+"""`BoxL1Loss`: pulls center and size of the student's boxes to the teacher's."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from mmkd.structures import DenseOutputs, DistillContext, Need, Valid
 
 @MODELS.register_module()
 class BoxL1Loss(RowLoss):
-    r"""L1 distance of center and size of two boxes, relative to their image: the box loss of DETR.
+    r"""L1 distance of center and size of two boxes, relative to the image size: DETR's box loss.
 
     .. math:: \lambda \, \frac{\sum_i w_i \left( \frac{|\Delta x_i| + |\Delta w_i|}{W_i} +
         \frac{|\Delta y_i| + |\Delta h_i|}{H_i} \right)}{\sum_i w_i}
 
-    W and H are the size of the image without its padding. It is meant for queries, beside `BoxIoULoss`; λ = 5
-    and 2 are the weights of both in DETR's own loss.
+    W and H are the size of the image without padding. Meant for queries, together with `BoxIoULoss`; DETR's
+    own loss weighs the two with 5 and 2.
 
     Source: Carion et al., 2020 (https://arxiv.org/abs/2005.12872). As a distillation loss weighted by the
     teacher's score: KD-DETR, Wang et al., CVPR 2024 (https://arxiv.org/abs/2211.08071), section 4; its
-    implementation (Myleswork/KD-DETR) takes the mean of the four terms in place of the sum.
+    implementation (Myleswork/KD-DETR) averages the four terms instead of summing them.
 
     Args:
         loss_weight: λ ≥ 0.
@@ -51,8 +51,8 @@ class BoxL1Loss(RowLoss):
 
         Args:
             student: outputs with boxes.
-            teacher: outputs with boxes of the same layout, and class logits if the region is by score.
-            context: the batch, whose samples have an ``img_shape``.
+            teacher: outputs with boxes of the same layout, and class logits if the region uses scores.
+            context: the batch; its samples must have an ``img_shape``.
         """
         rows = self.rows(student, teacher, context)
         own_N4, taught_N4 = rows.of(student.flat_boxes()), rows.of(teacher.flat_boxes())

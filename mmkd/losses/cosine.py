@@ -21,25 +21,24 @@ class CosineLoss(FeatureLoss):
 
     .. math:: \frac{\lambda}{L B} \sum_{l,b} 1 - \cos(v^s_{lb}, v^t_{lb})
 
-    Says nothing of the size of features, only of their direction. Where the widths differ, the default
-    averages neighbouring channels of the wider map (`mmkd.functional.cosine_distance`):
-    without parameters, but the order of channels means nothing in a network, so that a convolution
-    (``align='auto'``) is the better bridge for students that were not made from their teacher. Padding
-    counts.
+    It ignores the magnitude of features and compares only their direction. Where the widths differ, the
+    default averages neighbouring channels of the wider map (`mmkd.functional.cosine_distance`). That needs no
+    parameters, but channel order has no meaning in a network: for students that were not made from their
+    teacher, a convolution (``align='auto'``) is better. Padding counts.
 
     Source: PyTorch's knowledge distillation tutorial, "Cosine loss minimization run"
     (https://pytorch.org/tutorials/beginner/knowledge_distillation_tutorial.html).
 
     Args:
         loss_weight: λ ≥ 0.
-        levels: indices of the levels that count; all if not given.
+        levels: indices of the levels to use; all by default.
         align: ``'pool'``: average channels where widths differ; ``'auto'``, ``'conv'`` and ``'none'`` as in
             `FeatureLoss`.
         vector: ``'map'``: v is the whole map; ``'mean'``: its mean over positions, which leaves the student
-            free where to put its features.
+            free to place its features anywhere.
 
     Raises:
-        UserError: an option is out of its range, or the pair's levels or widths do not fit.
+        UserError: an option is out of its range, or the levels or widths of the pair do not match.
     """
 
     valid_aligns = ("pool", *FeatureLoss.valid_aligns)
@@ -57,7 +56,7 @@ class CosineLoss(FeatureLoss):
         self.vector = vector
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
-        """The weighted loss of a batch, a scalar; reads features alone."""
+        """The weighted loss of a batch, a scalar; reads only features."""
         values = [
             cosine_distance(own, taught, vector=self.vector) for own, taught in self.pairs(student, teacher)
         ]

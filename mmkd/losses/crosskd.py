@@ -20,19 +20,19 @@ from mmkd.structures import OF_CONTEXT, DenseOutputs, DistillContext, HeadSpec, 
 class CrossKDLoss(DistillLoss):
     r"""Cross-head distillation: losses between the teacher's outputs and crossed ones.
 
-    The student's features after ``layer`` layers of the towers of its head (``cls_convs`` and ``reg_convs``)
-    go through the remaining layers of the frozen teacher's. What comes out is compared with the teacher's
-    own outputs by any losses on outputs; the student's own predictions are left to the ground truth:
+    The student's features after ``layer`` layers of its head's towers (``cls_convs`` and ``reg_convs``) pass
+    through the remaining layers of the frozen teacher's head. Any losses on outputs then compare the result
+    with the teacher's own outputs; the student's own predictions learn only from the ground truth:
 
     .. math:: \lambda \sum_j L_j(h^t_{>i}(\mathrm{ReLU}(\mathrm{align}(f^s_i))),\; h^t(f^t))
 
-    with align bringing each channel's mean and standard deviation over the batch to the teacher's.
+    where align matches each channel's mean and standard deviation over the batch to the teacher's.
 
     Source: Wang et al., "CrossKD: Cross-Head Knowledge Distillation for Object Detection", CVPR 2024
-    (https://arxiv.org/abs/2306.11369). Reference implementation: jbwang1997/CrossKD. It means to hold the
-    features before the activation, but its activation works in place, so the published figures are of
-    activated features; so are ours. Its losses are `BCKDLoss` for all heads, `BoxIoULoss` for ATSS, RetinaNet
-    and FCOS, `LocalizationDistillationLoss` for GFL and `QualityLoss` for ATSS alone, with the options of
+    (https://arxiv.org/abs/2306.11369). Reference implementation: jbwang1997/CrossKD. It means to take the
+    features before the activation, but its activation works in place, so the published figures use activated
+    features; so do we. It uses `BCKDLoss` for all heads, `BoxIoULoss` for ATSS, RetinaNet and FCOS,
+    `LocalizationDistillationLoss` for GFL and `QualityLoss` for ATSS only, with the options in
     ``docs/parity.md``.
 
     Args:
@@ -79,12 +79,12 @@ class CrossKDLoss(DistillLoss):
         return cast(dict[str, DistillLoss], dict(self.losses.items()))
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
-        """As each of its losses does, between two heads of the teacher's kind."""
+        """Check each of its losses against two heads of the teacher's kind."""
         for term in self.terms.values():
             term.check(teacher, teacher)
 
     def adapt(self, student: HeadSpec, teacher: HeadSpec) -> None:
-        """As each of its losses does."""
+        """Adapt each of its losses."""
         for term in self.terms.values():
             term.adapt(teacher, teacher)
 
@@ -93,7 +93,7 @@ class CrossKDLoss(DistillLoss):
 
         Args:
             student: outputs with towers.
-            teacher: outputs with towers, and what the losses read.
+            teacher: outputs with towers, and the outputs that the losses read.
             context: the batch.
         """
         assert context.crossed is not None

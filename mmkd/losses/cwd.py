@@ -1,4 +1,4 @@
-"""`CWDLoss`: where each feature channel looks, as a distribution over positions."""
+"""`CWDLoss`: matches where each feature channel is active, as a distribution over positions."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class CWDLoss(FeatureLoss):
     .. math:: \lambda \sum_l \frac{T^2}{B C} \sum_{b,c} \mathrm{KL}(p^t_{lbc} \,\|\, p^s_{lbc}),
         \qquad p_{lbc} = \mathrm{softmax}_{HW}(f_{lbc} / T)
 
-    by `mmkd.functional.channel_kl`. Weighs positions by the teacher's activation, so that
-    the few salient ones count and the background hardly does; indifferent to the offset of a channel.
-    Padding counts, as positions like others.
+    computed by `mmkd.functional.channel_kl`. The teacher's activation weighs the positions: the few salient
+    ones count, the background hardly does. The offset of a channel does not matter. Padding counts like any
+    other position.
 
     Source: Shu et al., ICCV 2021 (https://arxiv.org/abs/2011.13256). Reference implementation: mmrazor's
     ``ChannelWiseDivergence``, whose detection configs sum T = 1, λ = 10 over the five levels of the neck.
@@ -32,11 +32,11 @@ class CWDLoss(FeatureLoss):
     Args:
         temperature: T > 0 (mmrazor's ``tau``).
         loss_weight: λ ≥ 0.
-        levels: indices of the levels that count; all if not given.
+        levels: indices of the levels to use; all by default.
         align: ``'auto'``, ``'conv'`` or ``'none'``, as in `FeatureLoss`.
 
     Raises:
-        UserError: an option is out of its range, or the pair's levels or widths do not fit.
+        UserError: an option is out of its range, or the levels or widths of the pair do not match.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class CWDLoss(FeatureLoss):
         self.temperature = temperature
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
-        """The weighted loss of a batch, a scalar; reads features alone."""
+        """The weighted loss of a batch, a scalar; reads only features."""
         values = [
             channel_kl(own, taught, temperature=self.temperature)
             for own, taught in self.pairs(student, teacher)

@@ -1,4 +1,4 @@
-"""`DISTLoss`: relations between class scores in place of the scores themselves."""
+"""`DISTLoss`: matches relations between class scores instead of the scores themselves."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ class DISTLoss(RowLoss):
         \frac{\beta}{n} \sum_i (1 - \rho(Y^s_{i \cdot}, Y^t_{i \cdot})) +
         \frac{\gamma}{m} \sum_g \frac{1}{K} \sum_c (1 - \rho(Y^s_{g c}, Y^t_{g c})) \right)
 
-    over the n priors i of the region and the m images g that have two or more of them; Y are the scores at
-    temperature T; see :func:`mmkd.functional.relation_distances`. The student may scale and
-    shift its scores, so a teacher that is much surer than the student can become is no burden.
+    over the n priors i of the region and the m images g with two or more of them; Y are the scores at
+    temperature T; see :func:`mmkd.functional.relation_distances`. The student may scale and shift its scores,
+    so a teacher that is far more confident than the student can become does no harm.
 
-    The relation within a class is between the priors of one image, where the reference implementation has
-    those of the process's batch: so the value does not depend on how images are put into batches. n and m are
+    The relation within a class compares the priors of one image; the reference implementation compares those
+    of the process's whole batch. So here the value does not depend on how images are batched. n and m are
     averaged over processes.
 
     Source: Huang et al., NeurIPS 2022 (https://arxiv.org/abs/2205.10536). Reference implementation:
-    https://github.com/hunto/DIST_KD; β = γ = 1 are the defaults of its code.
+    https://github.com/hunto/DIST_KD; its code defaults to β = γ = 1.
 
     Args:
         loss_weight: λ ≥ 0.
-        beta: factor ≥ 0 of the relation between classes. It has no gradient with one class, nor with two and
-            a softmax.
+        beta: factor ≥ 0 of the relation between classes. It has no gradient with one class, or with two and a
+            softmax.
         gamma: factor ≥ 0 of the relation within a class.
         temperature: T > 0.
         activation: ``'sigmoid'`` for heads trained with focal or quality-focal loss; ``'softmax'``.
-        region: a factor of each prior in both relations, see `RowLoss`.
-        relation: between which priors the one within a class is: those of an ``'image'``, or of the process's
-            ``'batch'``, as in the reference implementation.
+        region: a factor for each prior in both relations, see `RowLoss`.
+        relation: the priors compared within a class: those of an ``'image'``, or of the process's ``'batch'``
+            as in the reference implementation.
         valid: which priors count, see `RowLoss`.
         normalizer: n, see `RowLoss`.
 
     Raises:
-        UserError: an option is out of its range, or softmax meets one class.
+        UserError: an option is out of its range, or softmax is used with one class.
     """
 
     reads: frozenset[Need] = frozenset({"cls_logits"})
@@ -81,7 +81,7 @@ class DISTLoss(RowLoss):
         self.relation = relation
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
-        """Refuse a softmax over one class channel, and what is left of the loss if it has no gradient."""
+        """Refuse a softmax over one class channel, and options that leave no gradient."""
         classes = student.cls_channels
         with naming(self):
             check_softmax_classes(self.activation, classes)
@@ -113,7 +113,7 @@ class DISTLoss(RowLoss):
             groups=groups,
         )
         images = (image_N.bincount(minlength=groups) >= 2).sum()
-        # With no two priors in an image on any process the sum above it is 0 as well.
+        # If no image on any process has two priors, the sum above it is 0 too.
         m = context.mean_over_processes(images).clamp(min=torch.finfo(torch.float32).eps)
         between = (rows.weight_N * between_N).sum() / rows.divisor
         return self.loss_weight * (self.beta * between + self.gamma * within_G.sum() / m)

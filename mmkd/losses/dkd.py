@@ -15,21 +15,21 @@ from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
 
 @MODELS.register_module()
 class DKDLoss(RowLoss):
-    r"""KL of softmaxes with a factor each for the assigned class and for the others.
+    r"""KL of softmaxes, with one factor for the assigned class and one for the others.
 
     .. math:: \frac{\lambda}{n} \sum_i T^2
         \left( \alpha \, \mathrm{KL}(b^t_i \| b^s_i) + \beta \, \mathrm{KL}(\hat p^t_i \| \hat p^s_i) \right)
 
-    over the n priors i to which the student's assigner gives an object, outside the padding; b is the softmax
-    score of the assigned class against all others together, :math:`\hat p` the softmax over the others; see
-    :func:`mmkd.functional.decoupled_kl`. n is averaged over processes. A background channel of
-    a softmax head is one of the others. As a softmax compares the classes of a prior with each other, a head
-    with sigmoids learns from it which class an object has and not that there is one.
+    over the n priors i that the student's assigner matches to an object, outside the padding; b is the
+    softmax score of the assigned class against all others together, :math:`\hat p` the softmax over the
+    others; see :func:`mmkd.functional.decoupled_kl`. n is averaged over processes. The background channel of
+    a softmax head is one of the others. A softmax compares the classes of a prior with each other, so a
+    sigmoid head learns which class an object has but not whether there is an object.
 
     Source: Zhao et al., CVPR 2022 (https://arxiv.org/abs/2203.08679); α = 1, β = 0.25, T = 1 are its settings
     for detection. Reference implementation: https://github.com/megvii-research/mdistiller, for two-stage
-    detectors, which takes all sampled proposals with background as a class. Dense heads with sigmoids have
-    no such class, so their background is left out.
+    detectors; it uses all sampled proposals, with background as a class. Dense sigmoid heads have no
+    background class, so background priors are left out.
 
     Args:
         loss_weight: λ ≥ 0.
@@ -37,13 +37,13 @@ class DKDLoss(RowLoss):
         beta: factor ≥ 0 of the others; with two classes its term is zero.
         temperature: T > 0.
         valid: which priors count, see `RowLoss`.
-        region: a factor of each prior, see `RowLoss`. Beyond the foreground the background is one of the
-            classes, which the head of a two-stage detector has.
+        region: a factor for each prior, see `RowLoss`. Regions beyond the foreground need a background class,
+            which two-stage detectors have.
         normalizer: n, see `RowLoss`.
 
     Raises:
-        UserError: an option is out of its range, there is one class only, or the region has background and
-            the head no class for it.
+        UserError: an option is out of its range, there is only one class, or the region includes background
+            but the head has no background class.
     """
 
     reads: frozenset[Need] = frozenset({"cls_logits", "labels"})
@@ -102,7 +102,7 @@ class DKDLoss(RowLoss):
         return self.loss_weight * loss
 
     def weights(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
-        """Those of the region, 0 for rows that are of no class."""
+        """The region's weights, 0 for rows without a class."""
         assert context.labels_N is not None
         is_class = (context.labels_N >= 0) & (context.labels_N < student.spec.cls_channels)
         return super().weights(student, teacher, context) * is_class

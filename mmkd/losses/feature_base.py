@@ -17,25 +17,25 @@ Align = Literal["auto", "conv", "none"]
 
 
 class FeatureLoss(DistillLoss):
-    """A loss on the maps that the two necks give their heads, level by level.
+    """A loss on the necks' feature maps, level by level.
 
-    A subclass reads them as `pairs`. Where the widths differ, a 1×1 convolution takes the student's map to
-    the teacher's width; it trains with the student and is in none of its checkpoints. Where the sizes
-    differ, the teacher's map is resized to the student's (bilinear, corners not aligned). Like the published
-    methods, these losses count the whole map, the padding of the images included.
+    A subclass reads them through `pairs`. Where the widths differ, a 1×1 convolution maps the student's map
+    to the teacher's width; it trains with the student but is not in its checkpoints. Where the sizes differ,
+    the teacher's map is resized to the student's (bilinear, corners not aligned). Like the published methods,
+    these losses use the whole map, including the padding of the images.
 
     Args:
         loss_weight: factor ≥ 0.
-        levels: indices of the levels that count, 0 for the finest; all if not given.
+        levels: indices of the levels to use, 0 for the finest; all by default.
         align: ``'auto'``: a convolution on levels whose widths differ; ``'conv'``: one on every level;
             ``'none'``: no convolution, the widths must agree.
 
     Raises:
-        UserError: an option is out of its range; in `check`, levels or widths of the pair do not agree.
+        UserError: an option is out of its range; in `check`, the levels or widths of the pair do not match.
     """
 
     needs: frozenset[Need] = frozenset({"feats"})
-    # A subclass that deals with other widths itself has more.
+    # Subclasses that handle other widths themselves add choices.
     valid_aligns: tuple[str, ...] = get_args(Align)
 
     def __init__(
@@ -55,11 +55,11 @@ class FeatureLoss(DistillLoss):
         self.aligns = nn.ModuleList()
 
     def chosen(self, count: int) -> tuple[int, ...]:
-        """The indices of the levels that count, of as many as there are."""
+        """The indices of the levels to use, out of ``count``."""
         return tuple(range(count)) if self.levels is None else self.levels
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
-        """Refuse pairs whose levels, or with ``align='none'`` whose widths, do not agree."""
+        """Refuse pairs whose levels, or with ``align='none'`` whose widths, do not match."""
         name, own, taught = type(self).__name__, student.in_channels, teacher.in_channels
         if len(own) != len(taught):
             raise UserError(
@@ -92,12 +92,12 @@ class FeatureLoss(DistillLoss):
         """The maps of the chosen levels, B×C×H×W each, in float32 or float64, also under autocast.
 
         Args:
-            student: outputs with features; each goes through its convolution, if it has one.
+            student: outputs with features; each passes through its convolution, if it has one.
             teacher: outputs with features; resized if need be, and detached.
 
         Returns:
-            Per level the student's map and the teacher's, of one size; also of one width, unless a subclass
-            allows other widths.
+            Per level the student's and the teacher's map, of the same size; also of the same width, unless a
+            subclass allows other widths.
         """
         levels = self.chosen(len(student.feats))
         assert len(self.aligns) == len(levels), "call adapt() first"

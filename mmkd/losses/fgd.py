@@ -18,11 +18,11 @@ from mmkd.structures import DenseOutputs, DistillContext, HeadSpec
 
 
 class GlobalContext(nn.Module):
-    r"""A map plus what the whole of it says, the block of GCNet (https://arxiv.org/abs/1904.11492).
+    r"""Adds global context to a map, the block of GCNet (https://arxiv.org/abs/1904.11492).
 
     .. math:: F + W_2 \, \mathrm{ReLU}(\mathrm{LN}(W_1 c)), \; c = \sum_j \mathrm{softmax}_j(w^\top F_j) F_j
 
-    It begins as the identity: :math:`W_2` is zero.
+    It starts as the identity: :math:`W_2` is zero.
 
     Args:
         width: C of the map.
@@ -54,11 +54,10 @@ class FGDLoss(FeatureLoss):
     .. math:: \sum_l \alpha L_{fg} + \beta L_{bg} + \gamma L_{at} + \lambda \,
         \frac{1}{B} \sum_{bchw} \big(R_t(F^t) - R_s(F^s)\big)^2
 
-    The first three are `mmkd.functional.focal_terms` with the masks of `box_masks`: foreground
-    and background are apart, each object counts the same whatever its size, and the teacher's attention
-    weighs positions and channels. R is a `GlobalContext` block, one for each network and level; they train
-    with the student and are in none of its checkpoints. Sums over positions and channels grow with the
-    input, as published.
+    The first three are `mmkd.functional.focal_terms` with the masks of `box_masks`: foreground and background
+    are separate, each object counts the same whatever its size, and the teacher's attention weighs positions
+    and channels. R is a `GlobalContext` block, one per network and level; the blocks train with the student
+    but are not in its checkpoints. Sums over positions and channels grow with the input size, as published.
 
     Source: Yang et al., "Focal and Global Knowledge Distillation for Detectors", CVPR 2022
     (https://arxiv.org/abs/2111.11837); reference implementation: ``mmdet/distillation/losses/fgd.py`` of
@@ -66,12 +65,12 @@ class FGDLoss(FeatureLoss):
     (T, α, β, γ, λ) = (0.8, 1.6e-3, 8e-4, 8e-4, 8e-6), its Faster R-CNN (0.5, 5e-5, 2.5e-5, 5e-5, 5e-7).
 
     Args:
-        loss_weight: factor ≥ 0 of the whole.
+        loss_weight: factor ≥ 0 of the whole loss.
         temperature: T > 0 of the attention.
         alpha: α ≥ 0, weight of the foreground.
         beta: β ≥ 0, weight of the background.
         gamma: γ ≥ 0, weight of the difference in attention.
-        lambd: λ ≥ 0, weight of the relations; at 0 there are no blocks.
+        lambd: λ ≥ 0, weight of the relations; 0 builds no blocks.
         levels: see `FeatureLoss`.
         align: see `FeatureLoss`.
 
@@ -111,12 +110,12 @@ class FGDLoss(FeatureLoss):
             self.relations_t = nn.ModuleList(GlobalContext(width) for width in widths)
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
-        """The weighted loss of a batch, a scalar in float32 (float64 for such features).
+        """The weighted loss of a batch, a scalar in float32 (float64 for float64 features).
 
         Args:
             student: outputs with features.
             teacher: outputs with features.
-            context: the batch; the boxes and sizes in its data samples are read.
+            context: the batch; its samples provide boxes and sizes.
         """
         device = student.feats[0].device
         boxes = [gt_boxes(sample, device) for sample in context.data_samples]
@@ -135,6 +134,6 @@ class FGDLoss(FeatureLoss):
         block_s, block_t = self.relations_s[index], self.relations_t[index]
         dtype = cast(GlobalContext, block_s).attend.weight.dtype
         with torch.autocast(own.device.type, enabled=False):
-            # Both sides train: the teacher's features are given, the block that reads them is not.
+            # Both blocks train: the teacher's features are fixed, the block that reads them is not.
             difference = block_s(own.to(dtype)) - block_t(taught.to(dtype))
             return difference.to(torch.promote_types(dtype, torch.float32)).square().sum() / max(1, len(own))

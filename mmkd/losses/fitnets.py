@@ -19,22 +19,22 @@ class FitNetsLoss(FeatureLoss):
 
     .. math:: \frac{\lambda}{L} \sum_l \frac{1}{BCHW} \sum (r_l(f^s_l) - f^t_l)^2
 
-    The regressor :math:`r_l` is a 1×1 convolution to the teacher's width on every level, equal widths
-    included, as published (the paper regresses maps of other sizes too, hence its larger kernels). The mean
-    over levels keeps λ independent of their number; the paper has one pair of layers. Channels with large
+    The regressor :math:`r_l` is a 1×1 convolution to the teacher's width on every level, even where widths
+    match, as published (the paper also regresses maps of other sizes, hence its larger kernels). The mean
+    over levels makes λ independent of their number; the paper uses one pair of layers. Channels with large
     values dominate. Padding counts.
 
     Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015 (https://arxiv.org/abs/1412.6550),
-    equation 3; see `mmkd.functional.feature_mse`. There the hint is a first stage of the
-    training; here, as in later work on detectors, it is a term beside the others.
+    equation 3; see `mmkd.functional.feature_mse`. There the hint is a first training stage; here, as in later
+    work on detectors, it is one more loss term.
 
     Args:
         loss_weight: λ ≥ 0.
-        levels: indices of the levels that count; all if not given.
+        levels: indices of the levels to use; all by default.
         align: ``'conv'``: a regressor on every level; ``'auto'``: only where widths differ; ``'none'``: none.
 
     Raises:
-        UserError: an option is out of its range, or the pair's levels or widths do not fit.
+        UserError: an option is out of its range, or the levels or widths of the pair do not match.
     """
 
     def __init__(
@@ -43,6 +43,6 @@ class FitNetsLoss(FeatureLoss):
         super().__init__(loss_weight, levels, align)
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
-        """The weighted loss of a batch, a scalar; reads features alone."""
+        """The weighted loss of a batch, a scalar; reads only features."""
         values = [feature_mse(own, taught) for own, taught in self.pairs(student, teacher)]
         return self.loss_weight * torch.stack(values).mean()

@@ -21,6 +21,6 @@ def gt_labels(sample: Any, device: torch.device) -> Tensor:
 
 
 def input_size(sample: Any) -> tuple[int, int]:
-    """(height, width) of what the network sees: the image with its padding, if that is known."""
+    """(height, width) of the network's input: the image with its padding, if known."""
     height, width = (sample.metainfo.get("batch_input_shape") or sample.metainfo["img_shape"])[:2]
     return int(height), int(width)

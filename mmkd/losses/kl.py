@@ -26,41 +26,36 @@ class DistillationLoss(RowLoss):
 
     .. math:: \lambda \, \frac{\sum_i w_i \, \mathrm{KL}_T(z^t_i, z^s_i)}{n}
 
-    over the priors i of the batch; :func:`mmkd.losses.kl_divergence` is KL with
-    its factor T², summed over classes, so that the value does not depend on
-    their number. Priors in the padding have :math:`w_i = 0`. The divisor n is
-    averaged over processes, as gradients are, so the result is that of one
-    process with the whole batch.
+    over the priors i of the batch; :func:`mmkd.losses.kl_divergence` is KL with its factor T², summed over
+    classes, so the value does not depend on their number. Priors in the padding have :math:`w_i = 0`. The
+    divisor n is averaged over processes, like gradients, so the result equals that of one process with the
+    whole batch.
 
-    The defaults were chosen by measurement on the embedded blood cells
-    (``docs/defaults.md`` has all figures): the sigmoid form over assigned
-    positives at T = 1 with λ = 0.5 was above the student alone by 0.006 mAP and
-    0.045 AP50 in the mean of three seeds, more than any other (teacher in
-    float32; measured again in bfloat16, −0.001 and +0.023). A large λ over
-    all priors was below the student alone. Other data may want another λ.
+    The defaults were chosen by measurement on the bundled blood cell images (``docs/defaults.md`` has all
+    figures): the sigmoid form over assigned positives at T = 1 with λ = 0.5 beat the student alone by 0.006
+    mAP and 0.045 AP50, averaged over three seeds, more than any other setting (teacher in float32; in
+    bfloat16 −0.001 and +0.023). A large λ over all priors was worse than the student alone. Other data may
+    need another λ.
 
     Source: Hinton et al., 2015 (https://arxiv.org/abs/1503.02531).
 
     Args:
         temperature: T > 0.
         loss_weight: λ ≥ 0.
-        activation: ``'sigmoid'`` for heads trained with focal or quality-focal
-            loss; ``'softmax'`` compares the classes of a prior with each other
-            and says nothing of how sure the teacher is that there is an object.
+        activation: ``'sigmoid'`` for heads trained with focal or quality-focal loss; ``'softmax'`` compares
+            the classes of a prior with each other and ignores how sure the teacher is that there is an
+            object.
         region: :math:`w_i`, see `RowLoss`.
         normalizer: n, see `RowLoss`.
-        reduction: ``'batchmean'`` as above; ``'mean'`` divides by the number of
-            class channels too, as ``nn.KLDivLoss()`` does; ``'sum'`` does not
-            divide at all.
-        standardize: compare z-scores over the classes of a prior in place of the
-            logits (Sun et al., CVPR 2024, https://arxiv.org/abs/2403.01427, with
-            softmax): which classes stand out, and not by how much. Three classes
-            are the fewest that tell anything.
+        reduction: ``'batchmean'`` as above; ``'mean'`` also divides by the number of class channels, as
+            ``nn.KLDivLoss()`` does; ``'sum'`` does not divide.
+        standardize: compare z-scores over the classes of a prior instead of logits (Sun et al., CVPR 2024,
+            https://arxiv.org/abs/2403.01427, with softmax): which classes stand out, but not by how much.
+            Needs at least three classes.
         valid: which priors count, see `RowLoss`.
 
     Raises:
-        UserError: an option is out of its range, softmax meets one class, or
-            z-scores meet two.
+        UserError: an option is out of its range, softmax is used with one class, or z-scores with two.
     """
 
     reads: frozenset[Need] = frozenset({"cls_logits"})

@@ -1,4 +1,4 @@
-"""`LocalizationDistillationLoss`: the distributions of the boxes' sides."""
+"""`LocalizationDistillationLoss`: matches the distributions of the box sides."""
 
 from __future__ import annotations
 
@@ -31,42 +31,42 @@ class LocalizationDistillationLoss(DistillLoss):
         \frac{\sum_i w_{ri} \, \mathrm{KL}_T(z^t_i, z^s_i)}{n_r}
 
     over the priors i of the batch outside the padding; :func:`localization_kl` is KL with its factor T²,
-    averaged over the four sides and summed over the bins of a distribution. The main region are the assigned
-    priors, weighted by the *student's* highest class score; the valuable localization region (VLR) are
-    anchors near an object, weighted by their IoU with it (`valuable_region`). :math:`n_r = \sum_i w_{ri}` is
-    averaged over processes, as gradients are.
+    averaged over the four sides and summed over the bins of a distribution. The main region consists of the
+    assigned priors, weighted by the *student's* highest class score; the valuable localization region (VLR)
+    consists of anchors near an object, weighted by their IoU with it (`valuable_region`).
+    :math:`n_r = \sum_i w_{ri}` is averaged over processes, like gradients.
 
-    The head's anchors are not known here. Those of the VLR are the square ones of ATSS and GFL: one per
+    The loss does not see the head's anchors. The VLR uses the square anchors of ATSS and GFL: one per
     position, ``anchor_scale`` strides wide, centered on multiples of the stride.
 
-    The reference implementation does not divide by :math:`n_r`, so that its weight depends on the images per
-    GPU and the objects in them, and takes the mean over the R = reg_max + 1 bins. ``normalizer='none'`` with
-    ``main_weight=0.25 / R, vlr_weight=0.0625 / R`` is its value on each GPU. The defaults keep the proportion
-    of the two; ten times as much drowned the task's losses and lost mAP (docs/results.md).
+    The reference implementation does not divide by :math:`n_r`, so its weight depends on the images per GPU
+    and their objects; and it averages over the R = reg_max + 1 bins. ``normalizer='none'`` with
+    ``main_weight=0.25 / R, vlr_weight=0.0625 / R`` reproduces it on each GPU. The defaults keep the ratio of
+    the two; ten times as much drowned the task's losses and lost mAP (docs/results.md).
 
     Source: Zheng et al., "Localization Distillation for Dense Object Detection", CVPR 2022
     (https://arxiv.org/abs/2102.12252). Reference implementation: HikariTJU/LD (``ld_head.py``); mmdet's
-    ``LDHead`` has its main region only. Where paper and implementation differ (weights, how near an object
-    the VLR is, assigned priors within it) the defaults follow the latter.
+    ``LDHead`` has only the main region. Where paper and implementation differ (weights, how near an object
+    the VLR is, assigned priors within it) the defaults follow the implementation.
 
     Args:
         loss_weight: λ ≥ 0.
         temperature: T > 0.
-        region: ``'main'``, ``'vlr'`` or one of `RowLoss`, like ``'teacher'`` of CrossKD's GFL; or several in
-            a list.
+        region: ``'main'``, ``'vlr'`` or a region of `RowLoss`, like ``'teacher'`` for CrossKD's GFL; or a
+            list of several.
         main_weight: :math:`\lambda_\mathrm{main}` ≥ 0.
         vlr_weight: :math:`\lambda_\mathrm{vlr}` ≥ 0.
         teacher_weight: λ ≥ 0 of ``'teacher'`` and the other regions of `RowLoss`.
         normalizer: :math:`n_r`, see `RowLoss`.
         alpha: 0 ≤ α < 1, how far the VLR reaches from the objects.
-        vlr_nearness: by what overlap, `valuable_region`'s ``'iof'`` (reference implementation) or ``'iou'``
+        vlr_nearness: the overlap in `valuable_region`: ``'iof'`` (reference implementation) or ``'iou'``
             (paper).
         anchor_scale: sides of the anchors in strides, ``octave_base_scale`` of the head's anchor generator.
-        valid: which priors count, see `RowLoss`; anchors of the VLR reach as far.
+        valid: which priors count, see `RowLoss`; anchors of the VLR follow it too.
 
     Raises:
-        UserError: an option is out of its range; the VLR meets a head with several priors per position; in
-            the first iteration, if a head's boxes are not distributions, or of different lengths.
+        UserError: an option is out of its range; the VLR is used with a head with several priors per
+            position; in the first iteration, a head's boxes are not distributions, or their lengths differ.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class LocalizationDistillationLoss(DistillLoss):
         self.of_objects = "vlr" in self.weights
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
-        """Refuse the VLR for a head with several priors per position, whose anchors are others."""
+        """Refuse the VLR for a head with several priors per position: its anchors are different."""
         if "vlr" in self.weights and set(student.num_base_priors) != {1}:
             raise UserError(
                 "LocalizationDistillationLoss: this head does not have one square anchor per position.",
@@ -138,7 +138,7 @@ class LocalizationDistillationLoss(DistillLoss):
             context: the batch, with its ground truth.
 
         Raises:
-            UserError: the boxes of a head are not distributions, or of different lengths.
+            UserError: the boxes of a head are not distributions, or their lengths differ.
         """
         student_ND, teacher_ND = student.flat_bbox_pred(), teacher.flat_bbox_pred()
         _check_distributions(student_ND.shape[1], teacher_ND.shape[1])
@@ -167,7 +167,7 @@ class LocalizationDistillationLoss(DistillLoss):
         device = weight_BHW[0].device
         for image, sample in enumerate(context.data_samples):
             height, width = _size(sample, self.valid)
-            # Positions in the padding would move the thresholds; the sizes are known without asking the GPU.
+            # Positions in the padding would move the thresholds. The sizes are known without a GPU sync.
             sizes = [
                 (min(math.ceil(height / y), weight.shape[1]), min(math.ceil(width / x), weight.shape[2]))
                 for weight, (x, y) in zip(weight_BHW, student.strides)

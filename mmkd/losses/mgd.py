@@ -17,14 +17,14 @@ from mmkd.structures import DenseOutputs, DistillContext, HeadSpec
 
 @MODELS.register_module()
 class MGDLoss(FeatureLoss):
-    r"""The student's masked features must be enough to generate the teacher's.
+    r"""Generates the teacher's features from the student's masked ones.
 
     .. math:: \alpha \sum_l \frac{1}{B} \sum_{bchw} \big(F^t - G(M \odot f(F^s))\big)^2
 
-    where M is zero at a random part λ of the positions, f the convolution to the teacher's width (only where
-    the widths differ) and G, one per level, a 3×3 convolution, a ReLU and a 3×3 convolution. G trains with
-    the student and is in none of its checkpoints, so the loss is not zero where both maps agree. The sum
-    over positions grows with the input, as published: α is for images of about 800×1333.
+    where M is zero at a random fraction λ of the positions, f the convolution to the teacher's width (only
+    where the widths differ) and G, one per level, a 3×3 convolution, a ReLU and a 3×3 convolution. G trains
+    with the student but is not in its checkpoints, so the loss is not zero for two equal maps. The sum over
+    positions grows with the input size, as published: α is for images of about 800×1333.
 
     Source: Yang et al., "Masked Generative Distillation", ECCV 2022 (https://arxiv.org/abs/2205.01529);
     reference implementation: ``det/mmdet/distillation/losses/mgd.py`` of https://github.com/yzd-v/MGD. The
@@ -35,7 +35,7 @@ class MGDLoss(FeatureLoss):
         mask_ratio: λ in [0, 1); 0 masks nothing.
         levels: see `FeatureLoss`.
         align: see `FeatureLoss`.
-        mask_on_channel: mask whole channels of an image, in place of positions; an option of mmrazor's
+        mask_on_channel: mask whole channels of an image instead of positions; an option of mmrazor's
             ``MGDLoss``.
 
     Raises:
@@ -58,7 +58,7 @@ class MGDLoss(FeatureLoss):
         self.generators = nn.ModuleList()
 
     def adapt(self, student: HeadSpec, teacher: HeadSpec) -> None:
-        """Make the convolutions to the teacher's widths and the blocks that generate its features."""
+        """Build the convolutions to the teacher's widths and the blocks that generate its features."""
         super().adapt(student, teacher)
         self.generators = nn.ModuleList(
             nn.Sequential(
@@ -68,7 +68,7 @@ class MGDLoss(FeatureLoss):
         )
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
-        """The weighted loss of a batch, a scalar in float32 (float64 for such features)."""
+        """The weighted loss of a batch, a scalar in float32 (float64 for float64 features)."""
         total = student.feats[0].new_zeros((), dtype=torch.float32)
         with torch.autocast(total.device.type, enabled=False):
             for generate, (own_BCHW, taught_BCHW) in zip(self.generators, self.pairs(student, teacher)):

@@ -25,36 +25,37 @@ class PGDLoss(FeatureLoss):
 
     .. math:: \sum_l (1 + g l)(\alpha L_{fg} + \beta L_{bg}) + \delta L_{at}
 
-    The terms are `mmkd.functional.focal_terms` with channel attention by position. The
-    foreground weights are `gaussian_weights`: for each object the ``topk`` positions of all levels whose
-    predicted class and box are best by `prediction_quality`, under a Gaussian fitted to them; background are
-    the positions inside no box. Both are divided by their number on each level of each image; priors in the
-    padding are neither. An object of which all best positions are outside its box does not count.
+    The terms are `mmkd.functional.focal_terms` with channel attention by position. The foreground weights are
+    `gaussian_weights`: for each object, the ``topk`` positions over all levels with the best predicted class
+    and box (`prediction_quality`), under a Gaussian fitted to them. Background positions lie in no box. Both
+    are divided by their number per level and image; priors in the padding are neither. An object whose best
+    positions all lie outside its box does not count.
 
-    The published method distils the last maps of the head's two towers, with weights of their own (ξ = 0.8
-    for classes, 0.6 for boxes); this one the neck's, with the form for classes alone.
+    The published method distils the last maps of the head's two towers, each with its own weights (ξ = 0.8
+    for classes, 0.6 for boxes); this loss distils the neck's maps, in the form for classes.
 
     Source: Yang et al., "Prediction-Guided Distillation for Dense Object Detection", ECCV 2022
     (https://arxiv.org/abs/2203.05469); reference implementation: https://github.com/ChenhongyiYang/PGD,
     ``pgd_cls.py``, ``pgw_anchor_based.py`` and ``background_weight.py``. The defaults are those of its ATSS.
-    There the masks of an image hit the features of every image of the batch, so with four images per process
-    its weights are about four times these; with one they are these.
+    There the masks of one image apply to the features of every image of the batch, so with four images per
+    process its weights are about four times these; with one image they are the same.
 
     Args:
-        loss_weight: factor ≥ 0 of the whole.
+        loss_weight: factor ≥ 0 of the whole loss.
         alpha: α ≥ 0, weight of the foreground.
         beta: β ≥ 0, weight of the background.
         delta: δ ≥ 0, weight of the difference in attention.
         temperature: T > 0 of the attention.
-        xi: ξ in [0, 1]: 0 looks at the class score alone, 1 at the box alone.
+        xi: ξ in [0, 1]: 0 uses only the class score, 1 only the box.
         topk: positions per object, ≥ 1.
-        level_gain: g ≥ 0: by how much each level counts more than the one before it.
-        levels: see `FeatureLoss`; positions are chosen among all.
+        level_gain: g ≥ 0: how much more each level counts than the one before it.
+        levels: see `FeatureLoss`; positions are chosen over all levels.
         align: see `FeatureLoss`.
-        valid: which priors may be chosen or be background, see `DistillLoss`.
+        valid: which priors may be chosen or count as background, see `DistillLoss`.
 
     Raises:
-        UserError: an option is out of its range; in `check`, the teacher has no dense head or other classes.
+        UserError: an option is out of its range; in `check`, the teacher has no dense head or different
+            classes.
     """
 
     needs: frozenset[Need] = frozenset({"feats", "cls_logits", "boxes"})
@@ -89,7 +90,7 @@ class PGDLoss(FeatureLoss):
         self.temperature, self.xi, self.topk, self.level_gain = temperature, xi, topk, level_gain
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
-        """Refuse a teacher without dense predictions, and one of other classes."""
+        """Refuse a teacher without dense predictions or with different classes."""
         super().check(student, teacher)
         if 0 in teacher.num_base_priors:
             raise UserError("PGDLoss needs the predictions of a dense head, but the teacher has none")
@@ -100,12 +101,12 @@ class PGDLoss(FeatureLoss):
             )
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
-        """The weighted loss of a batch, a scalar in float32 (float64 for such features).
+        """The weighted loss of a batch, a scalar in float32 (float64 for float64 features).
 
         Args:
             student: outputs with features.
             teacher: outputs with features, class logits and boxes.
-            context: the batch; the boxes and labels in its data samples are read.
+            context: the batch; its samples provide boxes and labels.
         """
         masks = self.masks(teacher, context, student.spec.num_base_priors)
         total = student.feats[0].new_zeros((), dtype=torch.float32)
@@ -122,12 +123,12 @@ class PGDLoss(FeatureLoss):
     def masks(
         self, teacher: DenseOutputs, context: DistillContext, student_priors: Sequence[int]
     ) -> list[tuple[Tensor, Tensor]]:
-        """Per level the weights of foreground and background, B×H×W each.
+        """The weights of foreground and background per level, B×H×W each.
 
         Args:
             teacher: outputs with class logits and boxes.
             context: the batch.
-            student_priors: A of the student's levels, to which ``context.valid_N`` refers.
+            student_priors: A of the student's levels, which ``context.valid_N`` refers to.
         """
         assert teacher.cls_logits is not None
         sizes = [(level.shape[2], level.shape[3]) for level in teacher.cls_logits]
@@ -148,7 +149,7 @@ class PGDLoss(FeatureLoss):
             labels_G = gt_labels(sample, boxes[0].device)
             quality_PG = torch.cat(
                 [
-                    # The best of the priors of a position speaks for it.
+                    # The best prior represents its position.
                     prediction_quality(
                         score[image].flatten(0, 1), box[image].flatten(0, 1), objects_G4, labels_G, self.xi
                     )

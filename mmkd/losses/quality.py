@@ -1,4 +1,4 @@
-"""`QualityLoss`: centerness, IoU or objectness towards the teacher's."""
+"""`QualityLoss`: pulls centerness, IoU or objectness to the teacher's."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class QualityLoss(RowLoss):
     .. math:: \lambda \, \frac{\sum_i w_i \, \mathrm{KL}(\mathrm{Bern}(q^t_i) \,\|\, \mathrm{Bern}(q^s_i))}
         {\sum_i w_i}
 
-    over the priors i of the batch outside the padding; the divisor is averaged over processes, as gradients
-    are. KL is the cross-entropy :math:`-q^t \log q^s - (1 - q^t) \log (1 - q^s)` minus a constant, the
-    entropy of :math:`q^t`: the gradient is that of the cross-entropy, and the value is 0 where both agree.
+    over the priors i of the batch outside the padding; the divisor is averaged over processes, like
+    gradients. KL is the cross-entropy :math:`-q^t \log q^s - (1 - q^t) \log (1 - q^s)` minus a constant, the
+    entropy of :math:`q^t`: it has the gradient of the cross-entropy and is 0 where both agree.
 
     Source: the centerness part of CrossKD, Wang et al., 2024 (https://arxiv.org/abs/2306.11369), in its
     implementation (jbwang1997/CrossKD, ``loss_center_kd`` of ``crosskd_atss.py``): cross-entropy over the
@@ -30,14 +30,14 @@ class QualityLoss(RowLoss):
 
     Args:
         loss_weight: λ ≥ 0.
-        name: of the output, e.g. ``'centerness'``; if ``None``, the only one that both heads have.
-        region: :math:`w_i`, see `RowLoss`. ``'all'`` is for objectness, which is trained on the background as
-            well (centerness is not: what it says there is noise).
+        name: the output, e.g. ``'centerness'``; by default the only one that both heads have.
+        region: :math:`w_i`, see `RowLoss`. ``'all'`` suits objectness, which is trained on the background too
+            (centerness is not: on the background it is noise).
         normalizer: the divisor, see `RowLoss`.
         valid: which priors count, see `RowLoss`.
 
     Raises:
-        UserError: an option is out of its range; in the first iteration, if the heads have no such output.
+        UserError: an option is out of its range; in the first iteration, the heads do not have the output.
     """
 
     reads: frozenset[Need] = frozenset({"extra"})
@@ -59,12 +59,12 @@ class QualityLoss(RowLoss):
         """The weighted loss of a batch, a float32 scalar.
 
         Args:
-            student: outputs with the further output.
-            teacher: outputs with it, and class logits if the region is ``'teacher'``.
+            student: outputs with the quality output.
+            teacher: outputs with the same one, and class logits if the region is ``'teacher'``.
             context: the batch.
 
         Raises:
-            UserError: one of them has no output of that name, or without a name there is not just one.
+            UserError: a head lacks the output, or no name is set and the heads do not share exactly one.
         """
         name = self._name(student, teacher)
         rows = self.rows(student, teacher, context)

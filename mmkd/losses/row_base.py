@@ -1,6 +1,6 @@
-"""What losses on rows have in common: which rows count, by how much, and what their sum is divided by.
+"""Shared code of losses on rows: which rows count, their weights, and the divisor of the sum.
 
-Rows are the priors of a dense head, or whatever else a detector classifies: regions, queries.
+Rows are the priors of a dense head, or anything else that a detector classifies: regions, queries.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Rows:
     """The rows that a loss is computed for.
 
     Attributes:
-        weight_N: factor ≥ 0 of each of them, float32.
-        divisor: of the weighted sum, a scalar > 0, averaged over processes.
-        index_N: which of all rows they are; ``None`` if they are all.
+        weight_N: factor ≥ 0 per row, float32.
+        divisor: divisor of the weighted sum, a scalar > 0, averaged over processes.
+        index_N: their indices among all rows; ``None`` for all rows.
     """
 
     weight_N: Tensor
@@ -45,40 +45,40 @@ class Rows:
     index_N: Tensor | None
 
     def of(self, value: Tensor) -> Tensor:
-        """These rows of a tensor that has all."""
+        """These rows of a tensor with all rows."""
         return value if self.index_N is None else value[self.index_N]
 
 
 class RowLoss(DistillLoss):
-    r"""A loss that is a weighted sum over rows, divided.
+    r"""A weighted sum over rows with a divisor.
 
     .. math:: \lambda \, \frac{\sum_i w_i \, d_i}{n}
 
-    A subclass computes the :math:`d_i` of `rows`. It reads outputs through ``flat_cls_logits()``,
-    ``flat_boxes()``, ``flat_extra(name)``, ``top_scores()`` and ``image_N`` alone, so that it serves what is
-    no map as well.
+    A subclass computes the :math:`d_i` of `rows`. It reads outputs only through ``flat_cls_logits()``,
+    ``flat_boxes()``, ``flat_extra(name)``, ``top_scores()`` and ``image_N``, so it works without feature maps
+    too.
 
     Args:
         loss_weight: λ ≥ 0.
-        region: :math:`w_i`. ``'all'``: 1; ``'foreground'``: 1 for rows to which the student's assigner gives
+        region: :math:`w_i`. ``'all'``: 1; ``'foreground'``: 1 for rows that the student's assigner matches to
             an object, else 0; ``'teacher'``: the teacher's highest class score; ``'teacher_foreground'``: the
-            product of both; ``'disagreement'``: the largest difference of a class's score between the two,
-            :math:`\max_c |p^t_{ic} - p^s_{ic}|`, without gradient. 0 for rows that ``valid`` leaves out.
+            product of both; ``'disagreement'``: the largest difference of a class score between the two,
+            :math:`\max_c |p^t_{ic} - p^s_{ic}|`, without gradient. 0 for rows that ``valid`` excludes.
         normalizer: n, averaged over processes. ``'region'``: :math:`\sum_i w_i`; ``'priors'``: the number of
             rows that ``valid`` counts; ``'batch'``: the number of images; ``'foreground'``: the number of
-            rows that are assigned an object, at least one for each image, as in mmdet's own losses;
-            ``'centerness'``: the sum of the centerness targets of these, of a student whose head has a
-            ``loss_centerness``; ``'none'``: 1.
+            rows assigned to an object, at least one per image, as in mmdet's own losses; ``'centerness'``:
+            the sum of their centerness targets, for students whose head has a ``loss_centerness``;
+            ``'none'``: 1.
         valid: which rows count, see `DistillLoss`.
-        every_level: count the levels of the pyramid on which no image of the process has an object.
+        every_level: also count pyramid levels on which no image of the process has an object.
         min_score: 0 ≤ s < 1. Rows with :math:`w_i < s` are left out of both sums.
 
     Raises:
         UserError: an option is out of its range.
     """
 
-    reads: frozenset[Need]  # the parts of the outputs that its d read
-    selects = False  # whether rows with a weight of 0 are left out in any region
+    reads: frozenset[Need]  # the outputs that its d reads
+    selects = False  # whether rows of weight 0 are dropped in every region
 
     def __init__(
         self,
@@ -103,13 +103,13 @@ class RowLoss(DistillLoss):
             self.needs |= {"labels"}
 
     def rows(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Rows:
-        """Which rows count, by how much, and the divisor."""
+        """The rows that count, their weights and the divisor."""
         weight_N = self.weights(student, teacher, context)
         if not self.every_level:
             weight_N = weight_N * on_levels_with_objects(student, context)
         if self.min_score > 0:
             weight_N = weight_N * (weight_N >= self.min_score)
-        # Where few are left, what is computed for the others would be thrown away.
+        # If few rows remain, computing the others would be wasted.
         few = self.selects or "foreground" in self.region or self.min_score > 0
         return chosen(weight_N, self.normalizer, student, context, few)
 
@@ -119,7 +119,7 @@ class RowLoss(DistillLoss):
 
 
 def needs_of(region: str, normalizer: str) -> frozenset[Need]:
-    """What is read for the weights and the divisor."""
+    """The outputs that the weights and the divisor need."""
     nothing: frozenset[Need] = frozenset()
     return _NEEDS_OF_REGION.get(region, nothing) | _NEEDS_OF_NORMALIZER.get(normalizer, nothing)
 
@@ -141,11 +141,11 @@ def region_weights(
 def chosen(
     weight_N: Tensor, normalizer: str, student: DenseOutputs, context: DistillContext, few: bool
 ) -> Rows:
-    """The rows of some weights, without those of weight 0 if ``few``, and a `Normalizer`'s divisor."""
+    """The rows for given weights, without those of weight 0 if ``few``, and the `Normalizer`'s divisor."""
     if normalizer == "none":
         divisor = weight_N.new_ones(())
     else:
-        # Where it is 0 on all processes, the sum above it is 0 as well.
+        # If it is 0 on all processes, the sum above it is 0 too.
         least = torch.finfo(torch.float32).eps
         divisor = context.mean_over_processes(_divisor(weight_N, normalizer, student, context)).clamp(
             min=least
@@ -169,22 +169,22 @@ def _divisor(weight_N: Tensor, normalizer: str, student: DenseOutputs, context: 
 
 
 def is_object(student: DenseOutputs, context: DistillContext) -> Tensor:
-    """Which rows the student's assigner gives an object, (N,) bool."""
+    """Whether the student's assigner matches a row to an object, (N,) bool."""
     assert context.labels_N is not None
     return (context.labels_N >= 0) & (context.labels_N < student.spec.num_classes)
 
 
 def on_levels_with_objects(student: DenseOutputs, context: DistillContext) -> Tensor:
-    """Which rows are on a level on which an image of this process has an object, (N,) bool."""
+    """Whether a row is on a level on which an image of this process has an object, (N,) bool."""
     parts = is_object(student, context).split(student.rows_per_level)
     return torch.cat([part.any().expand(len(part)) for part in parts])
 
 
 def largest_difference(student: DenseOutputs, teacher: DenseOutputs) -> Tensor:
-    """The largest difference of a class's score of each row, (N,) in [0, 1], without gradient."""
+    """The largest difference of a class score per row, (N,) in [0, 1], without gradient."""
     scores = []
     for outputs in (student, teacher):
-        # Not under `no_grad`: outputs keep what they once made, for the losses after this one too.
+        # Not under `no_grad`: outputs cache their results, for later losses too.
         logits_NK = exact(outputs.flat_cls_logits().detach())
         probability_NK = logits_NK.sigmoid() if outputs.spec.use_sigmoid else logits_NK.softmax(dim=1)
         scores.append(probability_NK[:, : outputs.spec.num_classes])

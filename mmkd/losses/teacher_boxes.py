@@ -20,27 +20,26 @@ class TeacherBoxesLoss(DistillLoss):
 
     .. math:: \lambda \, L_{\text{student}}(\{b_j : s_j \ge \tau\})
 
-    with :math:`b_j` a box with its class and :math:`s_j` its score. Any student learns so from any teacher
-    that finds boxes: a detector, predictions in a file, a function. Backbone and neck do not run again, the
-    heads do. The student's assigner, sampler, normalizer and weights are its own.
+    with :math:`b_j` a box with its class and :math:`s_j` its score. So any student can learn from anything
+    that finds boxes: a detector, predictions in a file, a function. Backbone and neck do not run again, only
+    the heads. Assigner, sampler, normalizer and weights are the student's own.
 
-    With ``soft`` each box takes part with the probability of its score, drawn anew in each step. Over the
-    steps a box that the teacher is half sure of is an object half of the time and background else, as a soft
-    target says; no detector of mmdet has to know of weights. Hard boxes above a threshold are better at
-    times.
+    With ``soft``, each box is used with a probability equal to its score, drawn anew in each step. Over many
+    steps a box with score 0.5 is an object half of the time and background otherwise, like a soft target, and
+    no mmdet detector needs to support weights. Hard boxes above a threshold are sometimes better.
 
     Source: Teach-DETR, Huang et al., 2022 (https://arxiv.org/abs/2211.11953), equation 2, gives DETR the
-    boxes of a teacher as further annotations, weighted by score; pseudo boxes above a threshold: STAC, Sohn
-    et al., 2020 (https://arxiv.org/abs/2005.04757), and Unbiased Teacher, Liu et al., 2021
+    boxes of a teacher as extra annotations, weighted by score; pseudo boxes above a threshold: STAC, Sohn et
+    al., 2020 (https://arxiv.org/abs/2005.04757), and Unbiased Teacher, Liu et al., 2021
     (https://arxiv.org/abs/2102.09480).
 
     Args:
         loss_weight: λ ≥ 0.
-        min_score: τ in [0, 1]. Boxes below it take no part.
-        ignore_score: boxes with a score from here to ``min_score`` are ignored: neither objects nor
-            background. Needs an assigner that can ignore, as `MaxIoUAssigner` and `ATSSAssigner` do;
-            ``None``: they are background.
-        soft: draw by the score.
+        min_score: τ in [0, 1]. Boxes below it are not used.
+        ignore_score: boxes with a score from here up to ``min_score`` are ignored: neither objects nor
+            background. Needs an assigner that supports ignored boxes, like `MaxIoUAssigner` and
+            `ATSSAssigner`; ``None``: they are background.
+        soft: sample boxes by score.
 
     Raises:
         UserError: an option is out of its range.
@@ -76,7 +75,7 @@ class TeacherBoxesLoss(DistillLoss):
         return self.loss_weight * total
 
     def _chosen(self, found: Any) -> tuple[InstanceData, InstanceData]:
-        """Of the detections in one image the targets, and those to ignore."""
+        """The targets and the boxes to ignore among the detections of an image."""
         taken_M = found.scores >= self.min_score
         ignored_M = torch.zeros_like(taken_M)
         if self.ignore_score is not None:
