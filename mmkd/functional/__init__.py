@@ -1,6 +1,6 @@
-"""Distillation losses as functions of tensors, for any model; torch is all they need.
+"""Distillation losses as functions of tensors, for any model; they need only torch.
 
-Each gives the student a gradient and the teacher none, and computes half precision in float32.
+Gradients flow to the student, never to the teacher. Half precision is computed in float32.
 
 Example:
     >>> import torch

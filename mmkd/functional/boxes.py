@@ -1,4 +1,4 @@
-"""Overlaps of boxes, and the loss made of them; torch is all they need.
+"""Overlaps of boxes, and losses based on them; they need only torch.
 
 Shape suffixes: N pairs of boxes, P boxes against G others. A box is x1, y1, x2, y2 in pixels.
 """
@@ -14,28 +14,28 @@ from mmkd.functional.checks import check_choice
 
 Overlap = Literal["giou", "iou", "diou", "log_iou"]
 
-# The smallest divisor, in px²: a box without area gives a finite value and gradient.
+# The smallest divisor, in px²: boxes without area give a finite value and gradient.
 AREA_EPS = 1e-7
-# Of which there is a logarithm.
+# Lower bound for the logarithm's argument.
 _LEAST_IOU = 1e-6
 # The largest coordinate, in px: the areas of larger boxes overflow float32, and inf / inf is NaN.
 _FARTHEST = 1e18
 
 
 def box_iou_loss(student_N4: Tensor, teacher_N4: Tensor, overlap: Overlap = "giou") -> Tensor:
-    r"""How far two boxes are from being the same.
+    r"""How far two boxes are from being equal.
 
-    With I the area of the intersection, U of the union, C of the smallest enclosing box, ρ the distance of
-    the centers and c the diagonal of C,
+    With I the intersection's area, U the union's, C that of the smallest enclosing box, ρ the distance
+    between the centers and c the enclosing box's diagonal,
 
     .. math:: 1 - \mathrm{GIoU} = \frac{U - I}{U} + \frac{C - U}{C}
 
-    is in [0, 2) and has a gradient where boxes do not meet; ``'iou'`` is its first term, ``'diou'`` that
-    term :math:`+ \rho^2 / c^2`, and ``'log_iou'`` is :math:`-\log(I / U)` with I / U at least 1e-6, as in
-    mmdet's ``IoULoss``. All are 0 for equal boxes and do not change with the scale of the image. A
-    box with x2 < x1 or y2 < y1 has no area, and a coordinate beyond ±1e18, infinite ones included, counts as
-    that and has no gradient; the value is finite. Half-precision input is computed in float32, also under
-    autocast. The teacher gets no gradient.
+    is in [0, 2) and has a gradient for disjoint boxes; ``'iou'`` is its first term, ``'diou'`` that term
+    :math:`+ \rho^2 / c^2`, and ``'log_iou'`` is :math:`-\log(I / U)` with I / U at least 1e-6, as in mmdet's
+    ``IoULoss``. All are 0 for equal boxes and do not change with the scale of the image. A box with x2 < x1
+    or y2 < y1 has no area. Coordinates beyond ±1e18, including infinity, are clamped there and have no
+    gradient; the value is finite. Half-precision input is computed in float32, also under autocast. The
+    teacher gets no gradient.
 
     Source: Rezatofighi et al., 2019 (https://arxiv.org/abs/1902.09630), section 3; DIoU: Zheng et al., 2020
     (https://arxiv.org/abs/1911.08287). Reference implementation: mmdet's ``GIoULoss`` and ``DIoULoss``, which
@@ -70,20 +70,20 @@ def box_iou_loss(student_N4: Tensor, teacher_N4: Tensor, overlap: Overlap = "gio
 
 
 def box_l1_loss(student_N4: Tensor, teacher_N4: Tensor, size_N2: Tensor) -> Tensor:
-    r"""How far center and size of two boxes are apart, relative to their image.
+    r"""The L1 distance of center and size of two boxes, relative to the image size.
 
     .. math:: \frac{|\Delta x| + |\Delta w|}{W} + \frac{|\Delta y| + |\Delta h|}{H}
 
-    with x, y the center and w, h the size of a box, W and H the size of the image. A coordinate beyond ±1e18
-    counts as that and has no gradient. Half-precision input is computed in float32, also under autocast. The
-    teacher gets no gradient.
+    with x, y the center and w, h the size of a box, W and H the size of the image. Coordinates beyond ±1e18
+    are clamped there and have no gradient. Half-precision input is computed in float32, also under autocast.
+    The teacher gets no gradient.
 
     Source: the box loss of DETR, Carion et al., 2020 (https://arxiv.org/abs/2005.12872), section 3.1.
 
     Args:
         student_N4: boxes.
         teacher_N4: boxes of the same shape.
-        size_N2: width and height of the image of each, in the same units.
+        size_N2: width and height of each box's image, in the same units.
 
     Returns:
         (N,), ≥ 0.
@@ -157,7 +157,7 @@ def _check_pairs(student_N4: Tensor, teacher_N4: Tensor) -> None:
         )
 
 
-# In what follows boxes are (4, …) and broadcast: coordinates first, so that each is contiguous.
+# Below, boxes are (4, …) and broadcast: coordinates first, so that each coordinate is contiguous.
 
 
 def _one_minus_overlap(a: Tensor, b: Tensor, overlap: Overlap) -> Tensor:
@@ -181,7 +181,7 @@ def area(a: Tensor) -> Tensor:
 
 
 def intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The area that boxes (4, …) share, and the area that they cover together."""
+    """The areas of the intersection and the union of boxes (4, …)."""
     width = torch.minimum(a[2], b[2]) - torch.maximum(a[0], b[0])
     height = torch.minimum(a[3], b[3]) - torch.maximum(a[1], b[1])
     both = width.clamp(min=0) * height.clamp(min=0)

@@ -13,9 +13,9 @@ def check_choice(name: str, value: object, choices: Any) -> None:
     """Raise ValueError unless an option is one of its choices.
 
     Args:
-        name: of the option.
+        name: the option.
         value: its value.
-        choices: the `Literal` of what it may be.
+        choices: the `Literal` of its valid values.
     """
     valid = get_args(choices)
     if value not in valid:
@@ -23,18 +23,18 @@ def check_choice(name: str, value: object, choices: Any) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is an int or a float, and no bool."""
+    """Whether the value is an int or a float, but not a bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def check_above_zero(name: str, value: Any) -> None:
-    """Raise ValueError unless it is a finite number > 0."""
+    """Raise ValueError unless the value is a finite number > 0."""
     if not is_number(value) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a number above 0, found {value!r}")
 
 
 def check_not_negative(name: str, value: Any) -> None:
-    """Raise ValueError unless it is a finite number ≥ 0."""
+    """Raise ValueError unless the value is a finite number ≥ 0."""
     if not is_number(value) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a number ≥ 0, found {value!r}")
 
@@ -50,7 +50,7 @@ def check_factors(**factors: Any) -> None:
 
 
 def check_pair(student_NK: Tensor, teacher_NK: Tensor, weight_N: Tensor | None) -> None:
-    """Raise ValueError unless logits are of one shape (N, K) and weights (N,)."""
+    """Raise ValueError unless the logits have the same shape (N, K) and the weights (N,)."""
     if student_NK.dim() != 2 or student_NK.shape != teacher_NK.shape:
         raise ValueError(
             f"expected logits of equal shape (N, K), found student {tuple(student_NK.shape)} "
@@ -63,12 +63,12 @@ def check_pair(student_NK: Tensor, teacher_NK: Tensor, weight_N: Tensor | None) 
 def checked_maps(
     student_BCHW: Tensor, teacher_BCHW: Tensor, same_width: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """The two maps at one precision, at least float32, the teacher's without gradient.
+    """The two maps in the same precision, at least float32; the teacher's without gradient.
 
     Args:
         student_BCHW: the student's map.
         teacher_BCHW: the teacher's.
-        same_width: C must be the same, too.
+        same_width: whether C must be equal too.
 
     Raises:
         ValueError: the shapes differ or are not (B, C, H, W).
@@ -83,5 +83,5 @@ def checked_maps(
 
 
 def exact(x: Tensor) -> Tensor:
-    """At least float32."""
+    """The tensor in float32, or float64 if it already is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

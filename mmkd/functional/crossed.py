@@ -1,4 +1,4 @@
-"""What crossing two heads needs; torch is all.
+"""Functions for crossing two heads; they need only torch.
 
 Shape suffixes: B images, C channels, H and W map size.
 """
@@ -45,7 +45,7 @@ def match_statistics(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
         )
     student, teacher = exact(student_BCHW), exact(teacher_BCHW.detach())
     mean_s, mean_t = (x.mean((0, 2, 3), keepdim=True) for x in (student, teacher))
-    # Of a single value the unbiased deviation is not defined; nothing is spread there.
+    # The unbiased deviation of a single value is undefined; use zero.
     std_s, std_t = (
         x.std((0, 2, 3), keepdim=True) if x[:, 0].numel() > 1 else torch.zeros_like(x[:1, :, :1, :1])
         for x in (student, teacher)

@@ -1,8 +1,8 @@
-"""Distances between feature maps; torch is all they need.
+"""Distances between feature maps; they need only torch.
 
 All compute in float32 (float64 for float64 input), also under autocast, and give the teacher no gradient.
 
-Shape suffixes: B images, C channels, H and W map size; V the elements that a statistic is taken over.
+Shape suffixes: B images, C channels, H and W map size; V the elements of a statistic.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def feature_mse(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
 
 
 def squared_distance(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
-    """The sum of squared differences of an image, mean over images. Half precision is summed in float32.
+    """The sum of squared differences per image, averaged over images. Half precision is summed in float32.
 
     Args:
         student_BCHW: the student's map.
@@ -64,17 +64,17 @@ def squared_distance(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
 
 
 def cosine_distance(student_BCHW: Tensor, teacher_BCHW: Tensor, *, vector: Vector = "map") -> Tensor:
-    r"""One minus the cosine between the two maps of an image, in the mean of the images.
+    r"""One minus the cosine between the two maps of an image, averaged over images.
 
     .. math:: \frac{1}{B} \sum_b 1 - \frac{v^s_b \cdot v^t_b}{\lVert v^s_b \rVert \, \lVert v^t_b \rVert}
 
-    Where the widths differ, the channels of the wider map are first averaged in neighbouring groups to the
-    number of the other's (adaptive average pooling; if the one is no multiple of the other, groups share
-    channels). A map that is zero everywhere has no direction: its cosine is 0, without gradient.
+    Where the widths differ, neighbouring channels of the wider map are first averaged to match the narrower
+    one (adaptive average pooling; if one width is no multiple of the other, groups share channels). A map
+    that is zero everywhere has no direction: its cosine is 0, without gradient.
 
     Source: the cosine loss of PyTorch's knowledge distillation tutorial
     (https://pytorch.org/tutorials/beginner/knowledge_distillation_tutorial.html), which flattens maps and
-    averages neighbouring elements of the teacher's vector; here channels are averaged, never positions.
+    averages neighbouring elements of the teacher's vector; this function averages channels, never positions.
 
     Args:
         student_BCHW: the student's map.
@@ -85,7 +85,7 @@ def cosine_distance(student_BCHW: Tensor, teacher_BCHW: Tensor, *, vector: Vecto
         A scalar in [0, 2] up to rounding; does not depend on the scale of either map.
 
     Raises:
-        ValueError: the shapes do not fit or are not (B, C, H, W); a bad option.
+        ValueError: the shapes do not match or are not (B, C, H, W); a bad option.
 
     Example:
         >>> student = torch.tensor([[[[3.0, 0.0]]]])
@@ -106,7 +106,7 @@ def cosine_distance(student_BCHW: Tensor, teacher_BCHW: Tensor, *, vector: Vecto
 
 
 def pool_channels(map_BCHW: Tensor, width: int) -> Tensor:
-    """Average neighbouring channels, so that ``width`` of them are left; (B, width, H, W).
+    """Average neighbouring channels down to ``width``; (B, width, H, W).
 
     Example:
         >>> pool_channels(torch.tensor([1.0, 3.0, 5.0, 7.0]).reshape(1, 4, 1, 1), 2).flatten()
@@ -114,7 +114,7 @@ def pool_channels(map_BCHW: Tensor, width: int) -> Tensor:
     """
     if map_BCHW.shape[1] == width:
         return map_BCHW
-    # As a product: torch has no deterministic gradient of adaptive pooling on GPUs.
+    # As a matrix product: torch has no deterministic gradient of adaptive pooling on GPUs.
     share_CD = F.adaptive_avg_pool1d(torch.eye(map_BCHW.shape[1]).to(map_BCHW), width)
     return torch.einsum("bchw,cd->bdhw", map_BCHW, share_CD)
 
@@ -122,16 +122,16 @@ def pool_channels(map_BCHW: Tensor, width: int) -> Tensor:
 def pearson_distance(
     student_BCHW: Tensor, teacher_BCHW: Tensor, *, statistics: Statistics = "batch", eps: float = 1e-6
 ) -> Tensor:
-    r"""One minus Pearson's correlation of each channel, in the mean of the channels.
+    r"""One minus Pearson's correlation of each channel, averaged over channels.
 
     Computed as half the mean squared difference of the normalised maps
     :math:`\hat f_c = (f_c - \mu_c) / (\sigma_c + \epsilon)`, with mean and standard deviation of a channel
-    over the positions of all images of the batch. A channel that is constant is normalised to zero.
+    over the positions of all images of the batch. A constant channel is normalised to zero.
 
     Source: Cao et al., "PKD: General Distillation Framework for Object Detectors via Pearson Correlation
     Coefficient", NeurIPS 2022 (https://arxiv.org/abs/2207.02039). Reference implementation: mmrazor's
-    ``PKDLoss``. It takes the unbiased standard deviation, which makes its value (n − 1)/n of this
-    for n = B·H·W (a map of one position would be NaN); with the population's the value is 1 − r, as in the
+    ``PKDLoss``. It uses the unbiased standard deviation, which makes its value (n − 1)/n of this one for n =
+    B·H·W (a map of one position would be NaN). With the population's deviation the value is 1 − r, as in the
     paper, and does not depend on the size of batch and map.
 
     Args:
@@ -142,7 +142,7 @@ def pearson_distance(
         eps: ε > 0.
 
     Returns:
-        A scalar in [0, 2]; up to ε it does not depend on scale and offset of any channel.
+        A scalar in [0, 2]; up to ε, scale and offset of a channel do not change it.
 
     Raises:
         ValueError: the shapes differ or are not (B, C, H, W); a bad option.
@@ -155,7 +155,7 @@ def pearson_distance(
     check_choice("statistics", statistics, Statistics)
     maps = checked_maps(student_BCHW, teacher_BCHW)
     dims = (0, 2, 3) if statistics == "batch" else (2, 3)
-    if not len(student_BCHW):  # no image has no statistics
+    if not len(student_BCHW):  # without images there are no statistics
         return maps[0].sum()
     with torch.autocast(student_BCHW.device.type, enabled=False):
         student, teacher = (_normalised(level, dims, eps) for level in maps)
@@ -163,7 +163,7 @@ def pearson_distance(
 
 
 def channel_kl(student_BCHW: Tensor, teacher_BCHW: Tensor, *, temperature: float = 1.0) -> Tensor:
-    r"""KL divergence of each channel's distribution over positions, in the mean of channels and images.
+    r"""KL divergence of each channel's distribution over positions, averaged over channels and images.
 
     With :math:`p_{bc} = \mathrm{softmax}_{HW}(f_{bc} / T)`
 
@@ -171,7 +171,7 @@ def channel_kl(student_BCHW: Tensor, teacher_BCHW: Tensor, *, temperature: float
 
     Source: Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021
     (https://arxiv.org/abs/2011.13256); reference implementation: mmrazor's ``ChannelWiseDivergence``, which
-    has the 1/B.
+    also has the 1/B.
 
     Args:
         student_BCHW: the student's map.
@@ -179,8 +179,8 @@ def channel_kl(student_BCHW: Tensor, teacher_BCHW: Tensor, *, temperature: float
         temperature: T > 0.
 
     Returns:
-        A scalar ≥ 0 up to rounding; does not depend on the offset of any channel. A map of one position
-        gives 0.
+        A scalar ≥ 0 up to rounding; the offset of a channel does not change it. A map of one position gives
+        0.
 
     Raises:
         ValueError: the shapes differ or are not (B, C, H, W); a bad option.
@@ -202,7 +202,7 @@ def channel_kl(student_BCHW: Tensor, teacher_BCHW: Tensor, *, temperature: float
 def _normalised(level: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
     mean = level.mean(dims, keepdim=True)
     centered = level - mean
-    # The norm, unlike a square root of the variance, has a gradient where all is zero.
+    # Unlike the square root of the variance, the norm has a gradient where everything is zero.
     norm = torch.linalg.vector_norm(centered, dim=dims, keepdim=True)
     std = norm / (level.numel() / mean.numel()) ** 0.5
     return centered / (std + eps)

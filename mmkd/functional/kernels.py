@@ -1,8 +1,8 @@
-"""The KL divergences of many priors, forward and backward in one pass over the logits.
+"""KL divergences of many priors, forward and backward in one pass over the logits.
 
-Composed of PyTorch's operations, a KL divergence keeps half a dozen (N, K) tensors for its backward pass.
-Here the gradient itself is computed beside the value, chunk by chunk while the chunk is in the cache, and
-is all that is kept. Shape suffixes: N priors, K classes.
+Built from PyTorch's operations, a KL divergence keeps half a dozen (N, K) tensors for its backward pass. Here
+the gradient is computed together with the value, chunk by chunk while the chunk is in the cache, and only the
+gradient is kept. Shape suffixes: N priors, K classes.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Elements at a time: what fits a core's cache; what fills a GPU.
+# Elements per chunk: what fits a core's cache; what fills a GPU.
 _CHUNK_CPU, _CHUNK_GPU = 2**17, 2**24
 
 
 def softmax_kl(student_NK: Tensor, teacher_NK: Tensor, gradient_NK: Tensor) -> Tensor:
-    """KL of softmaxes, per prior, and its gradient with respect to the student's logits.
+    """KL of softmaxes per prior, and its gradient with respect to the student's logits.
 
     Args:
         student_NK: logits, float32 or float64.
         teacher_NK: logits of the same shape.
-        gradient_NK: the gradient is written here.
+        gradient_NK: receives the gradient.
 
     Returns:
         The values (N,).
@@ -36,10 +36,10 @@ def softmax_kl(student_NK: Tensor, teacher_NK: Tensor, gradient_NK: Tensor) -> T
 
 
 def sigmoid_kl(student_NK: Tensor, teacher_NK: Tensor, gradient_NK: Tensor) -> Tensor:
-    """The same for independent sigmoids, summed over the classes."""
+    """As `softmax_kl`, for independent sigmoids, summed over the classes."""
     # softplus(s) − softplus(t) + σ(t)(t − s), where softplus(x) = max(x, 0) + log(1 + e^−|x|) and the two
-    # logarithms are one: log((1 + a) / (1 + b)) = log1p((a − b) / (1 + b)). What is large comes first, where
-    # it cancels.
+    # logarithms are merged: log((1 + a) / (1 + b)) = log1p((a − b) / (1 + b)). The large terms come first,
+    # where they cancel.
     value_NK = student_NK.clamp(min=0).sub_(teacher_NK.clamp(min=0))
     p_t_NK = teacher_NK.sigmoid()
     value_NK.addcmul_(p_t_NK, teacher_NK - student_NK)

@@ -1,4 +1,4 @@
-"""Distillation losses on plain tensors; torch is all they need.
+"""Distillation losses on plain tensors; they need only torch.
 
 Shape suffixes: N priors (or samples), K classes.
 """
@@ -40,14 +40,13 @@ def kl_divergence(
     the gradient when T changes. Half-precision input is computed in float32,
     also under autocast. The teacher gets no gradient.
 
-    With ``standardize`` the logits z are their z-scores over the classes of the
-    prior, :func:`standardized_logits`, so that the student need not match the
-    size of the teacher's logits but their order and spacing.
+    With ``standardize`` the logits z are replaced by their z-scores over the classes of the prior,
+    :func:`standardized_logits`, so the student matches the order and spacing of the teacher's logits but not
+    their magnitude.
 
-    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural
-    Network", 2015 (https://arxiv.org/abs/1503.02531), section 2. Reference
-    implementation of the softmax form for detectors: mmdet's
-    ``KnowledgeDistillationKLDivLoss``, which differs by a mean over classes.
+    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015
+    (https://arxiv.org/abs/1503.02531), section 2. Reference implementation of the softmax form for detectors:
+    mmdet's ``KnowledgeDistillationKLDivLoss``, which averages over classes instead of summing.
 
     Args:
         student_NK: logits, before any activation.
@@ -58,15 +57,15 @@ def kl_divergence(
         reduction: ``'none'`` gives (N,); ``'sum'`` the weighted sum;
             ``'batchmean'`` the sum / ``avg_factor``; ``'mean'`` the
             sum / (``avg_factor`` · K). The names are those of `F.kl_div`.
-        avg_factor: divisor of the two means; N if not given.
+        avg_factor: divisor of the two means; N by default.
         standardize: take z-scores over the classes before the temperature.
 
     Returns:
         A scalar, or (N,) with ``reduction='none'``; ≥ 0 up to rounding.
 
     Raises:
-        ValueError: the shapes differ or are not (N, K); a softmax over one
-            class (it is 1 whatever the logit) or z-scores over two; a bad option.
+        ValueError: the shapes differ or are not (N, K); a softmax over one class (always 1) or z-scores over
+            two; a bad option.
 
     Example:
         >>> student_NK = torch.tensor([[0.0, 0.0], [2.0, 0.0]], requires_grad=True)
@@ -98,7 +97,7 @@ def reduce_priors(
     avg_factor: Tensor | float | None,
     classes: int = 1,
 ) -> Tensor:
-    """Weigh and reduce values of priors: ``none``, ``sum``, or the sum / (``avg_factor`` · ``classes``).
+    """Weigh and reduce per-prior values: ``none``, ``sum``, or the sum / (``avg_factor`` · ``classes``).
 
     Example:
         >>> reduce_priors(torch.tensor([1.0, 5.0]), torch.tensor([1.0, 0.5]), "batchmean", 7.0)
@@ -119,13 +118,12 @@ def standardized_logits(logits_NK: Tensor) -> Tensor:
 
     .. math:: (z_c - \bar z) / s, \qquad s^2 = \frac{1}{K - 1} \sum_c (z_c - \bar z)^2
 
-    s is at least 1e-4, so that logits that are all the same have z-scores of zero
-    and a finite gradient; the reference implementation adds 1e-7 to it.
+    s is at least 1e-4, so logits that are all equal have z-scores of zero and a finite gradient; the
+    reference implementation adds 1e-7 to it.
 
-    Source: Sun et al., "Logit Standardization in Knowledge Distillation", CVPR
-    2024 (https://arxiv.org/abs/2403.01427), which divides by K; the K − 1 is that
-    of its reference implementation, ``normalize`` of
-    https://github.com/sunshangquan/logit-standardization-KD.
+    Source: Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024
+    (https://arxiv.org/abs/2403.01427), which divides by K; its reference implementation divides by K − 1, as
+    here (``normalize`` of https://github.com/sunshangquan/logit-standardization-KD).
 
     Args:
         logits_NK: with K ≥ 2.
@@ -141,7 +139,7 @@ def standardized_logits(logits_NK: Tensor) -> Tensor:
     logits_NK = exact(logits_NK)
     centered_NK = logits_NK - logits_NK.mean(dim=1, keepdim=True)
     variance_N1 = centered_NK.square().sum(dim=1, keepdim=True) / (logits_NK.shape[1] - 1)
-    # The clamp is of the square: the root of 0 has no gradient.
+    # Clamp the square: the root has no gradient at 0.
     return centered_NK / variance_N1.clamp(min=1e-8).sqrt()
 
 

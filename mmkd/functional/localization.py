@@ -1,4 +1,4 @@
-"""Distributions of a box's sides as a distillation loss, and where it counts; torch is all they need.
+"""Distillation of box side distributions, and the region where it applies; they need only torch.
 
 Shape suffixes: N priors, D box channels (4·R), M anchors of an image, G boxes of ground truth. A box is
 x1, y1, x2, y2 in pixels.
@@ -18,20 +18,20 @@ from mmkd.functional.kl import kl_divergence
 
 Nearness = Literal["iof", "iou"]
 
-# Pairs of anchor and object at a time: what fits a core's cache; what bounds the memory of a GPU.
+# Pairs of anchor and object per chunk: what fits a core's cache; what bounds GPU memory.
 _CHUNK_CPU, _CHUNK_GPU = 2**17, 2**24
 
 
 def localization_kl(student_ND: Tensor, teacher_ND: Tensor, temperature: float = 10.0) -> Tensor:
     r"""KL divergence of the distributions of a box's sides.
 
-    A distributional head gives R logits for each of the four distances of a prior to the sides of its box.
-    With :math:`p = \mathrm{softmax}(z / T)` over the R the value of one prior is
+    A distributional head predicts R logits for each of the four distances from a prior to the sides of its
+    box. With :math:`p = \mathrm{softmax}(z / T)` over the R bins, the value of one prior is
 
     .. math:: \frac{T^2}{4} \sum_{e=1}^{4} \sum_{r} p^t_{er} \log (p^t_{er} / p^s_{er})
 
-    The sum over r makes it independent of how finely the distances are divided; the reference implementation
-    takes the mean, so this is R times its value. See `kl_divergence` for precision and gradient.
+    The sum over r makes it independent of the number of bins; the reference implementation takes the mean, so
+    this is R times its value. See `kl_divergence` for precision and gradient.
 
     Source: Zheng et al., "Localization Distillation for Dense Object Detection", CVPR 2022
     (https://arxiv.org/abs/2102.12252). Reference implementation: ``loss_ld`` of mmdet's ``LDHead``.
@@ -70,15 +70,15 @@ def square_anchors(
 ) -> Tensor:
     """The square anchors of one level of ATSS and GFL, (rows·columns, 4), float32.
 
-    Those of mmdet's ``AnchorGenerator`` with ``ratios=[1.0]``, ``scales_per_octave=1`` and
+    They match mmdet's ``AnchorGenerator`` with ``ratios=[1.0]``, ``scales_per_octave=1`` and
     ``center_offset=0``: the position in row r and column c has its center at (c·x stride, r·y stride).
 
     Args:
         rows: positions from top to bottom.
         columns: positions from left to right.
         stride: (x, y) in pixels.
-        scale: the side of an anchor in strides (the smaller one), mmdet's ``octave_base_scale``.
-        device: of the result.
+        scale: the side of an anchor in strides (the smaller stride), mmdet's ``octave_base_scale``.
+        device: device of the result.
 
     Example:
         >>> square_anchors(1, 2, stride=(8, 8), scale=4)
@@ -104,24 +104,24 @@ def valuable_region(
     nearness: Nearness = "iof",
     candidates: int = 9,
 ) -> Tensor:
-    r"""The valuable localization region (VLR) of an image, and how much each of its anchors counts.
+    r"""The weight of each anchor in an image's valuable localization region (VLR).
 
     With :math:`t_g` the threshold that ATSS sets for the object g (mean + standard deviation of its IoU with
-    the anchors whose centers are next to its own, so many per level), the anchor m is in the region of g if
+    the anchors nearest to its center, a fixed number per level), the anchor m is in the region of g if
 
     .. math:: \alpha \, t_g \le \mathrm{o}(m, g) - \rho^2 / c^2 < t_g
 
-    where ρ is the distance of the centers, c the diagonal of the smallest box around both, and o an overlap.
-    It counts by its highest IoU with an object in whose region it is. An anchor that is assigned to one
-    object may be in the region of another.
+    where ρ is the distance between the centers, c the diagonal of the smallest box around both, and o an
+    overlap. Its weight is its highest IoU with an object whose region it is in. An anchor that is assigned to
+    one object may be in the region of another.
 
-    Source: Zheng et al., CVPR 2022 (https://arxiv.org/abs/2102.12252), where o is the IoU, so that the middle
-    is DIoU. The reference implementation (``ATSSAssigner.get_vlr_region`` and ``bbox_overlaps`` of
-    HikariTJU/LD) divides the intersection by the area of the anchor instead, and adds the weight by IoU.
+    Source: Zheng et al., CVPR 2022 (https://arxiv.org/abs/2102.12252), where o is the IoU, which makes the
+    middle term DIoU. The reference implementation (``ATSSAssigner.get_vlr_region`` and ``bbox_overlaps`` of
+    HikariTJU/LD) divides the intersection by the anchor's area instead, and adds the weight by IoU.
 
     Args:
-        anchor_M4: anchors, level by level, those in the padding left out.
-        per_level: how many are of each level; their sum is M.
+        anchor_M4: anchors, level by level, without those in the padding.
+        per_level: the number of anchors per level; their sum is M.
         gt_G4: boxes of the objects; may be none.
         alpha: 0 ≤ α < 1.
         nearness: o; ``'iof'`` as in the reference implementation, ``'iou'`` as in the paper.

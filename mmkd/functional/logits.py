@@ -1,4 +1,4 @@
-"""Further distillation losses on class logits; torch is all they need.
+"""More distillation losses on class logits; they need only torch.
 
 Shape suffixes: N priors (or samples), K classes.
 """
@@ -27,13 +27,13 @@ def modulated_bce(
     reduction: SumReduction = "batchmean",
     avg_factor: Tensor | float | None = None,
 ) -> Tensor:
-    r"""Binary cross entropy with the teacher's scores, weighted by how far the student is from them.
+    r"""Binary cross-entropy with the teacher's scores, weighted by the student's distance from them.
 
     .. math:: \sum_c |\sigma(z^t_c) - \sigma(z^s_c)|^\beta \; \mathrm{BCE}(\sigma(z^s_c), \sigma(z^t_c))
 
-    is the value of one prior: zero where both agree, though the cross entropy is not. The gradient goes
-    through the weight as well, as in the reference implementation. Half-precision input is computed in
-    float32, also under autocast. The teacher gets no gradient.
+    is the value of one prior: zero where both agree, although the cross-entropy is not. The gradient also
+    flows through the weight, as in the reference implementation. Half-precision input is computed in float32,
+    also under autocast. The teacher gets no gradient.
 
     Source: Yang et al., "Bridging Cross-task Protocol Inconsistency for Distillation in Dense Object
     Detection", ICCV 2023 (https://arxiv.org/abs/2308.14286). Reference implementation: ``novel_kd_loss`` of
@@ -42,10 +42,11 @@ def modulated_bce(
     Args:
         student_NK: logits, before any activation.
         teacher_NK: logits of the same shape.
-        beta: exponent ≥ 1; below, the gradient has a pole where both agree.
+        beta: exponent ≥ 1; below 1, the gradient has a pole where both agree.
         weight_N: a factor ≥ 0 for each prior; 1 if not given.
-        reduction: ``'none'`` gives (N,); ``'sum'`` the weighted sum; ``'batchmean'`` that / ``avg_factor``.
-        avg_factor: divisor of the mean; N if not given.
+        reduction: ``'none'`` gives (N,); ``'sum'`` the weighted sum; ``'batchmean'`` the sum /
+            ``avg_factor``.
+        avg_factor: divisor of the mean; N by default.
 
     Returns:
         A scalar, or (N,) with ``reduction='none'``; ≥ 0.
@@ -80,17 +81,17 @@ def decoupled_kl(
     reduction: SumReduction = "batchmean",
     avg_factor: Tensor | float | None = None,
 ) -> Tensor:
-    r"""The KL divergence of softmaxes, split into what concerns the target class and the rest.
+    r"""The KL divergence of softmaxes, split into a term for the target class and one for the rest.
 
     With :math:`p = \mathrm{softmax}(z / T)`, y the target class, :math:`b = (p_y, 1 - p_y)` and
     :math:`\hat p = \mathrm{softmax}` over the K − 1 other classes, the value of one prior is
 
     .. math:: T^2 ( \alpha \, \mathrm{KL}(b^t \| b^s) + \beta \, \mathrm{KL}(\hat p^t \| \hat p^s) )
 
-    Hinton's KL is :math:`\alpha = 1, \beta = 1 - p^t_y`: it hides the second term where the teacher is sure.
-    With two classes the second term is zero. Both are computed from logits; the reference implementation
-    takes the logarithm of a probability, which may be 0, and masks the target's logit by −1000.
-    Half-precision input is computed in float32, also under autocast. The teacher gets no gradient.
+    Hinton's KL is :math:`\alpha = 1, \beta = 1 - p^t_y`: it suppresses the second term where the teacher is
+    sure. With two classes the second term is zero. Both are computed from logits; the reference
+    implementation takes the logarithm of a probability, which may be 0, and masks the target's logit by
+    −1000. Half-precision input is computed in float32, also under autocast. The teacher gets no gradient.
 
     Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022 (https://arxiv.org/abs/2203.08679).
     Reference implementation: ``dkd_loss`` of https://github.com/megvii-research/mdistiller.
@@ -103,8 +104,9 @@ def decoupled_kl(
         beta: factor ≥ 0 of the others' term.
         temperature: T > 0.
         weight_N: a factor ≥ 0 for each prior; 1 if not given.
-        reduction: ``'none'`` gives (N,); ``'sum'`` the weighted sum; ``'batchmean'`` that / ``avg_factor``.
-        avg_factor: divisor of the mean; N if not given.
+        reduction: ``'none'`` gives (N,); ``'sum'`` the weighted sum; ``'batchmean'`` the sum /
+            ``avg_factor``.
+        avg_factor: divisor of the mean; N by default.
 
     Returns:
         A scalar, or (N,) with ``reduction='none'``; ≥ 0 up to rounding.
@@ -132,13 +134,13 @@ def decoupled_kl(
         )
     with torch.autocast(student_NK.device.type, enabled=False):
         target_N1 = target_N.long()[:, None]
-        # The K − 1 classes other than the target, in their order.
+        # The K − 1 classes other than the target, in order.
         others = torch.arange(student_NK.shape[1] - 1, device=target_N.device)
         others = others + (others >= target_N1)
 
         def split(logits_NK: Tensor) -> tuple[Tensor, Tensor]:
             rest = logits_NK.gather(1, others)
-            # The logit of "the target and no other": log p_y − log(1 − p_y).
+            # The logit of "the target and no other class": log p_y − log(1 − p_y).
             scaled_N1 = (logits_NK.gather(1, target_N1) / temperature) - (rest / temperature).logsumexp(
                 1, True
             )

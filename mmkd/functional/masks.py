@@ -1,6 +1,6 @@
-"""Where on a feature map to distil: random masks, boxes and attention.
+"""Where to distil on a feature map: random masks, boxes and attention.
 
-Torch is all that these need. Shape suffixes: B images, C channels, H and W map size, G boxes of one image.
+They need only torch. Shape suffixes: B images, C channels, H and W map size, G boxes of one image.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ ChannelAttention = Literal["image", "position"]
 
 
 def random_keep_mask(like_BCHW: Tensor, ratio: float, *, channels: bool = False) -> Tensor:
-    """Zeros at random positions of a map, ones elsewhere, B×1×H×W; or in random channels, B×C×1×1.
+    """A mask with zeros at random positions of a map, B×1×H×W; or in random channels, B×C×1×1.
 
     Source: Yang et al., "Masked Generative Distillation", ECCV 2022 (https://arxiv.org/abs/2205.01529):
     one mask for all channels.
 
     Args:
-        like_BCHW: gives size, device and dtype.
+        like_BCHW: the tensor whose size, device and dtype to use.
         ratio: λ in [0, 1), the probability of a zero.
         channels: mask whole channels.
 
@@ -50,24 +50,24 @@ def check_mask_ratio(ratio: float) -> None:
 def box_masks(
     boxes: Sequence[Tensor], input_sizes: Sequence[tuple[int, int]], map_size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """FGD's masks of foreground and background, each divided by its area.
+    """FGD's foreground and background masks, each divided by its area.
 
-    A box covers the positions from ⌊x1·W/w⌋ to ⌈x2·W/w⌉ inclusive, rows alike, in an input of size (h, w). Of
-    n positions, those outside the map counted as well, each gets 1/n; where boxes overlap, the smallest's.
-    Positions under no box share a weight of 1.
+    A box covers the positions from ⌊x1·W/w⌋ to ⌈x2·W/w⌉ inclusive, rows likewise, in an input of size (h, w).
+    Each of its n positions, including those outside the map, gets 1/n; where boxes overlap, the smallest
+    one's. Positions under no box share a weight of 1.
 
     Source: Yang et al., "Focal and Global Knowledge Distillation for Detectors", CVPR 2022
-    (https://arxiv.org/abs/2111.11837), section on focal distillation. Rounding is that of the reference
+    (https://arxiv.org/abs/2111.11837), section on focal distillation. Rounding follows the reference
     implementation (https://github.com/yzd-v/FGD, ``fgd.py``). That divides by the image's size before
-    padding, which shifts boxes on padded images; give the padded size, which the map stands for.
+    padding, which shifts boxes on padded images; pass the padded size, which the map covers.
 
     Args:
-        boxes: per image (G, 4): x1, y1, x2, y2 in pixels. Any may lie outside or be empty.
+        boxes: per image (G, 4): x1, y1, x2, y2 in pixels. They may lie outside or be empty.
         input_sizes: per image (height, width) of what the map covers.
         map_size: (H, W).
 
     Returns:
-        Foreground and background, B×H×W each, in the boxes' dtype or float32 if that is half; ≥ 0.
+        Foreground and background, B×H×W each, in the boxes' dtype, or float32 for half precision; ≥ 0.
 
     Raises:
         ValueError: boxes are not (G, 4), or the numbers of images differ.
@@ -104,18 +104,18 @@ def box_masks(
 def attention(
     feat_BCHW: Tensor, temperature: float, channels: ChannelAttention = "image"
 ) -> tuple[Tensor, Tensor]:
-    r"""Where, and in which channels, a map is large.
+    r"""A map's spatial and channel attention: where, and in which channels, it is large.
 
     .. math:: S = HW \, \mathrm{softmax}_{hw}\Big(\frac{1}{C}\sum_c |F_c| / T\Big), \quad
         A = C \, \mathrm{softmax}_c\Big(\frac{1}{HW}\sum_{hw} |F| / T\Big)
 
     and with ``channels='position'`` :math:`A = C \, \mathrm{softmax}_c(|F| / T)` at each position.
 
-    Source: FGD (https://arxiv.org/abs/2111.11837); the form by position: PGD
+    Source: FGD (https://arxiv.org/abs/2111.11837); the per-position form: PGD
     (https://arxiv.org/abs/2203.05469).
 
     Returns:
-        S as B×1×H×W and A as B×C×1×1, or B×C×H×W by position; their means over HW and C are 1.
+        S as B×1×H×W and A as B×C×1×1, or B×C×H×W per position; their means over HW and C are 1.
 
     Example:
         >>> spatial, channel = attention(torch.tensor([[[[0.0, 9.0]], [[0.0, 1.0]]]]), temperature=1.0)
@@ -141,12 +141,12 @@ def focal_terms(
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""The three focal terms of FGD (and, with ``channels='position'``, of PGD).
 
-    With the `attention` S, A of each map, and m the weight of foreground or background, per image
+    With `attention` S, A of each map, and m the weight of foreground or background, per image
 
     .. math:: \sum_{chw} m_{hw} S^t_{hw} A^t_c (F^t - F^s)^2, \quad
         \sum_{hw} |S^t - S^s| + \sum_c |A^t - A^s|
 
-    mean over images; the last sum is a mean over positions too if A is by position. Half precision is
+    averaged over images; the last sum is also averaged over positions if A is per position. Half precision is
     computed in float32, also under autocast. The teacher gets no gradient.
 
     Source: FGD, Yang et al., CVPR 2022 (https://arxiv.org/abs/2111.11837), as summed in
@@ -159,13 +159,13 @@ def focal_terms(
         foreground_BHW: m ≥ 0 of the foreground.
         background_BHW: m ≥ 0 of the background.
         temperature: T > 0.
-        channels: ``'image'``: one channel attention for an image; ``'position'``: one for each position.
+        channels: ``'image'``: one channel attention per image; ``'position'``: one per position.
 
     Returns:
         Foreground, background and attention term, scalars ≥ 0.
 
     Raises:
-        ValueError: the shapes do not fit, or an option is out of its range.
+        ValueError: the shapes do not match, or an option is out of its range.
 
     Example:
         >>> student, teacher = torch.randn(1, 8, 4, 4), torch.randn(1, 8, 4, 4)

@@ -1,4 +1,4 @@
-"""Where on a feature map the teacher's own predictions find an object; torch is all that these need.
+"""Where on a feature map the teacher's own predictions find an object; needs only torch.
 
 Shape suffixes: G boxes of one image, P positions of one image (or its priors), K classes, M candidates per
 box.
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmkd.functional.boxes import inside_boxes, pairwise_iou
 
-# The variance in px² of the noise, uniform in ±0.05, that PGD's reference implementation adds to positions.
+# The variance in px² of the uniform noise in ±0.05 that PGD's reference implementation adds to positions.
 _POSITION_VARIANCE = 0.1**2 / 12
 
 
@@ -19,10 +19,10 @@ _POSITION_VARIANCE = 0.1**2 / 12
 def prediction_quality(
     scores_PK: Tensor, boxes_P4: Tensor, gt_boxes_G4: Tensor, gt_labels_G: Tensor, xi: float
 ) -> Tensor:
-    r"""How well each prediction finds each object: :math:`q = p^{1-\xi} \, \mathrm{IoU}^{\xi}`, (P, G).
+    r"""How well each prediction matches each object: :math:`q = p^{1-\xi} \, \mathrm{IoU}^{\xi}`, (P, G).
 
     Source: PGD (https://arxiv.org/abs/2203.05469), without its factor of 0 for positions outside the box: the
-    reference implementation applies that after the choice, as `gaussian_weights` does.
+    reference implementation applies it after choosing positions, as `gaussian_weights` does.
 
     Args:
         scores_PK: class scores p in [0, 1].
@@ -32,7 +32,7 @@ def prediction_quality(
         xi: ξ in [0, 1].
 
     Raises:
-        ValueError: the shapes do not fit, or ξ is out of its range.
+        ValueError: the shapes do not match, or ξ is out of its range.
 
     Example:
         >>> boxes = torch.tensor([[0.0, 0, 4, 4], [2.0, 0, 6, 4]])
@@ -64,27 +64,27 @@ def gaussian_weights(
 ) -> Tensor:
     r"""PGD's weight of each position, (P,), in [0, 1].
 
-    For each object the ``topk`` valid positions of highest quality are taken, a Gaussian is fitted to them
-    (maximum likelihood), and each of them gets
+    For each object, a Gaussian is fitted (maximum likelihood) to the ``topk`` valid positions of highest
+    quality, and each of them gets
 
     .. math:: \exp\big(-\tfrac12 (x - \mu)^\top \Sigma^{-1} (x - \mu)\big)
 
-    or 0 if it is outside the object's box; all other positions 0. A position of several objects has its
-    largest weight.
+    or 0 if it is outside the object's box; all other positions get 0. A position chosen for several objects
+    gets its largest weight.
 
-    Source: PGD (https://arxiv.org/abs/2203.05469). The reference implementation
-    (``pgw_anchor_based.py``) moves positions by noise so that Σ has an inverse; here its variance is added
-    to Σ, which needs no random numbers.
+    Source: PGD (https://arxiv.org/abs/2203.05469). The reference implementation (``pgw_anchor_based.py``)
+    adds noise to positions so that Σ has an inverse; here the noise's variance is added to Σ, which needs no
+    random numbers.
 
     Args:
-        quality_PG: of `prediction_quality`.
+        quality_PG: the result of `prediction_quality`.
         centers_P2: x, y in pixels.
         gt_boxes_G4: x1, y1, x2, y2 in pixels.
-        valid_P: bool; others are never chosen.
-        topk: ≥ 1, positions per object; fewer if there are fewer.
+        valid_P: bool; only True positions may be chosen.
+        topk: ≥ 1, positions per object, or all if there are fewer.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not match.
 
     Example:
         >>> centers = torch.tensor([[1.0, 1], [2.0, 1], [3.0, 1], [9.0, 9]])

@@ -1,4 +1,4 @@
-"""Correlations between class scores as a distillation loss; torch is all that they need.
+"""Correlations between class scores as a distillation loss; they need only torch.
 
 Shape suffixes: N priors (or samples), K classes, G groups (images).
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from mmkd.functional.checks import check_factors, check_pair, exact
 from mmkd.functional.kl import Activation, check_kl_options, check_softmax_classes
 
-# The least length of a vector that is correlated: the root of what the reference adds to the product of two.
+# The shortest vector length in a correlation: the root of what the reference adds to the product of two.
 _SHORTEST = 1e-4
 
 
@@ -29,7 +29,7 @@ def relation_distances(
     group_N: Tensor | None = None,
     groups: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    r"""How far the scores of student and teacher are from a linear relation, by row and by column.
+    r"""How far the student's and teacher's scores are from a linear relation, by row and by column.
 
     With Y the scores (softmax or sigmoid of z / T) and :math:`\rho` Pearson's correlation, the distances are
 
@@ -39,10 +39,10 @@ def relation_distances(
 
     the first between the classes of a prior, the second between the priors of a group for one class. They are
     in 0 … 2T². 1 − ρ is computed as half the squared distance of the centered vectors at unit length, where a
-    vector shorter than 1e-4 is divided by 1e-4. So a constant one, whose correlation is undefined, has the
-    distance 0 from another constant one and T²/2 from any other, and the gradient stays finite; the reference
-    implementation adds 1e-8 to the product of both lengths, and gives 1 for either. Half-precision input is
-    computed in float32, also under autocast. The teacher gets no gradient.
+    vector shorter than 1e-4 is divided by 1e-4. So a constant vector, whose correlation is undefined, has
+    distance 0 to another constant vector and T²/2 to any other, and the gradient stays finite; the reference
+    implementation adds 1e-8 to the product of both lengths, and gives 1 in both cases. Half-precision input
+    is computed in float32, also under autocast. The teacher gets no gradient.
 
     Source: Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022
     (https://arxiv.org/abs/2205.10536). Reference implementation: ``DIST`` of
@@ -54,12 +54,13 @@ def relation_distances(
         temperature: T > 0.
         activation: ``'softmax'`` or ``'sigmoid'``.
         weight_N: a factor ≥ 0 for each prior in the correlations of its group; 1 if not given. The distances
-            between classes have none.
-        group_N: the group of each prior, integers in 0 … ``groups`` − 1; all in one if not given.
+            between classes are not weighted.
+        group_N: the group of each prior, integers in 0 … ``groups`` − 1; one group by default.
         groups: G.
 
     Returns:
-        Distances between classes (N,) and within them (G,); the latter 0 for groups of fewer than two.
+        Distances between classes (N,) and within them (G,); the latter 0 for groups with fewer than two
+        priors.
 
     Raises:
         ValueError: the shapes differ or are not (N, K); a softmax over one class; a bad option.
@@ -99,7 +100,7 @@ def relation_loss(
 ) -> Tensor:
     r"""DIST for classification: β · mean over samples + γ · mean over classes of `relation_distances`.
 
-    The relation within a class is between the samples of the batch, so the value depends on its size.
+    The relation within a class compares the samples of the batch, so the value depends on the batch size.
 
     Args:
         student_NK: logits of a batch.
@@ -113,7 +114,7 @@ def relation_loss(
         A scalar ≥ 0.
 
     Raises:
-        ValueError: as `relation_distances`; a bad factor.
+        ValueError: as in `relation_distances`; a bad factor.
 
     Example:
         >>> logits_NK = torch.randn(6, 4)
@@ -128,9 +129,9 @@ def relation_loss(
 
 
 class _Relations(torch.autograd.Function):
-    """Both distances. The gradient is computed beside the value, and kept alone.
+    """Both distances. The gradient is computed together with the value, and only it is kept.
 
-    Composed of PyTorch's operations they take two to three times as long, and keep a dozen (N, K) tensors.
+    Built from PyTorch's operations they take two to three times as long and keep a dozen (N, K) tensors.
     """
 
     @staticmethod
@@ -187,7 +188,7 @@ Statistic = Callable[[Tensor], Tensor]
 def _of_groups(
     like_NK: Tensor, weight_N: Tensor | None, group_N: Tensor | None, groups: int
 ) -> tuple[Statistic, Statistic, Statistic]:
-    """Mean and length of the columns of a group, (G, K), and what gives each row those of its group."""
+    """Mean and length of each group's columns, (G, K), and a function giving each row its group's value."""
     if group_N is None and weight_N is None:  # plain sums: gathering by group is several times slower
         return (
             lambda x: x.mean(dim=0, keepdim=True),
@@ -218,12 +219,12 @@ def _distances(
     Args:
         own_NK: scores of the student.
         taught_NK: scores of the teacher.
-        mean: of the vectors in such a matrix.
-        length: of the vectors in such a matrix.
-        spread: from a value for each vector to one for each element, or what broadcasts to that.
+        mean: a function that averages each vector of such a matrix.
+        length: a function that gives the length of each vector of such a matrix.
+        spread: maps one value per vector to one per element, or to something that broadcasts to that.
 
     Returns:
-        As ``mean`` gives it, and (N, K).
+        The distances, shaped like ``mean``'s result, and the gradient (N, K).
     """
     u_NK, v_NK = own_NK - spread(mean(own_NK)), taught_NK - spread(mean(taught_NK))
     own, taught = length(u_NK), length(v_NK)
@@ -231,6 +232,6 @@ def _distances(
     u_NK.div_(spread(least_own))
     gap_NK = v_NK.div_(spread(least_taught)).sub_(u_NK)
     distance = length(gap_NK).square_().div_(2)
-    # ρ − 1 is minus the distance, where both have unit length.
+    # With both at unit length, ρ − 1 is minus the distance.
     excess = (taught / least_taught).square_().sub_(1).div_(2).sub_(distance).masked_fill_(own < _SHORTEST, 0)
     return distance, gap_NK.addcmul_(u_NK, spread(excess), value=-1).div_(spread(-least_own))
