@@ -66,7 +66,7 @@ def draw_curves(curves: pd.DataFrame, teacher: float | None, members: Sequence[s
             axes.fill_between(times, low, high, color=color, alpha=0.15, linewidth=0)
             axes.plot(times, mean, color=color, marker=marker, markersize=4, label=member)
         longest = curves["seconds"].max() / seconds
-        axes.set(xlabel=f"{unit} of training", ylabel="mAP", ylim=(0, None), xlim=(0, 1.05 * longest))
+        axes.set(xlabel=f"{unit} of training", ylabel="mAP", xlim=(0, 1.05 * longest))
         figure.legend(loc="outside lower center", ncols=_columns(members))
         _save(figure, path)
 

@@ -69,27 +69,27 @@ def results(
         "runs": [_run(plan, record, curves) for record in records],
         "summary": [
             _summary(plan, member, records, costs, step_seconds)
-            | {"time_to_student": time_to_student(curves, member.name)}
+            | {"time_to_student": time_to_student(curves, member)}
             for member in plan.members
         ],
     }
 
 
-def time_to_student(curves: Mapping[str, Mapping[int, Curve]], member: str) -> float | None:
+def time_to_student(curves: Mapping[str, Mapping[int, Curve]], member: Member) -> float | None:
     """When a member reaches the final validation mAP of the student alone, as a share of its training time.
 
     Both by the mean of the seeds that have both.
 
     Args:
         curves: as for `results`.
-        member: the name of a distilled one.
+        member: of the plan.
 
     Returns:
-        The share; ``None`` if it never does, is the student or no times are known.
+        The share; ``None`` if it never does, is not distilled, or no times are known.
     """
-    mine, alone = curves.get(member, {}), curves.get(STUDENT, {})
+    mine, alone = curves.get(member.name, {}), curves.get(STUDENT, {})
     seeds = sorted(mine.keys() & alone.keys())
-    if member == STUDENT or not seeds or not all(mine[seed] and alone[seed] for seed in seeds):
+    if member.role != DISTILLED or not seeds or not all(mine[seed] and alone[seed] for seed in seeds):
         return None
     seconds, target = np.mean([alone[seed][-1] for seed in seeds], axis=0)
     validations = min(len(mine[seed]) for seed in seeds)

@@ -33,6 +33,7 @@ RECORDS = [
 COSTS = {"student": Cost(1000, 2e9, (256, 320), 0.01), "boxes": Cost(1000, None, (256, 320), 0.02)}
 SECONDS = {"student": {0: 0.5, 1: 1.0}, "boxes": {0: 0.6, 1: 1.4}}
 CURVES = {
+    "teacher": {0: [(50.0, 0.6)]},
     "student": {0: [(10.0, 0.2), (20.0, 0.4)], 1: [(20.0, 0.4), (40.0, 0.4)]},
     "boxes": {0: [(12.0, 0.2), (24.0, 0.5)], 1: [(24.0, 0.4), (48.0, 0.5)]},
     "inherit": {0: [(10.0, 0.1), (20.0, 0.3)]},
@@ -62,7 +63,7 @@ def test_summary(found: dict[str, Any]) -> None:
     # 0.4 on the mean curve from (18, 0.3) to (36, 0.5), of the student's 30 seconds.
     assert boxes["time_to_student"] == pytest.approx(27 / 30)
     assert rows["inherit"]["time_to_student"] is None, "never reached"
-    assert rows["student"]["time_to_student"] is None
+    assert rows["student"]["time_to_student"] is rows["teacher"]["time_to_student"] is None
     curves = {(run["recipe"], run["seed"]): run["curve"] for run in found["runs"]}
     assert curves["boxes", 0] == [[12.0, 0.2], [24.0, 0.5]]
     assert curves["teacher", None] == []
