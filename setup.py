@@ -25,8 +25,9 @@ setup(
     packages=find_packages(include=["mmkd", "mmkd.*"]),
     # The recipes, for `_base_ = ['mmkd::…']`; .mim/configs is a link to configs/.
     package_data={
-        "mmkd": ["py.typed"],
+        "mmkd": ["py.typed", "*.j2"],
         "mmkd.compare": ["*.j2"],
+        "mmkd.doctor": ["*.j2"],
         "mmkd.recipes": [".mim/*.yml", ".mim/configs/**/*.py"],
     },
     # mmdet, mmengine and mmcv are checked on import and not required here: they

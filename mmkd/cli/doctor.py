@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -16,9 +17,9 @@ from mmkd.cli import parsers
 from mmkd.cli.common import parse, prepare_data, read_config, run
 from mmkd.cli.train import add_teacher, add_wandb
 from mmkd.datasets import innermost
-from mmkd.doctor import Section, TrainingSetup, as_data, count, examine, page
+from mmkd.doctor import Section, TrainingSetup, as_data, count, examine, html_page, page
 from mmkd.doctor.findings import from_error
-from mmkd.durable import write_json
+from mmkd.durable import write_file, write_json
 from mmkd.errors import UserError
 
 
@@ -42,13 +43,16 @@ def diagnose(args: argparse.Namespace, sections: list[Section]) -> None:
         raise UserError(
             "--images is out of range.", expected="at least 1", found=str(args.images), remedy="give more"
         )
-    if args.json is not None and not args.json.parent.is_dir():
-        raise UserError(
-            "Cannot write --json.",
-            expected="a file in an existing folder",
-            found=str(args.json),
-            remedy="create the folder, or choose another",
-        )
+    for option, file in (("--json", args.json), ("--html", args.html)):
+        if file is not None and not file.parent.is_dir():
+            raise UserError(
+                f"Cannot write {option}.",
+                expected="a file in an existing folder",
+                found=str(file),
+                remedy="create the folder, or choose another",
+            )
+    if args.html is not None and importlib.util.find_spec("jinja2") is None:
+        raise UserError("--html needs jinja2: pip install jinja2 (or 'mmkd[compare]')")
     add = partial(add_teacher, teacher=args.teacher, checkpoint=args.teacher_checkpoint)
     cfg = read_config(args, add if args.teacher or args.teacher_checkpoint else None)
     if "model" not in cfg:
@@ -70,6 +74,8 @@ def diagnose(args: argparse.Namespace, sections: list[Section]) -> None:
     title = f"mmkd doctor: {args.config}"
     if args.json is not None:
         write_json(args.json, as_data(title, sections))
+    if args.html is not None:
+        write_file(args.html, html_page(title, sections).encode())
     print(page(title, sections, colour=sys.stdout.isatty()))
 
 

@@ -228,6 +228,7 @@ def doctor() -> argparse.ArgumentParser:
         help="number of validation images for the teacher's AP (default: 200)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to this file")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write them as a page for a browser")
     return parser
 
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from mmkd import html
 from mmkd.compare.figures import in_cells
 from mmkd.compare.history import METRICS
 from mmkd.compare.images import IOU, SCORE
@@ -29,20 +28,12 @@ def render(report: Report, figures: Mapping[str, Any], pictures: Mapping[str, An
         figures: what is written as JSON.
         pictures: files, by part of the page.
     """
-    folder = Path(__file__).parent
-    # Names of variants and classes come from users.
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data_uri"] = data_uri
     panels, classes, seed = pictures["images"]
     rows = [_row(row) for row in figures["summary"]]
     shown = report.shown(figures)
-    return environment.get_template("report.html.j2").render(
+    return html.render(
+        Path(__file__).with_name("report.html.j2"),
+        {"data_uri": data_uri},
         figures=figures,
         budget=budget(report),
         shown=shown,

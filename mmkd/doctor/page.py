@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmkd.doctor.findings import NOT_EXAMINED, Level, Section
@@ -41,13 +42,37 @@ def page(title: str, sections: Sequence[Section], *, colour: bool = False, width
 def summary(sections: Sequence[Section]) -> str:
     """How many errors and warnings there are, and what follows."""
     errors, warnings = count(sections, "error"), count(sections, "warning")
+    return f"{_of(errors, 'error')}, {_of(warnings, 'warning')}: {verdict(sections)}"
+
+
+def verdict(sections: Sequence[Section]) -> str:
+    """What to do now."""
+    if count(sections, "error"):
+        return "fix the errors before training"
     notes = any(one.found.startswith(NOT_EXAMINED) for section in sections for one in section.findings)
-    if errors:
-        verdict = "fix the errors before training"
-    else:
-        verdict = "ready to train" + (", as far as checked" if notes else "")
-        verdict += "; read the warnings first" if warnings else ""
-    return f"{_of(errors, 'error')}, {_of(warnings, 'warning')}: {verdict}"
+    text = "ready to train" + (", as far as checked" if notes else "")
+    return text + ("; read the warnings first" if count(sections, "warning") else "")
+
+
+def html_page(title: str, sections: Sequence[Section]) -> str:
+    """The findings as one HTML text, errors and warnings first; needs jinja2.
+
+    Args:
+        title: its heading.
+        sections: one for each examination.
+    """
+    from mmkd import html  # jinja2 is an extra
+
+    findings = [finding for section in sections for finding in section.findings]
+    return html.render(
+        Path(__file__).with_name("doctor.html.j2"),
+        title=title,
+        verdict=verdict(sections),
+        errors=[finding for finding in findings if finding.level == "error"],
+        warnings=[finding for finding in findings if finding.level == "warning"],
+        passed=count(sections, "ok"),
+        sections=sections,
+    )
 
 
 def as_data(title: str, sections: Sequence[Section]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ CONFIG = "configs/bccd/kd.py"
 @pytest.mark.slow
 def test_the_shipped_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "page.json"
-    arguments = ["--images", "4", "--json", str(file), "--work-dir", str(tmp_path / "work")]
+    arguments = ["--images", "4", "--json", str(file), "--html", str(file.with_suffix(".html"))]
+    arguments += ["--work-dir", str(tmp_path / "work")]
     assert doctor.main([CONFIG, *arguments]) == 0
     text = capsys.readouterr().out
     assert text.rstrip().endswith("0 errors, 0 warnings: ready to train")
@@ -33,6 +34,7 @@ def test_the_shipped_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "validation",
         "not checked",
     ]
+    assert "<b>ready to train</b>" in file.with_suffix(".html").read_text(encoding="utf-8")
     assert not (tmp_path / "work").exists()
     assert without_numbers(text) == without_numbers(page_of_the_documentation())
 
@@ -40,7 +42,10 @@ def test_the_shipped_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def page_of_the_documentation() -> str:
     """The sample in docs/doctor.md."""
     return (
-        (ROOT / "docs/doctor.md").read_text(encoding="utf-8").split("```\nmmkd doctor: ")[1].split("```")[0]
+        (ROOT / "docs/doctor.md")
+        .read_text(encoding="utf-8")
+        .split("```text\nmmkd doctor: ")[1]
+        .split("```")[0]
     )
 
 
@@ -73,6 +78,7 @@ def test_cannot_run(arguments: list[str], capsys: pytest.CaptureFixture[str]) ->
     assert "mmkd: error: " in capsys.readouterr().err
 
 
-def test_json_into_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert doctor.main([CONFIG, "--json", str(tmp_path / "no/page.json")]) == 2
-    assert "Cannot write --json" in capsys.readouterr().err
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_into_no_folder(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main([CONFIG, option, str(tmp_path / "no/page")]) == 2
+    assert f"Cannot write {option}" in capsys.readouterr().err

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from mmkd.doctor import Finding, Section, as_data, count, page
+import html
+import re
+
+from mmkd.doctor import Finding, Section, as_data, count, html_page, page
 
 GOOD = Section("first", [Finding("ok", "a", "well")], 1.25)
 BAD = Section("second", [Finding("warning", "b", "hm", "look"), Finding("error", "c", "no " * 60, "mend it")])
@@ -31,3 +34,17 @@ def test_as_data() -> None:
     data = as_data("title", [GOOD, BAD])
     assert (data["errors"], data["warnings"]) == (1, 1) == (count([BAD], "error"), count([BAD], "warning"))
     assert data["sections"][0]["findings"] == [{"level": "ok", "what": "a", "found": "well", "remedy": ""}]
+
+
+def test_html_page() -> None:
+    text = html_page("doctor: <b>.py", [GOOD, BAD])
+    assert not re.search(r"""(src|href)=|url\(|<b>\.py""", text), "it needs no other file, and names are text"
+    body = re.sub(r"<style>.*?</style>", " ", text, flags=re.S)
+    words = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+    assert "verdict fix the errors before training errors 1" in words
+    assert "warnings 1 may spoil it passed 1 checks" in words
+    to_fix = words[words.index("To fix") : words.index("first 1.2 s")]
+    assert to_fix.startswith("To fix error c no")
+    assert to_fix.endswith("mend it warning b hm look ")
+    assert words.endswith("error c " + "no " * 60 + "mend it")
+    assert "To fix" not in html_page("", [GOOD])
