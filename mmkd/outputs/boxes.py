@@ -1,4 +1,4 @@
-"""Boxes with scores, whoever found them: each of the student's predictions faces the one that it overlaps.
+"""Boxes with scores from any source: each of the student's predictions is paired with its best overlap.
 
 Shape suffixes: N rows, M boxes of one image, K class channels.
 """
@@ -20,24 +20,24 @@ from mmkd.outputs.features import dense_head, dense_layout, has_dense_head
 from mmkd.outputs.place import PLACES, Place, Reading, register_place
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Levels, Need, RowOutputs
 
-# Below it, a prediction and a box are not of the same object, as in the assigners of two-stage heads.
+# Below this IoU, a prediction and a box are not of the same object, as in two-stage assigners.
 MIN_IOU = 0.5
-# A score of 0 or 1 has no finite logit.
+# Scores of 0 and 1 have no finite logit.
 _LEAST = 1e-4
 
 
 @register_place("boxes")
 class Boxes(Place):
-    """The student's predictions, where it predicts by default, against the detections of any teacher.
+    """The student's predictions at its default place, compared with the detections of any teacher.
 
     Rows are the priors of a dense head, the sampled regions of a RoI head, or the queries of a decoder. Each
-    faces the teacher's box of its image that it overlaps most; with an IoU below 0.5 it is not valid. The
-    teacher's class logits are those of its scores: of each class if it tells them, else of the top class
-    alone, and 0 for the others.
+    is paired with the teacher's box in its image with the highest IoU; below an IoU of 0.5 the row is not
+    valid. The teacher's class logits come from its scores: from all class scores if it reports them, else
+    from the top class, with 0 for the others.
     """
 
     of_detections = True
-    sampled = True  # where it has regions
+    sampled = True  # if the detector has regions
     gives: frozenset[Need] = frozenset({"cls_logits", "boxes"})
 
     def lacks(self, detector: Any) -> str | None:
@@ -47,7 +47,7 @@ class Boxes(Place):
         return "it predicts no boxes"
 
     def parts(self, detector: Any) -> int:
-        """Those of the place that is compared; a dense head is one."""
+        """The parts of the compared place; a dense head has one."""
         below = _below(detector)
         return 1 if below is None else below.parts(detector)
 
@@ -82,10 +82,10 @@ class Boxes(Place):
         """The teacher's boxes, image by image.
 
         Args:
-            detector: is not asked.
-            inner: its detections, with the student's classes.
+            detector: not used.
+            inner: the teacher's detections, with the student's classes.
             question: the layout of the student's logits.
-            classes: is not read.
+            classes: not used.
         """
         counts = torch.tensor([len(found) for found in inner])
         boxes_N4 = torch.cat([found.bboxes for found in inner])
@@ -100,7 +100,7 @@ class Boxes(Place):
     def pair(
         self, detector: Any, reading: Reading, said: RowOutputs
     ) -> tuple[RowOutputs, RowOutputs, DistillContext]:
-        """As `Place.pair`: each row with the box that it overlaps most."""
+        """As `Place.pair`: each row with its best-overlapping box."""
         rows = reading.outputs
         said_image_N = said.image_N
         assert rows.image_N is not None
@@ -113,7 +113,7 @@ class Boxes(Place):
                 ious = pairwise_iou(rows.flat_boxes()[own].detach().float(), said.flat_boxes()[theirs])
                 best, index = ious.max(dim=1)
                 partner_N[own] = torch.where(best >= MIN_IOU, theirs[index], -1)
-        if not len(said.cls_logits_NK):  # there is none to stand in for those without a partner
+        if not len(said.cls_logits_NK):  # no row can stand in for a missing partner
             said = rows.map(Tensor.detach)
         valid_N = reading.context.valid_N & (partner_N >= 0)
         return rows, said.take(partner_N.clamp(min=0)), replace(reading.context, valid_N=valid_N)

@@ -20,13 +20,13 @@ from mmkd.outputs.with_features import with_features
 def detections(
     bboxes_M4: Tensor, scores_M: Tensor, labels_M: Tensor, class_scores_MK: Tensor | None = None
 ) -> InstanceData:
-    """Detections in one image, as teachers give them.
+    """An image's detections, in the form that teachers return.
 
     Args:
         bboxes_M4: x1, y1, x2, y2 in pixels of the input.
         scores_M: in [0, 1].
-        labels_M: indices of classes.
-        class_scores_MK: a score in [0, 1] for each class, if there are.
+        labels_M: class indices.
+        class_scores_MK: a score in [0, 1] for each class, if available.
     """
     found = InstanceData(bboxes=bboxes_M4, scores=scores_M, labels=labels_M)
     if class_scores_MK is not None:
@@ -35,11 +35,11 @@ def detections(
 
 
 def within(found: InstanceData, shape: Sequence[int]) -> InstanceData:
-    """Detections clipped to their image, without empty ones.
+    """Detections clipped to their image, without empty boxes.
 
     Args:
-        found: of one image.
-        shape: its (height, width).
+        found: the detections of one image.
+        shape: the image's (height, width).
 
     Example:
         >>> two = detections(torch.tensor([[-5.0, 0, 9, 9], [20, 0, 30, 9]]), torch.ones(2), torch.arange(2))
@@ -56,11 +56,11 @@ def within(found: InstanceData, shape: Sequence[int]) -> InstanceData:
 
 
 def of_classes(found: InstanceData, index: Sequence[int]) -> InstanceData:
-    """Detections of some of the classes, numbered in this order.
+    """Keep only detections of the given classes, and renumber them in this order.
 
     Args:
-        found: of one image.
-        index: for each of the student's classes its index among those of the detections.
+        found: the detections of one image.
+        index: for each of the student's classes, its index in the detections.
 
     Example:
         >>> two = detections(torch.zeros(2, 4), torch.tensor([0.9, 0.8]), torch.tensor([5, 1]))
@@ -78,19 +78,19 @@ def of_classes(found: InstanceData, index: Sequence[int]) -> InstanceData:
 
 
 def detect(detector: Any, pixels_BCHW: Tensor, image_shapes: Sequence[Any], feats: Any = None) -> list[Any]:
-    """What a detector of mmdet predicts for a batch, after its own NMS.
+    """An mmdet detector's predictions for a batch, after its own NMS.
 
     Args:
         detector: in eval mode.
-        pixels_BCHW: its input.
-        image_shapes: (height, width) of each image without its padding.
-        feats: what its ``extract_feat`` gave for them, if that is known.
+        pixels_BCHW: input images.
+        image_shapes: (height, width) of each image without padding.
+        feats: its ``extract_feat`` output for these images, if known.
 
     Returns:
-        For each image `detections`, in pixels of the input and within the image.
+        For each image its `detections`, in pixels of the input and within the image.
 
     Raises:
-        UserError: it fails by an error of its own.
+        UserError: the detector raises an error.
     """
     padded = tuple(pixels_BCHW.shape[-2:])
     samples = [
@@ -110,7 +110,7 @@ def detect(detector: Any, pixels_BCHW: Tensor, image_shapes: Sequence[Any], feat
     try:
         with with_features(detector, feats):
             predicted = [one.pred_instances for one in detector.predict(pixels_BCHW, samples, rescale=False)]
-    except Exception as error:  # mmdet 3.3 cannot predict by its SSDHead
+    except Exception as error:  # mmdet 3.3's SSDHead cannot predict
         raise UserError(
             f"The teacher {type(detector).__name__} cannot predict boxes.",
             expected="a detector with a working `predict`",

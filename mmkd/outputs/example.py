@@ -1,4 +1,4 @@
-"""An example image for a detector, to learn the layout of its outputs."""
+"""Finds an example image for a detector, to learn the layout of its outputs."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from torch import Tensor
 from mmkd.errors import UserError
 from mmkd.heads import is_deformable
 
-# SSD300 needs the second, a deformable convolution at stride 128 the third.
+# SSD300 needs the second size, a deformable convolution at stride 128 the third.
 _SIDES = (128, 320, 384, 640, 1024)
 
 
 @torch.no_grad()
 def example_pixels(model: Any, run: Callable[[Tensor], Any]) -> Tensor:
-    """The smallest image, 1×C×side×side, that a detector runs on; it stays on the image's device.
+    """The smallest image, 1×C×side×side, that a detector accepts; the detector stays on its device.
 
     Args:
         model: in eval mode, on the CPU.
-        run: its forward, as far as it is used.
+        run: the part of its forward that is used.
 
     Raises:
-        UserError: it runs on none.
+        UserError: it accepts none.
     """
     first: Exception | None = None
     sides = _SIDES[2:] if is_deformable(model) else _SIDES
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]  # CARAFE runs on no CPU
-    lacking = set()  # devices for which a layer has no code
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]  # CARAFE does not run on CPUs
+    lacking = set()  # devices on which a layer is not implemented
     for device, side, channels in itertools.product(devices, sides, _input_widths(model)):
         if device in lacking:
             continue
@@ -39,9 +39,9 @@ def example_pixels(model: Any, run: Callable[[Tensor], Any]) -> Tensor:
         try:
             model.to(device)
             run(pixels)
-        except Exception as error:  # mmcv's and mmdet's layers fail in ways of their own
+        except Exception as error:  # mmcv's and mmdet's layers raise all kinds of errors
             if first is None or "got 3 channels" in str(first):
-                first = error  # an image of the right width says more
+                first = error  # the error for an image of the right width says more
             if "implementation for device" in str(error):
                 lacking.add(device)
             continue
@@ -60,7 +60,7 @@ def example_pixels(model: Any, run: Callable[[Tensor], Any]) -> Tensor:
 
 
 def _input_widths(model: Any) -> list[int]:
-    """How many channels its images may have; YOLOX's first layer takes four pixels as channels."""
+    """The channel counts to try for images; YOLOX's first layer folds four pixels into channels."""
     kernels = (p for p in model.backbone.parameters() if p.dim() == 4) if hasattr(model, "backbone") else ()
     first = next((kernel.shape[1] for kernel in kernels), 3)
     return list(dict.fromkeys([3, first, max(first // 4, 1)]))

@@ -1,6 +1,6 @@
-"""The features of any detector: the neck's output, for transformers the encoder's.
+"""Features of any detector: the neck's output, or the encoder's for transformers.
 
-Grounding DINO's encoder reads a text too; its features are those of its neck.
+Grounding DINO's encoder also reads a text; its features are the neck's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def dense_head(detector: Any) -> Any:
     """The head with predictions at each position: ``bbox_head``, or the RPN of a two-stage detector.
 
     Raises:
-        UserError: there is none.
+        UserError: the detector has none.
     """
     for name in ("rpn_head", "bbox_head"):
         if hasattr(detector, name):
@@ -43,12 +43,12 @@ def encode(detector: Any, pixels_BCHW: Tensor, image_shapes: Sequence[tuple[int,
     """The features of a batch.
 
     Args:
-        detector: of any kind.
+        detector: any detector.
         pixels_BCHW: normalised and padded images.
-        image_shapes: (height, width) of each without its padding.
+        image_shapes: (height, width) of each without padding.
 
     Returns:
-        Per level B×C×H×W, and what the detector's later heads read.
+        Per level B×C×H×W, and what the detector's later heads need.
     """
     feats = tuple(detector.extract_feat(pixels_BCHW))
     if not has_own_memory(detector):
@@ -66,37 +66,37 @@ def encode(detector: Any, pixels_BCHW: Tensor, image_shapes: Sequence[tuple[int,
 
 
 class Recorded:
-    """What a student's own methods gave during one loss."""
+    """What a student's own methods returned during one loss."""
 
     def __init__(self) -> None:
         self.feats: Calls[Sequence[Tensor]] = Calls()
         self.memory: Calls[Mapping[str, Any]] = Calls()
 
     def neck(self) -> Levels:
-        """What its neck gave, per level B×C×H×W; all of its losses depend on these very tensors."""
+        """The neck's output, per level B×C×H×W: the very tensors that all its losses depend on."""
         return tuple(next(iter(self.feats)))
 
     def levels(self) -> Levels:
-        """Its features, per level B×C×H×W."""
+        """The student's features, per level B×C×H×W."""
         feats = self.neck()
         memory = next(iter(self.memory), None)
         return feats if memory is None else memory_levels(memory["memory"], feats)
 
 
 def has_own_memory(detector: Any) -> bool:
-    """Whether a detector has an encoder whose output depends on the image alone, not on a text as well."""
+    """Whether the detector has an encoder whose output depends only on the image, not also on a text."""
     return isinstance(detector, DetectionTransformer) and not hasattr(detector, "language_model")
 
 
 def tested_branch(detector: Any, feats: Levels, images: int) -> Levels:
-    """The features of each image once: those of the branch that TridentNet tests with."""
+    """The features of each image once: from the branch that TridentNet uses in testing."""
     if len(feats[0]) == images:
         return feats
     return tuple(level.unflatten(0, (-1, images))[detector.test_branch_idx] for level in feats)
 
 
 def memory_levels(memory_BNC: Tensor, feats: Levels) -> Levels:
-    """An encoder's memory as feature maps of the original sizes."""
+    """An encoder's memory, reshaped to feature maps of the original sizes."""
     first = next(
         first
         for first in reversed(range(len(feats)))
@@ -111,14 +111,14 @@ def dense_layout(detector: Any) -> HeadSpec:
     """The output layout of a detector's dense head.
 
     Raises:
-        UserError: it has none that is served.
+        UserError: it has no supported dense head.
     """
     head = dense_head(detector)
     return adapter_for(head).spec(head)
 
 
 def has_dense_head(detector: Any) -> bool:
-    """Whether a one-stage detector's head tells its layout."""
+    """Whether a one-stage detector's head reports its layout."""
     if hasattr(detector, "rpn_head"):
         return False
     with suppress(UserError):
@@ -129,11 +129,11 @@ def has_dense_head(detector: Any) -> bool:
 
 @torch.no_grad()
 def layout_of_features(detector: Any, pixels_BCHW: Tensor) -> HeadSpec:
-    """The layout of features alone: strides and widths.
+    """The layout of the features only: strides and widths.
 
     Args:
-        detector: of any kind. What a dense head says of its strides counts (SSD's are not round).
-        pixels_BCHW: an image that it runs on.
+        detector: any detector. A dense head's own strides take precedence (SSD's are not round).
+        pixels_BCHW: an image that the detector accepts.
     """
     feats, _ = encode(detector, pixels_BCHW, [tuple(pixels_BCHW.shape[-2:])] * len(pixels_BCHW))
     strides = tuple((round(pixels_BCHW.shape[-1] / feat.shape[-1]),) * 2 for feat in feats)
@@ -149,10 +149,10 @@ def layout_of_features(detector: Any, pixels_BCHW: Tensor) -> HeadSpec:
 
 @torch.no_grad()
 def student_layout(student: Any) -> HeadSpec:
-    """The layout of a student: its dense head's, or that of its features for an example image.
+    """A student's layout: its dense head's, or that of its features for an example image.
 
     Args:
-        student: any detector; its modes are as before.
+        student: any detector; train and eval modes are restored.
     """
     if has_dense_head(student):
         return dense_layout(student)

@@ -1,4 +1,4 @@
-"""`grid`: the classes of SOLO, SOLOv2 and their kind, which lie on a grid of S×S cells for each level.
+"""`grid`: the classes of SOLO, SOLOv2 and similar heads, on a grid of S×S cells per level.
 
 Shape suffixes: N cells of the batch (levels, then images, then rows and columns), K class channels.
 """
@@ -23,16 +23,16 @@ from mmkd.structures import DistillContext, HeadSpec, Levels, RowOutputs
 
 @dataclass(frozen=True)
 class GridSpec(HeadSpec):
-    """With the number of cells along a side, by level."""
+    """Also the number of cells along a side, per level."""
 
     grids: tuple[int, ...] = ()
 
 
 class Cells:
-    """What a SOLO head said of its cells in one forward, and in its loss if there was one.
+    """A SOLO head's outputs for its cells in one forward, and in its loss if it was computed.
 
     Attributes:
-        levels: class logits, per level B×K×S×S; a head in eval mode gives their maxima alone.
+        levels: class logits, per level B×K×S×S; in eval mode the head returns only local maxima.
         scorings: the arguments of its classification loss.
     """
 
@@ -41,15 +41,15 @@ class Cells:
         self.scorings: Calls[tuple[Any, ...]] = Calls()
 
     def logits(self, parts: Sequence[int]) -> Tensor:
-        """Of some of the levels, (N, K)."""
+        """The logits of some of the levels, (N, K)."""
         levels = list(self.levels)
         return torch.cat([levels[part].permute(0, 2, 3, 1).flatten(0, 2) for part in parts])
 
     def labels(self, head: Any) -> tuple[Tensor, ...]:
-        """By level the class assigned to each cell, its number of classes for background.
+        """Per level, the class assigned to each cell; the number of classes means background.
 
         Raises:
-            UserError: the loss was given other cells, or no class for each.
+            UserError: the loss received different cells, or not one class per cell.
         """
         logits_NK, labels_N, *_ = list(self.scorings)[-1]
         every_NK = self.logits(range(len(self.levels)))
@@ -84,10 +84,10 @@ def watch_cells(head: Any) -> Iterator[Cells]:
 
 @register_place("grid")
 class Grid(Place):
-    """Heads of the families of SOLO and SOLOv2; a row is a cell of a level's grid.
+    """Heads of the SOLO and SOLOv2 families; a row is a cell of a level's grid.
 
-    Grids are laid over the padded batch, so cells of equal index face each other. The assigned classes are
-    those that the student's head gives its own loss. A cell is valid if its center is on the image.
+    Grids cover the padded batch, so cells of equal index correspond. The assigned classes are those that the
+    student's head passes to its own loss. A cell is valid if its center is inside the image.
     """
 
     gives = frozenset({"cls_logits", "labels", "label_weights", "padding"})
@@ -98,7 +98,7 @@ class Grid(Place):
         return None if isinstance(head, SOLOHead) else "it has no grid of cells like SOLO"
 
     def parts(self, detector: Any) -> int:
-        """The levels."""
+        """The number of levels."""
         return len(detector.mask_head.num_grids)
 
     def spec(self, detector: Any) -> GridSpec:
@@ -116,7 +116,7 @@ class Grid(Place):
     def read(
         self, detector: Any, seen: Cells, feats: Levels, data_samples: Sequence[Any], part: int | None
     ) -> Reading:
-        """As `Place.read`; levels follow each other."""
+        """As `Place.read`; levels are concatenated."""
         head = detector.mask_head
         parts = range(len(head.num_grids)) if part is None else [part]
         labels = seen.labels(head)
@@ -149,14 +149,14 @@ class Grid(Place):
         return rows if classes is None else rows.select_classes(classes)
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
-        """Refuse a teacher with other grids."""
+        """Refuse a teacher with different grids."""
         assert isinstance(student, GridSpec)
         assert isinstance(teacher, GridSpec)
         check_grids(student.grids, teacher.grids)
 
 
 def check_grids(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
-    """Raise `UserError` unless two heads have the same cells."""
+    """Raise `UserError` unless both heads have the same cells."""
     if student != teacher:
         raise UserError(
             "Teacher and student have different grids, so their cells do not correspond.",
@@ -167,7 +167,7 @@ def check_grids(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
 
 
 def _within(grids: Sequence[int], data_samples: Sequence[Any], name: str, like: Tensor) -> Tensor:
-    """Of which cells the center is within the sizes that the samples give under a name, (N,) bool."""
+    """Whether each cell's center is inside the sizes that the samples give under a name, (N,) bool."""
     within = []
     for grid in grids:
         center_S = (torch.arange(grid, device=like.device) + 0.5) / grid

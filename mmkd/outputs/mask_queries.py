@@ -1,4 +1,4 @@
-"""The queries of MaskFormer and Mask2Former, and the masks that they find."""
+"""The queries of MaskFormer and Mask2Former, and their masks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mmkd.structures import DistillContext, HeadSpec, Need, RowOutputs
 
 @register_query_reader(MaskFormer)
 class MaskFormerReader(QueryReader):
-    """Detectors with a `MaskFormerHead`; Mask2Former's first layer are its queries before the decoder."""
+    """Detectors with a `MaskFormerHead`; the first layer of Mask2Former is its queries before the decoder."""
 
     finds = "masks"
 
@@ -66,7 +66,7 @@ class MaskFormerReader(QueryReader):
         return Predictions(logits[-1][None], None, None, counts_LBQ, extra={"masks": masks[-1][None]})
 
     def match(self, detector: Any, part: int, own: RowOutputs, taught: RowOutputs, meta: Any) -> Tensor:
-        """As the head does with annotations; where it draws points, the student's draws stay as they were."""
+        """As the head does for annotations; if it samples points, the student's random state is restored."""
         masks_Nhw = taught.extra["masks"]
         targets = InstanceData(labels=best_class(taught), masks=(masks_Nhw > 0).long())
         devices = [masks_Nhw.device] if masks_Nhw.is_cuda else []
@@ -87,9 +87,9 @@ class MaskFormerReader(QueryReader):
 class QueryMasks(Queries):
     """The masks of MaskFormer's and Mask2Former's queries; a row is a pixel of a query's mask.
 
-    They are the queries that the student's assigner gives an object and a partner among the teacher's, see
-    `Queries`. A pixel's logit says whether it is of the object; a teacher's masks of another size are resized
-    bilinearly. Pixels in the padding are not valid.
+    It uses the queries that the student's assigner matches to an object and that have a partner among the
+    teacher's, see `Queries`. A pixel's logit says whether it belongs to the object; teacher masks of another
+    size are resized bilinearly. Pixels in the padding are not valid.
     """
 
     sampled = True
@@ -108,13 +108,13 @@ class QueryMasks(Queries):
         return self.gives
 
     def of_rows(self, spec: HeadSpec) -> HeadSpec:
-        """A pixel has one logit: whether it is of the object."""
+        """A pixel has one logit: whether it belongs to the object."""
         return HeadSpec(1, 1, True, (), ())
 
     def pair(
         self, detector: Any, reading: Reading, said: RowOutputs
     ) -> tuple[RowOutputs, RowOutputs, DistillContext]:
-        """As `Place.pair`: the masks of the queries that have an object and a partner."""
+        """As `Place.pair`: the masks of queries with an object and a partner."""
         assert isinstance(reading, QueryReading)
         assert reading.said.masks is not None
         assert reading.context.labels_N is not None
@@ -141,7 +141,7 @@ class QueryMasks(Queries):
 
 
 def on_image(masks_Rhw: Tensor, data_samples: Sequence[Any]) -> Tensor:
-    """Which pixels of a mask are on the image, not in its padding, B×h×w bool."""
+    """Which pixels of a mask are inside the image, not in its padding, B×h×w bool."""
     height, width = masks_Rhw.shape[1:]
     rows_h = torch.arange(height, device=masks_Rhw.device)
     columns_w = torch.arange(width, device=masks_Rhw.device)

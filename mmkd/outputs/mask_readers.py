@@ -1,4 +1,4 @@
-"""The masks that one-stage detectors predict from single points, anchors or grid cells; a reader by family.
+"""Masks that one-stage detectors predict from single points, anchors or grid cells; one reader per family.
 
 Shape suffixes: R priors with an object, h and w size of a mask.
 """
@@ -38,9 +38,9 @@ class Group:
     """Masks of one size: those of an image, or of a level.
 
     Attributes:
-        image_R: of which image each is.
-        logits_Rhw: whether a pixel is of the object.
-        inside_Rhw: bool, False where the head learns no mask; ``None`` if it learns it everywhere.
+        image_R: the image of each mask.
+        logits_Rhw: whether a pixel belongs to the object.
+        inside_Rhw: bool, False where the head learns no mask; ``None`` if it learns everywhere.
     """
 
     image_R: Tensor
@@ -50,11 +50,11 @@ class Group:
 
 @dataclass(frozen=True)
 class PriorSpec(HeadSpec):
-    """With what else has to be the same for masks of equal priors.
+    """Also what else must match for masks of equal priors.
 
     Attributes:
-        kind: of the detector, as a name.
-        grids: the cells along a side, by level, if there are grids.
+        kind: the name of the detector family.
+        grids: the cells along a side, per level, if there are grids.
     """
 
     kind: str = ""
@@ -82,7 +82,7 @@ class MaskReader(ABC):
 
     @abstractmethod
     def student(self, detector: Any, seen: Any) -> tuple[Any, list[Group]]:
-        """Which priors have an object, for `teacher`, and their masks, as the loss was computed from."""
+        """The priors with an object, for `teacher`, and their masks, from which the loss was computed."""
 
     @abstractmethod
     def teacher(self, detector: Any, inner: Any, priors: Any) -> list[Tensor]:
@@ -90,11 +90,11 @@ class MaskReader(ABC):
 
 
 class OfPositives(MaskReader):
-    """CondInst and YOLACT, whose mask heads are told of the priors with objects and their parameters.
+    """CondInst and YOLACT, whose mask heads receive the priors with objects and their parameters.
 
     Args:
         kind: the name of the family.
-        parameters: what its mask head calls those of a prior.
+        parameters: the mask head's name for the parameters of a prior.
     """
 
     def __init__(self, kind: str, parameters: str) -> None:
@@ -126,7 +126,7 @@ class OfPositives(MaskReader):
     def teacher(self, detector: Any, inner: Any, priors: Sequence[Any]) -> list[Tensor]:  # noqa: D102
         x = plain_maps(inner)
         width = priors[0][self.parameters].shape[1]
-        # They are the last of the outputs; those of a base prior are together.
+        # They are the last outputs; those of a base prior are adjacent.
         params_BNP = torch.cat(
             [
                 level.float().permute(0, 2, 3, 1).reshape(len(level), -1, width)
@@ -142,20 +142,20 @@ class OfPositives(MaskReader):
         return [self._logits(one, info) for one, info in zip(masks, priors)]
 
     def _logits(self, given: Tensor, info: Any) -> Tensor:
-        """What the mask head gives of an image as logits (R, h, w)."""
+        """The mask head's output for an image as logits (R, h, w)."""
         if self.kind == "YOLACT":
             return stable_logit(given.permute(2, 0, 1))
-        return given.reshape(-1, *given.shape[-2:])[: len(info.pos_inds)]  # CondInst gives 0×1×h×w of none
+        return given.reshape(-1, *given.shape[-2:])[: len(info.pos_inds)]  # CondInst returns 0×1×h×w for none
 
 
 def _dense(detector: Any, inner: Any) -> Any:
-    """What a teacher's dense head gives, in whose precision it is run where losses read its maps too."""
+    """A teacher's dense head output, in the head's precision, as when losses read its maps."""
     dtype = next(detector.bbox_head.parameters()).dtype
     return detector.bbox_head(tuple(level.to(dtype) for level in plain_maps(inner)))
 
 
 class OfRTMDet(MaskReader):
-    """RTMDet-Ins, whose head makes the masks of an image by a method of its own."""
+    """RTMDet-Ins, whose head has its own method for the masks of an image."""
 
     kind = "RTMDet-Ins"
 
@@ -222,7 +222,7 @@ class OfCells(MaskReader):
 
 @contextmanager
 def _watch_maps(head: Any) -> Iterator[list[Calls[Any]]]:
-    """What a SOLO head's masks are made of, before its sigmoids, by layer."""
+    """The inputs of a SOLO head's masks, before its sigmoids, per layer."""
     if isinstance(head, SOLOV2Head):
         layers = [[head.conv_kernel], [head.mask_feature_head]]
     elif isinstance(head, DecoupledSOLOHead):
@@ -242,7 +242,7 @@ def _watch_maps(head: Any) -> Iterator[list[Calls[Any]]]:
 def _masks_of_cells(
     head: Any, maps: Sequence[Calls[Any]], priors: Sequence[tuple[Tensor, Tensor]]
 ) -> list[Tensor]:
-    """By level the mask logits of cells, given by image and index."""
+    """Per level, the mask logits of cells, given by image and index."""
     if isinstance(head, SOLOV2Head):
         feat_BChw = list(maps[1])[-1]
         return [
@@ -258,7 +258,7 @@ def _masks_of_cells(
 
 
 def _dynamic(feat_BChw: Tensor, kernels_RP: Tensor, image_R: Tensor, size: int) -> Tensor:
-    """Convolve each image's features with its kernels; images follow each other, (R, h, w)."""
+    """Convolve each image's features with its kernels; images are concatenated, (R, h, w)."""
     masks = [feat_BChw.flatten()[:0].reshape(0, *feat_BChw.shape[2:])]
     for image in image_R.unique():
         kernels = kernels_RP[image_R == image].unflatten(1, (-1, size, size))
@@ -277,7 +277,7 @@ _RTMDET, _SOLO = OfRTMDet(), OfCells()
 
 
 def mask_reader(detector: Any) -> MaskReader | None:
-    """The reader of a detector's masks, by the class of the head that makes them."""
+    """The reader of a detector's masks, chosen by its mask head's class."""
     mask_head = getattr(detector, "mask_head", None)
     if isinstance(mask_head, CondInstMaskHead):
         return _CONDINST

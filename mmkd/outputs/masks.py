@@ -1,4 +1,4 @@
-"""`masks`: the mask head of a two-stage detector, on the regions with objects that the student sampled."""
+"""`masks`: a two-stage detector's mask head, on the regions with objects that the student sampled."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class MaskRegions(Regions):
 
 
 class _Watched:
-    """What one stage of a mask head did during a loss."""
+    """A record of one mask head stage during a loss."""
 
     def __init__(self) -> None:
         self.rois_N5: Tensor | None = None
@@ -52,12 +52,12 @@ class _Watched:
 
 @register_place("masks")
 class Masks(Place):
-    """Mask heads of the families of Mask R-CNN and Cascade Mask R-CNN; a row is a pixel of a region's mask.
+    """Mask heads of the Mask R-CNN and Cascade Mask R-CNN families; a row is a pixel of a region's mask.
 
-    Its logit is that of the mask of the assigned class, and its label 0 within the true mask, 1 outside.
-    The teacher's mask head is run once on these regions and its own features; where its masks are of another
-    size they are resized bilinearly. PointRend is read where its points start, at its coarse mask. A cascade
-    learns stage by stage from a cascade of as many; from another, from the mean of its scores.
+    A row's logit comes from the mask of the assigned class; its label is 0 inside the true mask, 1 outside.
+    The teacher's mask head runs once on these regions and its own features; masks of another size are resized
+    bilinearly. PointRend is read at its coarse mask, before its points. A cascade learns stage by stage from
+    a cascade with as many stages; any other cascade teaches the mean of its scores.
     """
 
     gives = frozenset({"cls_logits", "labels", "label_weights", "padding"})
@@ -87,12 +87,12 @@ class Masks(Place):
         return HeadSpec(K, K, True, (), ())
 
     def of_rows(self, spec: HeadSpec) -> HeadSpec:
-        """A pixel has one logit: whether it is of the object."""
+        """A pixel has one logit: whether it belongs to the object."""
         return HeadSpec(1, 1, True, (), ())
 
     @contextmanager
     def watch(self, detector: Any) -> Iterator[list[_Watched]]:
-        """As `Place.watch`; one for each stage."""
+        """As `Place.watch`; one record per stage."""
         count = self.parts(detector)
         extractors = per_stage(detector.roi_head.mask_roi_extractor)
         with ExitStack() as stack:
@@ -111,7 +111,7 @@ class Masks(Place):
         data_samples: Sequence[Any],
         part: int | None,
     ) -> Reading:
-        """As `Place.read`; the rows of several stages follow each other."""
+        """As `Place.read`; the rows of several stages are concatenated."""
         stages = tuple(stage for stage in range(len(seen)) if part in (None, stage))
         K = self.spec(detector).num_classes
         calls = [_last_call(seen[stage], mask_heads(detector)[stage], K, feats) for stage in stages]
@@ -175,7 +175,7 @@ class Masks(Place):
 
 
 def mask_heads(detector: Any) -> list[Any]:
-    """The mask heads of a two-stage detector, by stage."""
+    """The mask heads of a two-stage detector, per stage."""
     return per_stage(detector.roi_head.mask_head)
 
 
@@ -202,7 +202,7 @@ def _watch_stage(extractor: nn.Module, mask_head: Any, box_head: Any) -> Iterato
 
 @dataclass(frozen=True)
 class _Call:
-    """What the loss of a stage's masks was computed from."""
+    """The inputs of a stage's mask loss."""
 
     rois_R5: Tensor
     logits_Rhw: Tensor
@@ -211,7 +211,7 @@ class _Call:
 
 
 def _last_call(seen: _Watched, head: Any, num_classes: int, feats: Levels) -> _Call:
-    """What a stage's loss was computed from; nothing, with a gradient of zero, if there was no object."""
+    """The inputs of a stage's loss; empty, with a zero gradient, if there was no object."""
     rois_N5, args = (list(seen.masks) or [(None, ())])[-1]
     if rois_N5 is None:
         nothing = feats[0].flatten()[:0]
@@ -223,7 +223,7 @@ def _last_call(seen: _Watched, head: Any, num_classes: int, feats: Levels) -> _C
             nothing.new_zeros(0, dtype=torch.long),
         )
     masks_RKhw, target_Rhw, labels_R = args
-    # A shared extractor is not asked about these regions again, and class-agnostic heads tell no class.
+    # A shared extractor is not run on these regions again, and class-agnostic heads report no class.
     if len(rois_N5) != len(masks_RKhw) or head.class_agnostic:
         assigned_N = list(seen.scorings)[-1][1]
         object_N = assigned_N < num_classes
@@ -240,7 +240,7 @@ def _of_class(masks_RKhw: Tensor, labels_R: Tensor, head: Any) -> Tensor:
 
 
 def _masks(roi_head: Any, x: Levels, rois_R5: Tensor, stage: int | None, more: dict[str, Tensor]) -> Tensor:
-    """The teacher's mask logits, (R, K, h, w): of a stage, or of all together as it tests."""
+    """The teacher's mask logits, (R, K, h, w): of one stage, or of all combined as in testing."""
     if not isinstance(roi_head, CascadeRoIHead):
         masks_RKhw: Tensor = roi_head._mask_forward(x, rois_R5)["mask_preds"]
         return masks_RKhw

@@ -1,4 +1,4 @@
-"""Methods of an object that are watched or replaced for a while."""
+"""Temporarily watch or replace methods of an object."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mmkd.heads.calls import Calls
 
 @contextmanager
 def replaced(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[None]:
-    """Have an object use another method.
+    """Replace a method of an object.
 
     Args:
         owner: the object.
-        name: of its method.
-        method: what is called instead, without ``self``.
+        name: the method's name.
+        method: called instead, without ``self``.
     """
     before = vars(owner).get(name)
     setattr(owner, name, method)
@@ -30,7 +30,7 @@ def replaced(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[None
 
 @contextmanager
 def recorded(owner: Any, name: str) -> Iterator[Calls[Any]]:
-    """Record what an object's method gives, call by call."""
+    """Record the return values of an object's method, call by call."""
     seen: Calls[Any] = Calls()
     method = getattr(owner, name)
 

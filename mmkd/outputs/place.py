@@ -1,7 +1,7 @@
-"""A place at which a detector predicts, beside the maps of a dense head: RoIs, queries, masks.
+"""A place where a detector predicts, besides a dense head's maps: RoIs, queries, masks.
 
-A place tells how the student is watched there while it computes its own loss, and how a teacher is asked
-about the same rows. Losses on rows then read both as they read dense maps.
+A place defines how to watch the student while it computes its own loss, and how to ask a teacher about the
+same rows. Losses on rows then read both like dense maps.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from mmkd.errors import UserError
 from mmkd.structures import DistillContext, HeadSpec, Levels, Need, RowOutputs
 
-# The maps of a dense head: that of a one-stage detector, or the RPN of a two-stage one.
+# The maps of a dense head: a one-stage detector's, or a two-stage detector's RPN.
 DENSE = ("dense", "rpn")
 
 
@@ -26,7 +26,7 @@ class Reading:
     Attributes:
         outputs: its rows.
         context: the batch, with the assigned labels of these rows.
-        question: what the teacher needs to know to speak of the same rows.
+        question: what the teacher needs to predict for the same rows.
     """
 
     outputs: RowOutputs
@@ -38,10 +38,10 @@ class Place(ABC):
     """A kind of place. It has no state: the detector is always an argument.
 
     Attributes:
-        gives: what a loss may read of the outputs here, and of the context.
-        sampled: the annotated objects decide which rows there are.
-        of_detections: any teacher that finds boxes answers here, by its `Teacher.detect`, which `answer` is
-            then given for ``inner``.
+        gives: what a loss may read here, from the outputs and from the context.
+        sampled: whether the annotated objects decide which rows exist.
+        of_detections: whether any teacher that finds boxes works here; `answer` then receives its
+            `Teacher.detect` output as ``inner``.
     """
 
     gives: frozenset[Need] = frozenset({"cls_logits", "boxes", "labels"})
@@ -50,24 +50,24 @@ class Place(ABC):
 
     @property
     def source(self) -> str:
-        """Places with one source have one reading and one answer, and differ in how they pair them."""
+        """Places with the same source share one reading and one answer, and differ only in how they pair."""
         return type(self).__name__
 
     @abstractmethod
     def lacks(self, detector: Any) -> str | None:
-        """Why a detector does not predict here, as the end of a sentence; ``None`` if it does."""
+        """Why a detector has no such place, as the end of a sentence; ``None`` if it has."""
 
     @abstractmethod
     def parts(self, detector: Any) -> int:
         """The number of stages or layers that predict here; each can be named, as ``rois.0``."""
 
     def offers(self, detector: Any) -> frozenset[Need]:
-        """What a loss may read of this detector here."""
+        """What a loss may read from this detector here."""
         return self.gives
 
     @abstractmethod
     def spec(self, detector: Any) -> HeadSpec:
-        """The classes here, in which teacher and student have to agree; it has no levels."""
+        """The class layout here, in which teacher and student must agree; it has no levels."""
 
     def of_rows(self, spec: HeadSpec) -> HeadSpec:
         """The layout of a row's logits, for these classes."""
@@ -75,20 +75,20 @@ class Place(ABC):
 
     @abstractmethod
     def watch(self, detector: Any) -> AbstractContextManager[Any]:
-        """Record what the student computes here during its loss, by hooks that change nothing."""
+        """Record what the student computes here during its loss, with hooks that change nothing."""
 
     @abstractmethod
     def read(
         self, detector: Any, seen: Any, feats: Levels, data_samples: Sequence[Any], part: int | None
     ) -> Reading:
-        """Make rows of what was recorded.
+        """Turn the record into rows.
 
         Args:
             detector: the student.
-            seen: what `watch` gave.
+            seen: the record made by `watch`.
             feats: the student's features.
             data_samples: mmdet's data samples of the batch.
-            part: of one stage or layer alone; of all if ``None``.
+            part: the stage or layer to read; ``None`` for all.
         """
 
     @abstractmethod
@@ -97,41 +97,41 @@ class Place(ABC):
 
         Args:
             detector: the teacher.
-            inner: its features, as `mmkd.outputs.features.encode` gave them.
-            question: that of the `Reading`.
-            classes: for each of the student's classes its index among the teacher's; ``None`` if they are
-                the same in the same order.
+            inner: its features, from `mmkd.outputs.features.encode`.
+            question: the question of the `Reading`.
+            classes: for each of the student's classes, its index in the teacher; ``None`` if classes and
+                order are the same.
 
         Returns:
             Rows with the student's classes.
         """
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:  # noqa: B027
-        """Raise `UserError` if these two cannot be compared here, whatever the loss reads."""
+        """Raise `UserError` if these two cannot be compared here by any loss."""
 
     def pair(
         self, detector: Any, reading: Reading, said: RowOutputs
     ) -> tuple[RowOutputs, RowOutputs, DistillContext]:
-        """Student's and teacher's rows, one to one.
+        """Pair the student's and the teacher's rows one to one.
 
         Args:
             detector: the student.
-            reading: what it said.
-            said: what the teacher said, with the student's classes.
+            reading: the student's outputs.
+            said: the teacher's outputs, with the student's classes.
 
         Returns:
-            Both, and the context, where rows without a partner are not valid.
+            Both, and the context, in which rows without a partner are not valid.
         """
         return reading.outputs, said, reading.context
 
 
 def check_classes(student: HeadSpec, teacher: HeadSpec, use: str) -> None:
-    """Raise `UserError` unless two have as many classes.
+    """Raise `UserError` unless both have the same number of classes.
 
     Args:
-        student: its layout.
-        teacher: likewise.
-        use: what for, as the end of a sentence.
+        student: the student's layout.
+        teacher: the teacher's layout.
+        use: the purpose, as the end of a sentence.
     """
     if student.num_classes != teacher.num_classes:
         raise UserError(
@@ -149,7 +149,7 @@ _Place = TypeVar("_Place", bound=type[Place])
 
 
 def register_place(name: str) -> Callable[[_Place], _Place]:
-    """Class decorator: ``place='<name>'`` of a loss means this."""
+    """Class decorator: register a place as ``place='<name>'`` for losses."""
 
     def register(place: _Place) -> _Place:
         PLACES[name] = place()
@@ -159,18 +159,18 @@ def register_place(name: str) -> Callable[[_Place], _Place]:
 
 
 def default_place(detector: Any) -> str:
-    """Where a loss on rows reads a detector if its config does not say: at the last that it has."""
+    """The place that losses on rows read by default: the last one that the detector has."""
     own = (name for name, place in PLACES.items() if not place.of_detections)
     return next((name for name in own if PLACES[name].lacks(detector) is None), "dense")
 
 
 def find_place(name: str, detector: Any, path: str) -> tuple[Place, int | None]:
-    """The place that a loss names, and which of its parts.
+    """The place that a loss names, and the index of its part.
 
     Args:
-        name: like ``rois`` or ``rois.0``.
+        name: for example ``rois`` or ``rois.0``.
         detector: the student.
-        path: where the loss stands in the config, for messages.
+        path: the loss's place in the config, for messages.
 
     Raises:
         UserError: there is no such place, or the detector predicts nothing there.
@@ -207,16 +207,16 @@ def find_place(name: str, detector: Any, path: str) -> tuple[Place, int | None]:
 
 
 def split_places(losses: Any) -> tuple[Any, dict[str, str]]:
-    """Take from the losses' configs the place that each of them names.
+    """Extract ``place`` from the losses' configs.
 
     Args:
         losses: name → config.
 
     Returns:
-        The configs without ``place``, and from the losses that name one to its name.
+        The configs without ``place``, and the places by loss name.
 
     Raises:
-        UserError: a place is no string.
+        UserError: a place is not a string.
     """
     if not isinstance(losses, Mapping):
         return losses, {}

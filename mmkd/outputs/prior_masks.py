@@ -1,4 +1,4 @@
-"""`prior_masks`: the masks of points, anchors or grid cells that one-stage detectors predict.
+"""`prior_masks`: masks that one-stage detectors predict from points, anchors or grid cells.
 
 Shape suffixes: R priors with an object, h and w size of a mask, N pixels of all masks.
 """
@@ -23,7 +23,7 @@ from mmkd.structures import DistillContext, HeadSpec, Levels, Need, RowOutputs
 
 @dataclass(frozen=True)
 class _Question:
-    """The priors, and the sizes of the student's masks of each group."""
+    """The priors, and the mask sizes of each of the student's groups."""
 
     priors: Any
     sizes: tuple[tuple[int, ...], ...]
@@ -33,10 +33,10 @@ class _Question:
 class PriorMasks(Place):
     """The masks of CondInst, BoxInst, YOLACT, RTMDet-Ins, SOLO and SOLOv2; a row is a pixel of a mask.
 
-    They are those of the points, anchors or grid cells that the student's head gives an object. The teacher
-    is asked for its masks of the same ones; of another size they are resized bilinearly. A pixel's logit
-    says whether it is of the object. Pixels in the padding, and those outside of the box to which YOLACT
-    crops a mask, are not valid. Classes are not compared.
+    It uses the points, anchors or grid cells that the student's head assigns an object. The teacher predicts
+    masks for the same ones; masks of another size are resized bilinearly. A pixel's logit says whether it
+    belongs to the object. Pixels in the padding, and pixels outside YOLACT's crop box, are not valid. Classes
+    are not compared.
     """
 
     gives = frozenset[Need]({"cls_logits"})
@@ -47,15 +47,15 @@ class PriorMasks(Place):
         return None if mask_reader(detector) else "it predicts no masks from points, anchors or cells"
 
     def parts(self, detector: Any) -> int:
-        """There is one."""
+        """Always one."""
         return 1
 
     def spec(self, detector: Any) -> PriorSpec:
-        """The layout of the priors; of the classes there is one, the object."""
+        """The layout of the priors, with one class: the object."""
         return _reader(detector).spec(detector)
 
     def of_rows(self, spec: HeadSpec) -> HeadSpec:
-        """A pixel has one logit: whether it is of the object."""
+        """A pixel has one logit: whether it belongs to the object."""
         return HeadSpec(1, 1, True, (), ())
 
     def watch(self, detector: Any) -> AbstractContextManager[Any]:
@@ -95,7 +95,7 @@ class PriorMasks(Place):
         return RowOutputs(self.of_rows(self.spec(detector)), torch.cat(logits_N)[:, None])
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
-        """Refuse a teacher whose masks are of other priors."""
+        """Refuse a teacher whose masks belong to other priors."""
         assert isinstance(student, PriorSpec)
         assert isinstance(teacher, PriorSpec)
         if student.kind != teacher.kind:

@@ -1,4 +1,4 @@
-"""Queries: a set of predictions for each image, in no order that student and teacher share."""
+"""Queries: a set of predictions per image, without an order shared by student and teacher."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from mmkd.structures import DistillContext, HeadSpec, Levels, Need, RowOutputs
 
 @dataclass(frozen=True)
 class QueryQuestion:
-    """What a teacher gets to know about a student's queries.
+    """What a teacher is told about a student's queries.
 
     Attributes:
-        data_samples: with ``img_shape`` and ``batch_input_shape`` alone.
+        data_samples: with only ``img_shape`` and ``batch_input_shape``.
         parts: the student's layers.
     """
 
@@ -32,11 +32,11 @@ class QueryQuestion:
 
 @dataclass(frozen=True)
 class QueryReading(Reading):
-    """With all that the student's queries say, by which they are matched.
+    """Also all predictions of the student's queries, used for matching.
 
     Attributes:
-        said: what they say.
-        matches: what a teacher said, and for each row its partner there; one for each teacher so far.
+        said: the predictions.
+        matches: a teacher's outputs, and for each row its partner there; one entry per teacher so far.
     """
 
     said: Predictions
@@ -45,7 +45,7 @@ class QueryReading(Reading):
 
 @dataclass(frozen=True)
 class QuerySpec(HeadSpec):
-    """With what queries find an object by, see `QueryReader`."""
+    """Also how the queries find an object, see `QueryReader`."""
 
     finds: str = "boxes"
 
@@ -54,13 +54,13 @@ class QuerySpec(HeadSpec):
 class Queries(Place):
     """The queries of a decoder, each matched with one of the teacher's.
 
-    Rows are the student's queries of each layer (``queries.0`` for the first layer alone). Denoising and
-    auxiliary queries are none of them. The student's own assigner matches each image's queries with the
-    predictions of the teacher's last layer as if these were annotations, by its own costs. The teacher's
-    queries with the highest scores take part: as many as the student gives detections
-    (``test_cfg.max_per_img``), and no more than it has queries. Those without a partner are not valid.
+    Rows are the student's queries of each layer (``queries.0`` for the first layer only), without denoising
+    and auxiliary queries. The student's own assigner, with its own costs, matches each image's queries with
+    the predictions of the teacher's last layer as if these were annotations. Only the teacher's
+    highest-scoring queries take part: as many as the student's maximum number of detections
+    (``test_cfg.max_per_img``), and no more than it has queries. Queries without a partner are not valid.
 
-    Source: matching with the teacher's predictions, Chang et al., ICCV 2023
+    Source: matching with the teacher's predictions: Chang et al., ICCV 2023
     (https://arxiv.org/abs/2211.10156), which also matches background queries.
     """
 
@@ -79,7 +79,7 @@ class Queries(Place):
         return QuerySpec(**vars(reader.spec(detector)), finds=reader.finds)
 
     def offers(self, detector: Any) -> frozenset[Need]:
-        """As `Place.offers`; queries for masks have no boxes."""
+        """As `Place.offers`; mask queries have no boxes."""
         boxes: frozenset[Need] = frozenset({"boxes"})
         return self.gives if _reader(detector).finds == "boxes" else self.gives - boxes
 
@@ -90,7 +90,7 @@ class Queries(Place):
     def read(
         self, detector: Any, seen: Any, feats: Levels, data_samples: Sequence[Any], part: int | None
     ) -> Reading:
-        """As `Place.read`; the labels are those of the student's own matching with the annotations."""
+        """As `Place.read`; the labels come from the student's own matching with the annotations."""
         said = _reader(detector).student(detector, seen, data_samples)
         parts = range(len(said.logits_LBQK)) if part is None else [part]
         rows = said.rows(parts, self.spec(detector))
@@ -103,7 +103,7 @@ class Queries(Place):
     def answer(
         self, detector: Any, inner: Any, question: QueryQuestion, classes: Sequence[int] | None
     ) -> RowOutputs:
-        """The predictions of the last layer that count, image by image."""
+        """The valid predictions of the last layer, image by image."""
         said = _reader(detector).teacher(detector, inner, question.data_samples)
         rows = said.rows([0], self.spec(detector))
         assert rows.known_N is not None
@@ -111,7 +111,7 @@ class Queries(Place):
         return rows if classes is None else rows.select_classes(classes)
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
-        """Refuse a teacher whose queries cannot be matched: by class, and by box or mask."""
+        """Refuse a teacher whose queries cannot be matched by class and by box or mask."""
         check_classes(student, teacher, "by which their queries are matched")
         assert isinstance(student, QuerySpec)
         assert isinstance(teacher, QuerySpec)
@@ -126,9 +126,9 @@ class Queries(Place):
     def pair(
         self, detector: Any, reading: Reading, said: RowOutputs
     ) -> tuple[RowOutputs, RowOutputs, DistillContext]:
-        """As `Place.pair`: the teacher's queries in the order of the student's."""
+        """As `Place.pair`: the teacher's queries in the student's order."""
         partner_N = self.match(detector, reading, said)
-        if not len(said.cls_logits_NK):  # there is none to stand in for those without a partner
+        if not len(said.cls_logits_NK):  # no row can stand in for a missing partner
             said = reading.outputs.map(Tensor.detach)
         valid_N = reading.context.valid_N & (partner_N >= 0)
         taught = said.take(partner_N.clamp(min=0))
@@ -136,7 +136,7 @@ class Queries(Place):
 
     @torch.no_grad()
     def match(self, detector: Any, reading: Reading, said: RowOutputs) -> Tensor:
-        """For each of the student's rows that of the teacher that it faces, −1 for none, (N,)."""
+        """For each of the student's rows, the teacher's matching row, −1 for none, (N,)."""
         assert isinstance(reading, QueryReading)
         assert said.image_N is not None
         for known, partner_N in reading.matches:
@@ -171,6 +171,6 @@ def _reader(detector: Any) -> QueryReader:
 
 
 def _shapes(sample: Any) -> Any:
-    """What a teacher may know of an image."""
+    """The information about an image that a teacher may have."""
     shape = getattr(sample, "batch_input_shape", sample.img_shape)
     return DetDataSample(metainfo={"img_shape": sample.img_shape, "batch_input_shape": shape})

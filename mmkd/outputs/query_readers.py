@@ -1,4 +1,4 @@
-"""What a detector's queries say, read from what its own code computes; one reader for each family.
+"""Reads a detector's queries from what its own code computes; one reader per family.
 
 Shape suffixes: L layers or stages, B images, Q queries, K class channels.
 """
@@ -24,12 +24,12 @@ class Predictions:
 
     Attributes:
         logits_LBQK: class logits.
-        boxes_LBQ4: x1, y1, x2, y2 in pixels of the input; ``None`` if they predict none.
-        labels_LBQ: the class that its own assigner gave each in its loss, the number of classes for
-            background; ``None`` if there was no loss, or it does not tell.
+        boxes_LBQ4: x1, y1, x2, y2 in pixels of the input; ``None`` without boxes.
+        labels_LBQ: the class that the detector's own assigner gave each query in its loss, the number of
+            classes for background; ``None`` without a loss or if it is unknown.
         counts_LBQ: bool, False for queries that the detector leaves out of its loss and its detections.
         extra: further predictions by name, L×B×Q×….
-        masks: per layer, mask logits B×Q×h×w; ``None`` if they predict none.
+        masks: per layer, mask logits B×Q×h×w; ``None`` without masks.
     """
 
     logits_LBQK: Tensor
@@ -67,18 +67,18 @@ class QueryReader(ABC):
     """Reads the queries of a family of detectors. It has no state.
 
     Attributes:
-        finds: by what they find an object, ``"boxes"`` or ``"masks"``; a teacher's must be the student's.
+        finds: how it finds objects, ``"boxes"`` or ``"masks"``; the teacher's must equal the student's.
     """
 
     finds = "boxes"
 
     def lacks(self, detector: Any) -> str | None:
-        """Why this one is not served, as the end of a sentence; ``None`` if it is."""
+        """Why the detector is not supported, as the end of a sentence; ``None`` if it is."""
         return None
 
     @abstractmethod
     def parts(self, detector: Any) -> int:
-        """How many layers or stages predict."""
+        """The number of layers or stages that predict."""
 
     @abstractmethod
     def spec(self, detector: Any) -> HeadSpec:
@@ -86,41 +86,41 @@ class QueryReader(ABC):
 
     @abstractmethod
     def watch(self, detector: Any) -> AbstractContextManager[Any]:
-        """Record what the queries say during the detector's own loss, by means that change nothing."""
+        """Record the queries' predictions during the detector's own loss, without changing anything."""
 
     @abstractmethod
     def student(self, detector: Any, seen: Any, data_samples: Sequence[Any]) -> Predictions:
-        """Those of a student, of all layers.
+        """The student's predictions, from all layers.
 
         Args:
             detector: the student.
-            seen: what `watch` gave.
-            data_samples: of the batch.
+            seen: the record made by `watch`.
+            data_samples: those of the batch.
         """
 
     @abstractmethod
     def teacher(self, detector: Any, inner: Any, data_samples: Sequence[Any]) -> Predictions:
-        """Those of a detector in eval mode, of its last layer alone.
+        """The predictions of a detector in eval mode, from its last layer only.
 
         Args:
             detector: the teacher.
-            inner: what `mmkd.outputs.features.encode` gave.
+            inner: the result of `mmkd.outputs.features.encode`.
             data_samples: with ``img_shape`` and ``batch_input_shape``.
         """
 
     @abstractmethod
     def match(self, detector: Any, part: int, own: RowOutputs, taught: RowOutputs, meta: Any) -> Tensor:
-        """Match an image's queries with a teacher's, by the student's own assigner.
+        """Match an image's queries with the teacher's, using the student's own assigner.
 
         Args:
             detector: the student.
-            part: the layer that the queries are of.
+            part: the layer of the queries.
             own: the student's queries, (Q,), as `Predictions.of_image` gives them.
-            taught: the teacher's, at least one; its masks are in ``extra`` too.
+            taught: the teacher's, at least one; ``extra`` also has its masks.
             meta: the image's metainfo.
 
         Returns:
-            (Q,): 0 for no partner, else the number of the teacher's query, from 1.
+            (Q,): 0 for no partner, else the index of the teacher's query, counted from 1.
         """
 
     @abstractmethod
@@ -134,7 +134,7 @@ _Reader = TypeVar("_Reader", bound=type[QueryReader])
 
 
 def register_query_reader(*detectors: type) -> Callable[[_Reader], _Reader]:
-    """Class decorator: these detectors and their subclasses are read by this."""
+    """Class decorator: use this reader for these detectors and their subclasses."""
 
     def register(reader: _Reader) -> _Reader:
         for detector in detectors:
@@ -145,12 +145,12 @@ def register_query_reader(*detectors: type) -> Callable[[_Reader], _Reader]:
 
 
 def query_reader(detector: Any) -> QueryReader | None:
-    """The reader of a detector's queries, by the nearest of its classes that has one."""
+    """The reader of a detector's queries, found along the MRO of its class."""
     return next((QUERY_READERS[kind] for kind in type(detector).__mro__ if kind in QUERY_READERS), None)
 
 
 def as_targets(taught: RowOutputs) -> InstanceData:
-    """A teacher's queries as if they were annotations: its best class, its box."""
+    """A teacher's queries as annotations: the best class and the box of each."""
     return InstanceData(labels=best_class(taught), bboxes=taught.boxes_N4)
 
 
@@ -163,7 +163,7 @@ def assigned(counts_LBQ: Tensor, calls: Sequence[tuple[Any, ...]]) -> Tensor | N
     """The labels that a head gave its classification loss, L×B×Q; ``None`` if they do not fit.
 
     Args:
-        counts_LBQ: which queries the loss is of.
+        counts_LBQ: which queries the loss covers.
         calls: the arguments of each of its calls; the decoder's layers come first.
     """
     layers = []

@@ -1,4 +1,4 @@
-"""RoI heads of mmdet, of the families of Faster R-CNN and Cascade R-CNN, as they are read and asked."""
+"""Support for mmdet's RoI heads of the Faster R-CNN and Cascade R-CNN families."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmkd.structures import HeadSpec, Levels
 
 
 def no_roi_head(detector: Any) -> str | None:
-    """Why a detector has no box head on sampled regions that is served; ``None`` if it has."""
+    """Why a detector has no supported box head on sampled regions; ``None`` if it has one."""
     roi_head = getattr(detector, "roi_head", None)
     if roi_head is None:
         return "it has no RoI head"
@@ -39,12 +39,12 @@ def no_roi_head(detector: Any) -> str | None:
 
 
 def per_stage(module: Any) -> list[Any]:
-    """The modules of a cascade's stages, or the only one."""
+    """The modules of a cascade's stages, or the only module."""
     return list(module) if isinstance(module, nn.ModuleList) else [module]
 
 
 def box_heads(detector: Any) -> list[Any]:
-    """The box heads of a two-stage detector, by stage."""
+    """The box heads of a two-stage detector, per stage."""
     return per_stage(detector.roi_head.bbox_head)
 
 
@@ -66,10 +66,10 @@ def _channels(head: Any) -> int | None:
 
 
 def scores(head: Any, cls_score_NK: Tensor) -> Tensor:
-    """A box head's class logits as they are compared, (N, K) or (N, K + 1) with background last.
+    """A box head's class logits for comparison, (N, K) or (N, K + 1) with background last.
 
-    Seesaw loss classifies objects and tells them from background by a softmax each: the logarithms of their
-    products are logits of one.
+    Seesaw loss uses one softmax for the classes and one for object against background: the logarithms of
+    their products are the logits of a single softmax.
     """
     if not isinstance(head.loss_cls, SeesawLoss):
         return cls_score_NK
@@ -89,17 +89,17 @@ def hooked(*handles: Any) -> Iterator[None]:
 
 
 def of_batch(rois_N5: Tensor, images: int) -> Tensor:
-    """Regions with the indices of a teacher's images; a Trident student has each image once per branch."""
+    """Regions with the teacher's image indices; a Trident student repeats each image once per branch."""
     return torch.cat([rois_N5[:, :1] % images, rois_N5[:, 1:]], dim=1).float()
 
 
 def plain_maps(inner: Levels) -> Levels:
-    """A teacher's features for mmcv's RoIAlign, which misreads channels-last ones without a word."""
+    """A teacher's features for mmcv's RoIAlign, which silently misreads channels-last maps."""
     return tuple(level.float().contiguous() for level in inner)
 
 
 def fused_features(roi_head: Any, x: Levels) -> dict[str, Tensor]:
-    """What HTC and SCNet add to the features of each region."""
+    """The extra features that HTC and SCNet add to each region."""
     more = {}
     if getattr(roi_head, "with_semantic", False):
         more["semantic_feat"] = roi_head.semantic_head(x)[1].contiguous()  # as `plain_maps`

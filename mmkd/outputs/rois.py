@@ -1,4 +1,4 @@
-"""`rois`: the box head of a two-stage detector, on the regions that the student sampled."""
+"""`rois`: a two-stage detector's box head, on the regions that the student sampled."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ Boxes = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Regions:
-    """Where a student looked in a batch, as a teacher is asked about it.
+    """The student's regions in a batch, as passed to a teacher.
 
     Attributes:
         rois: per stage, (n, 5): the index of the image, then x1, y1, x2, y2 in pixels of the input.
         labels: per stage, (n,): the assigned class, ``num_classes`` for background.
-        stages: which of the student's stages these are.
-        num_stages: how many it has.
-        image_shapes: (height, width) of each image without its padding.
+        stages: the indices of the student's stages that these belong to.
+        num_stages: the student's number of stages.
+        image_shapes: (height, width) of each image without padding.
     """
 
     rois: tuple[Tensor, ...]
@@ -52,13 +52,13 @@ class Regions:
 
 @dataclass(frozen=True)
 class _Reading(Reading):
-    """With the student's boxes, which are known when the teacher has answered."""
+    """Also the student's boxes, which are known once the teacher has answered."""
 
     boxes_of: Boxes | None
 
 
 class Watched:
-    """What one stage of a RoI head did during a loss."""
+    """A record of one RoI head stage during a loss."""
 
     def __init__(self) -> None:
         self.rois_N5: Tensor | None = None
@@ -68,12 +68,12 @@ class Watched:
 
 @register_place("rois")
 class Rois(Place):
-    """Heads of the families of Faster R-CNN and Cascade R-CNN.
+    """Heads of the Faster R-CNN and Cascade R-CNN families.
 
-    The student's own sampled regions, and what its box head says of them, are read where they pass. The
-    teacher's box head is run once on these regions and its own features: by its `_bbox_forward`. A cascade
-    learns stage by stage from a cascade of as many; from another, as it tests: it refines the regions,
-    averages the scores, and gives the last boxes.
+    The student's own sampled regions and its box head's outputs for them are recorded during its loss. The
+    teacher's box head runs once on these regions and its own features, through its `_bbox_forward`. A cascade
+    learns stage by stage from a cascade with as many stages. Any other cascade teaches what it predicts in
+    testing: regions are refined, scores averaged, and the last boxes used.
     """
 
     gives = frozenset({"cls_logits", "boxes", "labels", "label_weights", "padding"})
@@ -84,21 +84,21 @@ class Rois(Place):
         return no_roi_head(detector)
 
     def offers(self, detector: Any) -> frozenset[Need]:
-        """As `Place.offers`; a head without regression has no boxes of its own."""
+        """As `Place.offers`; heads without regression have no boxes."""
         regresses = all(getattr(head, "with_reg", True) for head in box_heads(detector))
         return self.gives if regresses else self.gives - {"boxes"}
 
     def parts(self, detector: Any) -> int:
-        """The stages of a cascade."""
+        """The number of stages of a cascade."""
         return len(box_heads(detector))
 
     def spec(self, detector: Any) -> HeadSpec:
-        """As `Place.spec`; as the head reads its scores when it tests."""
+        """As `Place.spec`; scores are read as in testing."""
         return layout(box_heads(detector)[-1])
 
     @contextmanager
     def watch(self, detector: Any) -> Iterator[list[Watched]]:
-        """As `Place.watch`: one of `Watched` for each stage."""
+        """As `Place.watch`: one `Watched` per stage."""
         extractors = per_stage(detector.roi_head.bbox_roi_extractor)
         with ExitStack() as stack:
             yield [
@@ -114,7 +114,7 @@ class Rois(Place):
         data_samples: Sequence[Any],
         part: int | None,
     ) -> Reading:
-        """As `Place.read`; the rows of several stages follow each other."""
+        """As `Place.read`; the rows of several stages are concatenated."""
         chosen = [
             (stage, last_call(seen[stage], head, feats))
             for stage, head in enumerate(box_heads(detector))
@@ -198,11 +198,11 @@ class Rois(Place):
 
 
 def compared_class(labels_N: Tensor, said: RowOutputs) -> Tensor:
-    """The class whose box is compared, (N,): the assigned one; on the background the teacher's first.
+    """The class whose box is compared, (N,): the assigned one, or the teacher's top class for background.
 
     Args:
         labels_N: assigned classes, ``num_classes`` for background.
-        said: what the teacher says of these rows.
+        said: the teacher's outputs for these rows.
     """
     K = said.spec.num_classes
     return torch.where(labels_N < K, labels_N, said.cls_logits_NK[:, :K].argmax(dim=1))
@@ -231,7 +231,7 @@ def _watch_stage(extractor: nn.Module, head: Any) -> Iterator[Watched]:
 
 @dataclass(frozen=True)
 class _Call:
-    """What the last call of a box head says: earlier ones are a sampler's, who looks for hard regions."""
+    """The last call of a box head: earlier calls come from a sampler searching for hard regions."""
 
     rois_N5: Tensor
     cls_logits_NK: Tensor
@@ -241,7 +241,7 @@ class _Call:
 
 
 def last_call(seen: Watched, head: Any, feats: Levels) -> _Call:
-    """What a stage's loss was computed from; nothing, with a gradient of zero, if it was not run."""
+    """The inputs of a stage's loss; empty, with a zero gradient, if it was not run."""
     rois_N5, output = (list(seen.outputs) or [(None, None)])[-1]
     if rois_N5 is None:
         nothing = feats[0].flatten()[:0]
@@ -268,7 +268,7 @@ def last_call(seen: Watched, head: Any, feats: Levels) -> _Call:
 
 
 def _boxes_of(head: Any, rois_N5: Tensor, bbox_pred: Any) -> Boxes | None:
-    """From the class of each region to its box as the head decodes it, not clipped to the image."""
+    """A function from each region's class to its box as the head decodes it, not clipped to the image."""
     if bbox_pred is None:
         return None
 
@@ -282,7 +282,7 @@ def _boxes_of(head: Any, rois_N5: Tensor, bbox_pred: Any) -> Boxes | None:
 
 
 def joined(parts: Sequence[Boxes | None], sizes: Sequence[int]) -> Boxes | None:
-    """The boxes of rows that follow each other."""
+    """Concatenate the boxes of rows."""
     given = [part for part in parts if part is not None]
     if len(given) < len(parts):
         return None
@@ -296,7 +296,7 @@ def _said(head: Any, rois_N5: Tensor, results: dict[str, Any]) -> tuple[Tensor, 
 def _refined(
     roi_head: Any, x: Levels, rois_N5: Tensor, image_shapes: Sequence[tuple[int, ...]], more: dict[str, Any]
 ) -> tuple[Tensor, Boxes | None]:
-    """What a cascade says of regions as it does when it tests: the mean of scores, and the last boxes."""
+    """A cascade's predictions for regions as in testing: the mean of scores, and the last boxes."""
     head = roi_head.bbox_head[-1]
     if not len(rois_N5):
         return _said(head, rois_N5, roi_head._bbox_forward(-1, x, rois_N5, **more))

@@ -1,4 +1,4 @@
-"""The teacher's queries, which the student answers too: none has to be matched."""
+"""The teacher's queries, also run through the student: they need no matching."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmkd.structures import DistillContext, HeadSpec, Levels, Need, RowOutputs
 
 @dataclass(frozen=True)
 class _Spec(HeadSpec):
-    """With what two decoders must have in common to read the same queries."""
+    """Also what two decoders must share to read the same queries."""
 
     decoder: tuple[Any, ...] = ()
 
@@ -29,14 +29,14 @@ class _Spec(HeadSpec):
 class SharedQueries(Place):
     """The teacher's queries through the student's decoder, on the student's own memory.
 
-    Content and position of the teacher's queries, in two-stage transformers those that it chose for the
-    batch, go through the student's decoder and head in a pass of their own, with gradient. Rows are the
-    teacher's queries in each of the student's layers (``shared_queries.0`` for the first alone); all face the
-    predictions of the teacher's last layer. They have no assigned classes: the teacher's score
+    Content and position of the teacher's queries (in two-stage transformers, those that it selected for the
+    batch) go through the student's decoder and head in a separate pass, with gradient. Rows are the teacher's
+    queries in each of the student's layers (``shared_queries.0`` for the first only); all are compared with
+    the predictions of the teacher's last layer. They have no assigned classes: the teacher's score
     (``region='teacher'``) says which of them matter.
 
     Source: KD-DETR, Wang et al., CVPR 2024 (https://arxiv.org/abs/2211.08071): its specific sampling, without
-    the general one, which adds random queries.
+    the general sampling, which adds random queries.
     """
 
     gives = frozenset[Need]({"cls_logits", "boxes"})
@@ -51,7 +51,7 @@ class SharedQueries(Place):
         return reader.lacks(detector)
 
     def parts(self, detector: Any) -> int:
-        """The layers of the decoder."""
+        """The number of decoder layers."""
         return _reader(detector).parts(detector)
 
     def spec(self, detector: Any) -> HeadSpec:
@@ -62,13 +62,13 @@ class SharedQueries(Place):
 
     @contextmanager
     def watch(self, detector: Any) -> Iterator[Recorded]:
-        """As `Place.watch`: the student records by itself what its encoder made of the batch."""
+        """As `Place.watch`: the student itself records its encoder's output for the batch."""
         yield detector.recorded
 
     def read(
         self, detector: Any, seen: Recorded, feats: Levels, data_samples: Sequence[Any], part: int | None
     ) -> Reading:
-        """As `Place.read`; there are no rows yet, as the student answers the teacher's queries in `pair`."""
+        """As `Place.read`; there are no rows yet: the student runs the teacher's queries in `pair`."""
         memory = next(iter(seen.memory))
         encoded = Encoded(tuple(next(iter(seen.feats))), data_samples, memory)
         nothing_N = memory["memory"].new_zeros(0, dtype=torch.bool)
@@ -118,7 +118,7 @@ class SharedQueries(Place):
 
 @dataclass(frozen=True)
 class _SharedReading(Reading):
-    """With what the student's decoder goes on with."""
+    """Also the inputs of the student's decoder."""
 
     encoded: Encoded
     part: int | None
@@ -133,7 +133,7 @@ def _reader(detector: Any) -> TransformerReader:
 def _predictions(
     logits_LBQK: Tensor, boxes_LBQ4: Tensor, data_samples: Sequence[Any], queries: Any = None
 ) -> Predictions:
-    """Those of all queries, with the queries themselves as they go to a decoder."""
+    """The predictions of all queries, and the queries as the decoder receives them."""
     counts_LBQ = torch.ones_like(logits_LBQK[..., 0], dtype=torch.bool)
     extra = {name: value[None] for name, value in (queries or {}).items() if isinstance(value, Tensor)}
     return Predictions(logits_LBQK, corners(boxes_LBQ4, data_samples), None, counts_LBQ, extra)

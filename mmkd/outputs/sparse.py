@@ -1,4 +1,4 @@
-"""The queries of Sparse R-CNN and QueryInst: proposals that are learned, refined stage by stage."""
+"""The queries of Sparse R-CNN and QueryInst: learned proposals, refined stage by stage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mmkd.structures import HeadSpec, RowOutputs
 
 @register_query_reader(SparseRCNN)
 class SparseReader(QueryReader):
-    """Detectors whose stages are those of a `SparseRoIHead`."""
+    """Detectors with a `SparseRoIHead`."""
 
     def lacks(self, detector: Any) -> str | None:  # noqa: D102
         head = detector.roi_head

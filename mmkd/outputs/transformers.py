@@ -22,13 +22,13 @@ from mmkd.structures import HeadSpec, Levels, RowOutputs
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a detection transformer's decoder goes on with.
+    """The inputs of a detection transformer's decoder.
 
     Attributes:
-        feats: what its neck gives.
-        data_samples: of the batch.
-        memory: what its ``forward_encoder`` gives.
-        decoded: what `decode` made of it by the detector's own queries, once it was asked.
+        feats: the neck's output.
+        data_samples: those of the batch.
+        memory: the output of its ``forward_encoder``.
+        decoded: the result of `decode` with the detector's own queries, once computed.
     """
 
     feats: Levels
@@ -40,17 +40,16 @@ class Encoded:
 def decode(
     detector: Any, encoded: Encoded, queries: Mapping[str, Any] | None = None
 ) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
-    """Run a transformer's own forward from the encoder's output on.
+    """Continue a transformer's own forward from the encoder's output.
 
     Args:
         detector: the transformer.
-        encoded: of a batch.
-        queries: what its decoder is given beside the encoder's output, as another's ``pre_decoder`` made it;
-            ``None`` for its own.
+        encoded: the encoder's output for a batch.
+        queries: the decoder's further inputs, from another detector's ``pre_decoder``; ``None`` for its own.
 
     Returns:
-        Class logits L×B×Q×K; boxes L×B×Q×4, center and size relative to the image, as its head gives them;
-        and what the decoder was given.
+        Class logits L×B×Q×K; boxes L×B×Q×4, center and size relative to the image, as its head returns them;
+        and the decoder's inputs.
     """
     if queries is None and encoded.decoded:
         return encoded.decoded[0]
@@ -77,7 +76,7 @@ def decode(
 
 @register_query_reader(DetectionTransformer)
 class TransformerReader(QueryReader):
-    """DETR, Conditional DETR, DAB-DETR, Deformable DETR, DINO and what follows them."""
+    """DETR, Conditional DETR, DAB-DETR, Deformable DETR, DINO and their successors."""
 
     def lacks(self, detector: Any) -> str | None:  # noqa: D102
         if hasattr(detector, "language_model"):
@@ -97,7 +96,7 @@ class TransformerReader(QueryReader):
         return observe(detector.bbox_head, labels=("loss_cls",))
 
     def student(self, detector: Any, seen: Observation, data_samples: Sequence[Any]) -> Predictions:
-        """Those of the matching queries: denoising queries come before them, DDQ's dense ones after."""
+        """The predictions of the matching queries: denoising queries come before, DDQ's dense ones after."""
         logits_LBQK, boxes_LBQ4 = seen.raw[0]
         queries = detector.num_queries * max(1, getattr(detector, "num_patterns", 0))
         stop = logits_LBQK.shape[2] - self.trailing(detector)
@@ -115,11 +114,11 @@ class TransformerReader(QueryReader):
         return Predictions(logits_LBQK[-1:], boxes_LBQ4, None, counts_LBQ)
 
     def trailing(self, detector: Any) -> int:
-        """How many auxiliary queries come after the matching ones in training."""
+        """The number of auxiliary queries after the matching ones in training."""
         return 0
 
     def counts(self, detector: Any, logits_LBQK: Tensor) -> Tensor:
-        """Which queries take part in loss and detections, L×B×Q."""
+        """Which queries are used in loss and detections, L×B×Q."""
         return torch.ones_like(logits_LBQK[..., 0], dtype=torch.bool)
 
     def match(self, detector: Any, part: int, own: RowOutputs, taught: RowOutputs, meta: Any) -> Tensor:  # noqa: D102
@@ -136,7 +135,7 @@ class TransformerReader(QueryReader):
 
 @register_query_reader(DDQDETR)
 class DDQReader(TransformerReader):
-    """DDQ: after each layer it keeps those queries alone that are distinct."""
+    """DDQ: after each layer it keeps only distinct queries."""
 
     def trailing(self, detector: Any) -> int:  # noqa: D102
         dense: int = detector.cache_dict["num_dense_queries"]
@@ -144,13 +143,14 @@ class DDQReader(TransformerReader):
 
     def counts(self, detector: Any, logits_LBQK: Tensor) -> Tensor:  # noqa: D102
         heads, masks = detector.cache_dict["num_heads"], detector.cache_dict["distinct_query_mask"]
-        # The first row of a layer's attention mask, as `DDQDETRHead` reads it; the first layer has all.
+        # The first row of a layer's attention mask, as `DDQDETRHead` reads it; the first layer keeps all
+        # queries.
         kept = [mask[::heads, 0] for mask in masks]
         return torch.stack([torch.ones_like(kept[0]), *kept])
 
 
 def corners(boxes_LBQ4: Tensor, data_samples: Sequence[Any]) -> Tensor:
-    """From center and size relative to each image to corners in pixels of the input."""
+    """Convert center and size relative to each image to corners in pixels of the input."""
     shapes = [sample.img_shape for sample in data_samples]
     sizes_B14 = boxes_LBQ4.new_tensor([[[w, h, w, h]] for h, w in shapes], dtype=torch.float32)
     return bbox_cxcywh_to_xyxy(boxes_LBQ4.float()) * sizes_B14

@@ -11,13 +11,13 @@ from torch import Tensor
 
 @contextmanager
 def with_features(detector: Any, feats: Any) -> Iterator[None]:
-    """Make a detector's ``extract_feat`` give these features, so that backbone and neck do not run again.
+    """Make a detector's ``extract_feat`` return these features, so backbone and neck do not run again.
 
-    Its ``loss`` and ``predict`` are then those of its heads alone.
+    Its ``loss`` and ``predict`` then run only its heads.
 
     Args:
-        detector: of any class of mmdet's.
-        feats: what its ``extract_feat`` gave for the images that its heads are asked about.
+        detector: any mmdet detector.
+        feats: the output of its ``extract_feat`` for the images passed to its heads.
 
     Example:
         >>> with with_features(detector, detector.extract_feat(inputs_BCHW)):
@@ -34,13 +34,13 @@ def with_features(detector: Any, feats: Any) -> Iterator[None]:
 
 
 def of_images(feats: Any, index: Sequence[int], images: int) -> Any:
-    """The features of some of a batch's images, in this order.
+    """The features of some of a batch's images, in the given order.
 
     Args:
-        feats: what ``extract_feat`` gave: tensors, alone or in tuples, lists and dicts. TridentNet's have
-            each image once for each branch, branch after branch.
-        index: which images.
-        images: how many the batch has.
+        feats: the output of ``extract_feat``: tensors, alone or in tuples, lists and dicts. TridentNet
+            repeats each image once per branch, branch after branch.
+        index: the images to keep.
+        images: the number of images in the batch.
 
     Example:
         >>> feats = (torch.arange(4).reshape(4, 1, 1, 1),)
