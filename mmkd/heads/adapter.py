@@ -1,8 +1,7 @@
 """Adapters from dense heads to `DenseOutputs`, by head class.
 
-The default serves every head whose forward gives ``(cls_scores, bbox_preds, …)``
-as lists over levels, with logits as class scores. A head that deviates has an
-adapter of its own, found along the MRO of the head's class.
+It covers heads whose forward returns ``(cls_scores, bbox_preds, …)`` as lists over levels, with class scores
+as logits. Other heads have their own adapter, found along the MRO of the head's class.
 
 Shape suffixes: as in `mmkd.structures`; M priors of one level, all images; D channels of the box output.
 """
@@ -28,9 +27,9 @@ class DenseHeadAdapter:
 
     Attributes:
         extra_names: names of the head's outputs after classes and boxes, one map of A channels per level.
-        label_losses: the head's loss modules whose calls tell the assigned classes.
-        soft_targets: those calls may have (N, K) targets, above 0 at a foreground prior's class alone.
-        tolerance: how far logits may be off those that the loss is given, relative and absolute.
+        label_losses: the head's loss modules whose calls reveal the assigned classes.
+        soft_targets: whether those calls may have (N, K) targets, above 0 only at a foreground prior's class.
+        tolerance: relative and absolute tolerance between these logits and those passed to the loss.
     """
 
     extra_names: tuple[str, ...] = ()
@@ -42,7 +41,7 @@ class DenseHeadAdapter:
         """The layout of the head's outputs.
 
         Raises:
-            UserError: the head has no prior generator to tell its layout.
+            UserError: the head has no prior generator to define its layout.
         """
         generator = getattr(head, "prior_generator", None)
         if generator is None:
@@ -61,14 +60,14 @@ class DenseHeadAdapter:
     def outputs(
         self, head: Any, feats: Sequence[Tensor], raw: Sequence[Any], needs: frozenset[Need]
     ) -> DenseOutputs:
-        """Sort the raw outputs of a head's forward.
+        """Normalise the raw outputs of a head's forward.
 
-        What a head gives in training and what it gives in testing is made the same here, so that a
-        student's output and that of a teacher in eval mode mean the same.
+        Some heads return different outputs in training and in testing. Both are converted to one form, so
+        that the outputs of a student and of a teacher in eval mode mean the same.
 
         Args:
-            head: the head, in the mode (training or not) in which it gave the output.
-            feats: its input, per level B×C×H×W.
+            head: the head, in the mode (training or eval) that produced the output.
+            feats: the head's input, per level B×C×H×W.
             raw: what its forward returned.
             needs: the parts to keep.
 
@@ -91,15 +90,15 @@ class DenseHeadAdapter:
         )
 
     def cls_logits(self, head: Any, raw: Sequence[Any]) -> Levels:
-        """Class logits from what the head's forward returned, per level B×(A·K)×H×W."""
+        """Class logits from the head's raw outputs, per level B×(A·K)×H×W."""
         return tuple(raw[0])
 
     def bbox_pred(self, head: Any, raw: Sequence[Any]) -> Levels:
-        """The box output as the head gives it in eval mode, per level B×(A·D)×H×W."""
+        """The box output in its eval-mode form, per level B×(A·D)×H×W."""
         return tuple(raw[1])
 
     def extra(self, head: Any, raw: Sequence[Any]) -> dict[str, Levels]:
-        """Further outputs by name, before their sigmoid, per level B×A×H×W."""
+        """Other outputs by name, before their sigmoid, per level B×A×H×W."""
         return {name: tuple(levels) for name, levels in zip(self.extra_names, raw[2:])}
 
     def boxes(self, head: Any, outputs: DenseOutputs) -> Levels:
@@ -107,7 +106,7 @@ class DenseHeadAdapter:
 
         Args:
             head: the head.
-            outputs: with ``bbox_pred``, as `outputs` gives it.
+            outputs: outputs with ``bbox_pred``, as returned by `outputs`.
 
         Returns:
             Per level B×(A·4)×H×W, float32 or float64: x1, y1, x2, y2 in pixels of the input, not clipped.
@@ -141,17 +140,17 @@ class DenseHeadAdapter:
     ) -> Tensor:
         """The class assigned to each prior, (N,), background and ignored = ``num_classes``.
 
-        Read from what the head passes to its own classification loss, level by
-        level, image by image or at once, so that the assignment is not computed again.
+        Taken from what the head passes to its own classification loss, level by level, image by image or all
+        at once, so assignment does not run again.
 
         Args:
             head: the head.
-            flat_cls_logits_NK: the head's logits, to make sure of the order.
+            flat_cls_logits_NK: the head's logits, to verify the order.
             loss_cls_args: the positional arguments of each call of the head's `label_losses`.
-            cls_logits: the same logits per level; needed for heads that pass their priors image by image.
+            cls_logits: the same logits per level; needed for heads that pass priors image by image.
 
         Raises:
-            UserError: the head passes no class per prior to its loss, or in an unknown order.
+            UserError: the head does not pass one class per prior to its loss, or the order is unknown.
         """
         labels_N, _ = self._in_order(head, flat_cls_logits_NK, loss_cls_args, cls_logits)
         return torch.where(labels_N < 0, head.num_classes, labels_N)
@@ -165,7 +164,7 @@ class DenseHeadAdapter:
     ) -> Tensor:
         """Which priors have a weight above 0 in the head's classification loss, (N,) bool.
 
-        Arguments and errors are those of `assigned_labels`. All have one where the head gives no weights.
+        Arguments and errors as in `assigned_labels`. If the head passes no weights, all priors count.
         """
         if type(self).assigned_labels is not DenseHeadAdapter.assigned_labels:
             raise no_foreground(head, "it does not pass one weight per prior to its loss")
@@ -182,7 +181,7 @@ class DenseHeadAdapter:
         """Assigned classes and weights of all priors, in the order of the head's outputs."""
         N, K = flat_cls_logits_NK.shape
         if loss_cls_args and loss_cls_args[-1][0].numel() == N * K:
-            loss_cls_args = loss_cls_args[-1:]  # PAA scores candidates by the same loss before
+            loss_cls_args = loss_cls_args[-1:]  # before that, PAA uses the same loss to score candidates
         targets = [args[1][0] if isinstance(args[1], tuple) else args[1] for args in loss_cls_args]
         if self.soft_targets:
             targets = [classes_of(part, head.num_classes) for part in targets]
@@ -207,15 +206,15 @@ class DenseHeadAdapter:
         return labels_N, weight_N
 
     def scored(self, scores_NK: Tensor) -> Tensor:
-        """Logits from what the head passes to its loss."""
+        """Logits from the scores that the head passes to its loss."""
         return scores_NK
 
     def _same(self, a: Tensor, b: Tensor) -> bool:
-        # NaN is for the check of the losses to report, which names the term.
+        # NaN passes here: the check of the losses reports it and names the term.
         return torch.allclose(a, b.to(a), rtol=self.tolerance, atol=self.tolerance, equal_nan=True)
 
     def valid_priors(self, head: Any, cls_logits: Levels, image_shapes: Sequence[tuple[int, ...]]) -> Tensor:
-        """Which priors lie on their image and not in its padding, (N,) bool.
+        """Which priors lie inside their image, not in its padding, (N,) bool.
 
         Args:
             head: the head.
@@ -234,7 +233,7 @@ _Adapter = TypeVar("_Adapter", bound=type[DenseHeadAdapter])
 
 
 def register_adapter(*head_classes: type) -> Callable[[_Adapter], _Adapter]:
-    """Class decorator: use this adapter for these classes of heads and their subclasses."""
+    """Class decorator: use this adapter for these head classes and their subclasses."""
 
     def register(adapter: _Adapter) -> _Adapter:
         for head_class in head_classes:
@@ -248,7 +247,7 @@ def adapter_for(head: Any) -> DenseHeadAdapter:
     """The adapter of a head.
 
     Raises:
-        UserError: no adapter serves this class of heads.
+        UserError: no adapter supports this head class.
     """
     for cls in type(head).__mro__:
         if cls in ADAPTERS:

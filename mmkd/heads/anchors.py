@@ -12,7 +12,7 @@ from torch import Tensor
 from mmkd.heads.adapter import DenseHeadAdapter, register_adapter
 from mmkd.structures import Levels
 
-# Of float32; the gradient of the logit is at most its reciprocal.
+# For float32; the gradient of the logit is at most its reciprocal.
 _LEAST_PROBABILITY = 1e-7
 
 
@@ -48,13 +48,13 @@ class GFLAdapter(DenseHeadAdapter):
 
 @register_adapter(TOODHead)
 class TOODAdapter(DenseHeadAdapter):
-    """TOOD, which gives probabilities, and decoded boxes in strides.
+    """TOOD, which outputs probabilities, and decoded boxes in strides.
 
-    In its first epochs it has another assigner and another loss.
+    In its first epochs it uses a different assigner and loss.
     """
 
     label_losses = ("loss_cls", "initial_loss_cls")
-    # The logarithm of the same number differs in its last bits with the layout of the tensor.
+    # The logarithm of the same number may differ in the last bits between tensor layouts.
     tolerance = 1e-5
 
     def cls_logits(self, head: Any, raw: Sequence[Any]) -> Levels:
@@ -62,7 +62,7 @@ class TOODAdapter(DenseHeadAdapter):
         return tuple(stable_logit(level) for level in raw[0])
 
     def scored(self, scores_NK: Tensor) -> Tensor:
-        """Its loss is given probabilities too."""
+        """Its loss also receives probabilities."""
         return stable_logit(scores_NK)
 
     def decode(self, head: Any, level: int, priors_M: Tensor, pred_MD: Tensor) -> Tensor:
@@ -74,11 +74,11 @@ def stable_logit(probability: Tensor) -> Tensor:
     """The logit log(p / (1 − p)), finite and with finite gradient for all p in [0, 1].
 
     Args:
-        probability: of any shape. It is clamped to [1e-7, the number next below 1 in its dtype]; beyond,
-            the gradient is 0.
+        probability: any shape. It is clamped to [1e-7, the largest number below 1 in its dtype]; outside, the
+            gradient is 0.
 
     Returns:
-        In float32, or float64 for float64.
+        The logits in float32, or float64 for float64.
     """
     below_one = 1 - torch.finfo(probability.dtype).eps / 2
     exact = probability.to(torch.promote_types(probability.dtype, torch.float32))

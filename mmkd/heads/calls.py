@@ -1,4 +1,4 @@
-"""Calls of a layer, recorded by its hooks."""
+"""Calls of a layer, recorded by hooks."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ Call = TypeVar("Call")
 
 
 class Calls(Generic[Call]):
-    """What a hook saw, call by call; iterates in the order of the calls.
+    """What a hook recorded, call by call; iterates in call order.
 
-    Linked, as `torch.compile` compiles code anew for each length of a list that it appends to.
+    A linked list, because `torch.compile` recompiles for every length of a list that it appends to.
     """
 
     def __init__(self) -> None:
         self._last: tuple[Call, Any] | None = None
 
     def add(self, call: Call) -> None:
-        """Record one more."""
+        """Record a call."""
         self._last = (call, self._last)
 
     def __iter__(self) -> Iterator[Call]:

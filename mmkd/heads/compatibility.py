@@ -10,13 +10,13 @@ _PER_PRIOR = EVERYTHING - {"feats"}
 
 
 def check_heads(student: HeadSpec, teacher: HeadSpec, needs: frozenset[Need] = EVERYTHING) -> None:
-    """Compare two heads in what the losses read of them.
+    """Compare the parts of two heads that the losses read.
 
     Args:
         student: the layout of the student's head.
-        teacher: that of the teacher's.
+        teacher: the layout of the teacher's head.
         needs: the parts that the losses read. Classes are compared for class logits, base priors for
-            all that there is one of per prior, levels and strides always.
+            everything that exists per prior, levels and strides always.
 
     Raises:
         UserError: classes, levels, strides or base priors differ.
@@ -47,10 +47,10 @@ def check_heads(student: HeadSpec, teacher: HeadSpec, needs: frozenset[Need] = E
 
 
 def levels_by_stride(student: HeadSpec, teacher: HeadSpec) -> list[int | None]:
-    """``teacher.levels`` for features: each of the student's levels faces the teacher's of its stride.
+    """``teacher.levels`` for features: the teacher's level with the stride of each of the student's levels.
 
     Returns:
-        The index of the teacher's level, ``None`` where it has none of that stride; up to the last it has.
+        The index of the teacher's level, ``None`` if no level has that stride; ends at the last match.
     """
     found = [
         teacher.strides.index(stride) if stride in teacher.strides else None for stride in student.strides

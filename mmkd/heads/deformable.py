@@ -13,9 +13,10 @@ from torch import nn
 
 
 def is_deformable(model: nn.Module) -> bool:
-    """Whether mmcv's deformable convolutions are among a model's layers, or its head (TOOD) calls them.
+    """Whether the model has mmcv's deformable convolutions, as layers or called by its head (TOOD).
 
-    They need input, offset and weight in torch's default memory format, and on a CPU have no bfloat16.
+    They require input, offset and weight in torch's default memory format, and do not support bfloat16 on
+    CPUs.
     """
     return any(
         isinstance(layer, (DeformConv2d, ModulatedDeformConv2d, TOODHead)) for layer in model.modules()
@@ -23,10 +24,10 @@ def is_deformable(model: nn.Module) -> bool:
 
 
 def misreads_channels_last(model: nn.Module) -> bool:
-    """Whether a layer takes maps to be in torch's default memory format, whatever they are in.
+    """Whether a layer assumes torch's default memory format for its input maps.
 
-    mmcv's own code does, RoIAlign for one, and gives wrong numbers without a word for channels-last maps. Its
-    deformable attention is given rows, which have one format.
+    mmcv's own code does, e.g. RoIAlign, and silently returns wrong numbers for channels-last maps. Its
+    deformable attention receives rows, which have only one format.
     """
     return is_deformable(model) or any(
         type(layer).__module__.startswith("mmcv.ops.")

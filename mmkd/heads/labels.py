@@ -1,4 +1,4 @@
-"""From a head's classification targets to one class index per prior.
+"""Converts a head's classification targets to one class index per prior.
 
 Shape suffixes: B images, N priors of the batch, K class channels.
 """
@@ -15,8 +15,8 @@ def classes_of(targets: Tensor, background: int) -> Tensor:
     """Class indices from one-hot or soft targets.
 
     Args:
-        targets: (…, K) ≥ 0, above 0 at the class of a foreground prior. Where a smoothed target is above 0
-            at the other classes too, its own is highest. Class indices (N,) are given back.
+        targets: (…, K) ≥ 0, above 0 at the class of a foreground prior. If smoothed targets are above 0 at
+            other classes too, the prior's own class is highest. Class indices (N,) are returned unchanged.
         background: the index of priors whose targets are all 0.
     """
     if not targets.is_floating_point() or targets.dim() < 2:
@@ -26,7 +26,7 @@ def classes_of(targets: Tensor, background: int) -> Tensor:
 
 
 def image_by_image(levels: Levels, K: int) -> Tensor:
-    """For each prior in the order of `DenseOutputs`, its place where images come first, then levels.
+    """For each prior in the order of `DenseOutputs`, its index when images come first, then levels.
 
     Args:
         levels: class logits, per level B×(A·K)×H×W.

@@ -16,8 +16,8 @@ class Observation:
     """Inputs and outputs of a dense head during one loss computation.
 
     Args:
-        labels: whether the calls of its ``loss_cls`` are recorded as well.
-        quality: whether those of its ``loss_centerness`` are.
+        labels: whether to record the calls of its ``loss_cls``.
+        quality: whether to record the calls of its ``loss_centerness``.
     """
 
     def __init__(self, labels: bool, quality: bool = False) -> None:
@@ -32,12 +32,12 @@ class Observation:
 
     @property
     def raw(self) -> list[Any]:
-        """The head's output, likewise."""
+        """The head's output, one entry per call of its forward."""
         return [raw for _, raw in self.forwards]
 
     @property
     def loss_cls_args(self) -> list[tuple[Any, ...]] | None:
-        """Scores, targets and weights of each call of its ``loss_cls``; ``None`` if not asked for."""
+        """Scores, targets and weights of each call of its ``loss_cls``; ``None`` if not recorded."""
         return None if self.scorings is None else list(self.scorings)
 
     def quality_sum(self, like: Tensor) -> Tensor:
@@ -51,14 +51,14 @@ class Observation:
 def observe(
     head: nn.Module, *, labels: Sequence[str] = (), quality: str | None = None
 ) -> Iterator[Observation]:
-    """Record one loss of a head by forward hooks, which change nothing.
+    """Record one loss of a head with forward hooks, which change nothing.
 
-    `torch.compile` traces them with the head: they break no graph and make it compile nothing anew.
+    `torch.compile` traces them with the head: they cause no graph break and no recompilation.
 
     Args:
         head: a dense head.
-        labels: the names of the loss modules whose calls to record as well, `DenseHeadAdapter.label_losses`.
-        quality: the name of the one that is given centerness targets.
+        labels: the names of the loss modules whose calls to record too, `DenseHeadAdapter.label_losses`.
+        quality: the name of the loss module that receives centerness targets.
     """
     seen = Observation(bool(labels), quality is not None)
 

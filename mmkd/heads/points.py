@@ -1,4 +1,4 @@
-"""Heads that predict from points: FCOS and its kin, VFNet, CenterNet (update), RepPoints, FoveaBox."""
+"""Heads that predict from points: FCOS and similar, VFNet, CenterNet (update), RepPoints, FoveaBox."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mmkd.structures import Levels
 
 @register_adapter(FCOSHead)
 class FCOSAdapter(DenseHeadAdapter):
-    """FCOS, whose distances may be in strides while training; in testing they are in pixels."""
+    """FCOS, whose distances may be in strides in training; in testing they are in pixels."""
 
     extra_names = ("centerness",)
 
@@ -33,16 +33,16 @@ class FCOSAdapter(DenseHeadAdapter):
 
 @register_adapter(AutoAssignHead)
 class AutoAssignAdapter(DenseHeadAdapter):
-    """AutoAssign, a FCOS whose distances are always in pixels."""
+    """AutoAssign, an FCOS whose distances are always in pixels."""
 
     extra_names = ("centerness",)
 
 
 @register_adapter(CenterNetUpdateHead)
 class CenterNetUpdateAdapter(DenseHeadAdapter):
-    """CenterNet in its second form, whose distances are in strides while training.
+    """CenterNet's updated version, whose distances are in strides in training.
 
-    Its classification targets are heat maps, above 0 at priors that are not assigned to an object.
+    Its classification targets are heat maps; they are also above 0 at unassigned priors.
     """
 
     def bbox_pred(self, head: Any, raw: Sequence[Any]) -> Levels:
@@ -52,7 +52,7 @@ class CenterNetUpdateAdapter(DenseHeadAdapter):
 
 @register_adapter(VFNetHead)
 class VFNetAdapter(DenseHeadAdapter):
-    """VFNet, which gives first and refined distances while training, refined ones alone in testing.
+    """VFNet, which returns initial and refined distances in training, only refined ones in testing.
 
     Its classification targets are the IoU of the box at the assigned class, at least 1e-6.
     """
@@ -66,7 +66,7 @@ class VFNetAdapter(DenseHeadAdapter):
 
 @register_adapter(RepPointsHead)
 class RepPointsAdapter(DenseHeadAdapter):
-    """RepPoints, which gives two sets of points while training, the refined one's boxes in testing."""
+    """RepPoints, which returns two sets of points in training and the refined set's boxes in testing."""
 
     def bbox_pred(self, head: Any, raw: Sequence[Any]) -> Levels:
         """x1, y1, x2, y2 in strides, from the prior."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmkd.errors import UserError
 
-# Heads that have the form of dense heads, or a place like theirs, but no class scores and box per prior.
+# Heads that resemble dense heads, or take their place, but have no class scores and box per prior.
 NOT_SERVED = {
     "CornerHead": "it predicts corners, not a box per prior",
     "CenterNetHead": "it predicts a heat map, not a box per prior",
@@ -20,7 +20,7 @@ NOT_SERVED = {
 
 
 def no_foreground(head: Any, why: str) -> Exception:
-    """The error of a head that does not tell the assigned classes."""
+    """The error for a head that does not reveal the assigned classes."""
     return UserError(
         f"Cannot determine the foreground priors of {type(head).__name__}: {why}.",
         expected="a head that passes one class index per prior to its loss_cls, in the order of its outputs",
@@ -31,7 +31,7 @@ def no_foreground(head: Any, why: str) -> Exception:
 
 
 def unsupported(head: Any, why: str) -> Exception:
-    """The error of a head that no adapter serves."""
+    """The error for a head without an adapter."""
     return UserError(
         f"{type(head).__name__} cannot be distilled: {why}.",
         expected="a dense head with a prior generator, whose forward gives (cls_scores, bbox_preds, …) "

@@ -1,6 +1,6 @@
-"""The towers of a head, ``cls_convs`` and ``reg_convs``: what they give, and going on with something else.
+"""A head's towers, ``cls_convs`` and ``reg_convs``: record their outputs, or replace them.
 
-A layer of a tower is called once for each level, in the order of the levels.
+A tower's layer is called once per level, in the order of the levels.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def check_towers(head: nn.Module, layer: int, whose: str) -> None:
 
     Args:
         head: a dense head.
-        layer: how many layers are passed.
+        layer: the number of layers to pass.
         whose: ``student`` or ``teacher``, for the message.
     """
     for name in TOWERS:
         tower = getattr(head, name, None)
         plain = isinstance(tower, nn.ModuleList) and not any(isinstance(t, nn.ModuleList) for t in tower)
         depth = len(tower) if isinstance(tower, nn.ModuleList) and plain else 0
-        # SSD has one layer per level there, and says that it stacks none.
+        # SSD has one layer per level there, and reports no stacked layers.
         depth = min(depth, getattr(head, "stacked_convs", depth))
         if depth < layer:
             raise UserError(
@@ -46,7 +46,7 @@ def check_towers(head: nn.Module, layer: int, whose: str) -> None:
 
 @contextmanager
 def record_towers(head: nn.Module) -> Iterator[Towers]:
-    """Record by forward hooks what each layer of each tower gives, level by level."""
+    """Record each tower layer's output by forward hooks, level by level."""
     seen: Towers = {}
     handles = []
 
@@ -66,14 +66,14 @@ def record_towers(head: nn.Module) -> Iterator[Towers]:
 
 
 def with_towers(outputs: DenseOutputs, seen: Towers) -> DenseOutputs:
-    """The outputs of a head with what `record_towers` has seen."""
+    """A head's outputs with the towers that `record_towers` recorded."""
     return replace(
         outputs, towers={name: [tuple(levels) for levels in layers] for name, layers in seen.items()}
     )
 
 
 class _Give(nn.Module):
-    """In place of a layer: the next of what was given."""
+    """Replaces a layer and returns the next of the given features."""
 
     def __init__(self, levels: Sequence[Tensor]) -> None:
         super().__init__()
@@ -85,12 +85,12 @@ class _Give(nn.Module):
 
 @contextmanager
 def substituted(head: nn.Module, layer: int, towers: Mapping[str, Levels]) -> Iterator[None]:
-    """Let a head go on from the ``layer``-th layer of its towers with other features.
+    """Let a head continue after the ``layer``-th layer of its towers with other features.
 
     Args:
         head: a head that `check_towers` accepts.
-        layer: how many layers of each tower are left out; ≥ 1.
-        towers: what the last of them is taken to give, per level.
+        layer: the number of layers to skip in each tower; ≥ 1.
+        towers: the features to use as the output of the last skipped layer, per level.
     """
     kept = {name: list(getattr(head, name)[:layer]) for name in TOWERS}
     for name in TOWERS:

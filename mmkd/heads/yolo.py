@@ -1,6 +1,6 @@
 """Heads with objectness: YOLOX and YOLOv3.
 
-Class logits are those of the classes alone; the heads' own scores are σ(class)·σ(objectness).
+Class logits are the classes' own; the heads' scores are σ(class)·σ(objectness).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mmkd.structures import HeadSpec, Levels
 
 @register_adapter(YOLOXHead)
 class YOLOXAdapter(DenseHeadAdapter):
-    """YOLOX, which gives its classification loss the foreground alone, image by image."""
+    """YOLOX, which passes only the foreground to its classification loss, image by image."""
 
     extra_names = ("objectness",)
     label_losses = ("loss_obj", "loss_cls")
@@ -42,17 +42,17 @@ class YOLOXAdapter(DenseHeadAdapter):
     ) -> Tensor:
         """The class assigned to each prior, (N,), background = ``num_classes``.
 
-        The targets of the objectness tell which priors are foreground, those of the classes, one-hot times
-        IoU, which class. One whose box has an IoU of 0 is background, as it is to the classification loss.
+        The objectness targets mark the foreground priors; the class targets, one-hot times IoU, give their
+        class. A prior whose box has an IoU of 0 is background, as it is in the classification loss.
 
         Args:
             head: the head.
-            flat_cls_logits_NK: the head's logits, to make sure of the order.
+            flat_cls_logits_NK: the head's logits, to verify the order.
             loss_cls_args: the positional arguments of the calls of ``loss_obj`` and ``loss_cls``.
             cls_logits: the same logits per level.
 
         Raises:
-            UserError: the calls are not those of mmdet's YOLOX, or not all were recorded.
+            UserError: the calls do not match mmdet's YOLOX, or not all were recorded.
         """
         N = len(flat_cls_logits_NK)
         if cls_logits is None or not loss_cls_args or loss_cls_args[0][0].shape != (N, 1):
@@ -62,7 +62,7 @@ class YOLOXAdapter(DenseHeadAdapter):
         labels_N = flat_cls_logits_NK.new_full((N,), head.num_classes, dtype=torch.long)
         if len(loss_cls_args) > 1:
             scored_PK, targets_PK = loss_cls_args[1][:2]
-            # From the order of images to that of levels, among the foreground alone.
+            # From image order to level order, for the foreground only.
             order_P = place_N[foreground_N].argsort().argsort()
             if len(order_P) != len(scored_PK) or not self._same(
                 scored_PK[order_P], flat_cls_logits_NK[foreground_N]
@@ -74,7 +74,7 @@ class YOLOXAdapter(DenseHeadAdapter):
 
 @register_adapter(YOLOV3Head)
 class YOLOV3Adapter(DenseHeadAdapter):
-    """YOLOv3, whose one map has for each base prior 4 channels for the box, objectness, and the classes."""
+    """YOLOv3: its single map has, per base prior, 4 box channels, objectness, and the classes."""
 
     soft_targets = True
 
@@ -100,7 +100,7 @@ class YOLOV3Adapter(DenseHeadAdapter):
         )
 
     def decode(self, head: Any, level: int, priors_M: Tensor, pred_MD: Tensor) -> Tensor:
-        """The center moves by a sigmoid, within half a stride and more."""
+        """The center moves by a sigmoid, at most half a stride."""
         pred_M4 = torch.cat([pred_MD[:, :2].sigmoid(), pred_MD[:, 2:]], dim=1)
         boxes_M4: Tensor = head.bbox_coder.decode(priors_M, pred_M4, head.featmap_strides[level])
         return boxes_M4
