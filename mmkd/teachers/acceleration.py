@@ -15,7 +15,7 @@ from mmkd.errors import UserError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Folding changes the order of float32 sums; a wrong fold changes far more.
+# Folding reorders float32 sums; a wrong fold changes far more.
 _TOLERANCE = 1e-3
 
 
@@ -23,7 +23,7 @@ def check_precision(precision: Any) -> Precision:
     """Return a precision if it is valid.
 
     Raises:
-        UserError: there is not; lists the valid ones.
+        UserError: the precision is invalid; lists the valid ones.
     """
     if precision not in get_args(Precision):
         raise UserError(
@@ -34,7 +34,7 @@ def check_precision(precision: Any) -> Precision:
 
 
 def check_switch(name: str, teacher: Mapping[str, Any]) -> bool:
-    """The value of a switch of ``teacher``, off unless given.
+    """The value of a boolean option of ``teacher``, False by default.
 
     Raises:
         UserError: it is neither True nor False.
@@ -48,22 +48,22 @@ def check_switch(name: str, teacher: Mapping[str, Any]) -> bool:
 def choose_dtype(
     precision: Precision, device: torch.device, *, deformable: bool = False, windows: bool = False
 ) -> tuple[torch.dtype, str]:
-    """What a teacher computes in on a device, and why.
+    """Choose a teacher's dtype on a device, and give the reason.
 
-    ``'auto'`` takes bfloat16 where the hardware has it: CPUs with AMX or AVX512-BF16, CUDA from compute
+    ``'auto'`` uses bfloat16 where the hardware supports it: CPUs with AMX or AVX512-BF16, CUDA from compute
     capability 8.0; float16 on older CUDA devices; float32 elsewhere.
 
     Args:
-        precision: what was asked for.
-        device: where the teacher is.
-        deformable: it has deformable convolutions, of which mmcv has none in bfloat16 for CPUs.
-        windows: it has shifted windows, which mmdet masks in float32 whatever the weights are.
+        precision: the configured precision.
+        device: the teacher's device.
+        deformable: whether it has deformable convolutions, which mmcv does not support in bfloat16 on CPUs.
+        windows: whether it has shifted windows, which mmdet always masks in float32.
 
     Returns:
         The dtype and the reason.
 
     Raises:
-        UserError: float16 is asked of a CPU, or bfloat16 there of deformable convolutions, or either of
+        UserError: float16 is requested on a CPU, bfloat16 on a CPU for deformable convolutions, or either for
             shifted windows.
     """
     if windows and precision != "fp32":
@@ -103,14 +103,14 @@ def choose_dtype(
             ("_is_amx_tile_supported", "AMX"),
             ("_is_avx512_bf16_supported", "AVX512-BF16"),
         ):
-            if getattr(torch.cpu, feature, lambda: False)():  # torch below 2.4 does not tell
+            if getattr(torch.cpu, feature, lambda: False)():  # torch below 2.4 cannot tell
                 return torch.bfloat16, f"a CPU with {name}"
         return torch.float32, "a CPU without AMX and AVX512-BF16"
     return torch.float32, f"unknown device {device.type}"
 
 
 def has_shifted_windows(model: nn.Module) -> bool:
-    """Whether a layer of mmdet's Swin transformer in it shifts its windows, as every second one does."""
+    """Whether it contains a layer of mmdet's Swin transformer that shifts its windows (every second one)."""
     return any(isinstance(module, ShiftWindowMSA) and module.shift_size > 0 for module in model.modules())
 
 
@@ -118,10 +118,10 @@ _Result = TypeVar("_Result")
 
 
 def compiled(forward: Callable[..., _Result]) -> Callable[..., _Result]:
-    """A forward by `torch.compile`, for images of any size and number.
+    """A forward compiled by `torch.compile`, for images of any size and number.
 
     Raises:
-        UserError: when called, if it does not compile here but runs without.
+        UserError: when called, if compilation fails here but the plain forward works.
     """
     fast = torch.compile(forward, dynamic=True)
 
@@ -129,7 +129,7 @@ def compiled(forward: Callable[..., _Result]) -> Callable[..., _Result]:
         try:
             return fast(*args)
         except Exception as error:
-            forward(*args)  # what is wrong with it anyway is said first
+            forward(*args)  # errors unrelated to compilation come first
             raise UserError(
                 "Cannot compile the teacher.",
                 expected="torch.compile to support this model on this machine",
@@ -142,14 +142,15 @@ def compiled(forward: Callable[..., _Result]) -> Callable[..., _Result]:
 
 @torch.no_grad()
 def fold_batch_norm(model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> bool:
-    """Fold each BatchNorm into the convolution before it, by mmcv.
+    """Fold each BatchNorm into the convolution before it, using mmcv.
 
-    mmcv goes by the order in which layers are declared. What comes out is compared; if it is not the same
-    up to rounding, all is put back. Parts of the model that the example does not run stay as they are.
+    mmcv relies on the order in which layers are declared. The outputs are compared before and after; if they
+    differ by more than rounding, all layers are restored. Parts of the model that the example does not run
+    stay unchanged.
 
     Args:
         model: in eval mode, float32; changed in place.
-        run: gives outputs of the model for an example.
+        run: returns the model's outputs for an example.
 
     Returns:
         Whether anything was folded.
@@ -164,7 +165,7 @@ def fold_batch_norm(model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> bo
     before = run()
     for handle in handles:
         handle.remove()
-    # The others are set aside: a copy would not do, as DDQ's share what they remember with the detector.
+    # The other layers are set aside, not copied: DDQ's share cached state with the detector.
     idle = {name: child for name, child in model.named_children() if name not in ran}
     children = {name: copy.deepcopy(child) for name, child in ran.items()}
     for name in idle:
@@ -172,7 +173,7 @@ def fold_batch_norm(model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> bo
     try:
         fuse_conv_bn(model)
         folded = alike(run(), before, _TOLERANCE)
-    except RuntimeError:  # layers that are no pair, as in the neck of NAS-FCOS
+    except RuntimeError:  # layers that do not match, as in NAS-FCOS's neck
         folded = False
     for name, child in {**idle, **({} if folded else children)}.items():
         setattr(model, name, child)
@@ -180,6 +181,6 @@ def fold_batch_norm(model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> bo
 
 
 def alike(found: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float) -> bool:
-    """Whether each tensor differs from the other by no more than a part of the largest value, or of 1."""
+    """Whether each pair of tensors differs at most by this fraction of the largest value, or of 1."""
     pairs = [(a.nan_to_num(), b.nan_to_num()) for a, b in zip(found, wanted, strict=True) if b.numel()]
     return all((a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1) for a, b in pairs)

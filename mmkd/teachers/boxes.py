@@ -32,7 +32,7 @@ class BoxesTeacher(Teacher):
     """A teacher that only provides detections, for `TeacherBoxesLoss` and losses at ``place='boxes'``.
 
     Args:
-        classes: its class names, in the order of its labels.
+        classes: the teacher's class names, in the order of its labels.
     """
 
     gives: frozenset[Need] = frozenset({"detections"})
@@ -52,21 +52,21 @@ class BoxesTeacher(Teacher):
 
 @TEACHERS.register_module()
 class PredictionsTeacher(BoxesTeacher):
-    """Predictions of any detector for the training images, from a file; `read_predictions` says of what form.
+    """Any detector's predictions for the training images, from a file; for its format see `read_predictions`.
 
-    ``teacher=dict(predictions='teacher.json')`` means it. An image is found by the end of its path, or by its
-    id where the file has no names. The boxes follow the augmentation: `TeacherViewsHook`, which mmkd's train
-    tool adds, has the pipeline tell how it moved each image.
+    Configured by ``teacher=dict(predictions='teacher.json')``. An image is found by the end of its path, or
+    by its id if the file has no names. The boxes follow the augmentation: `TeacherViewsHook`, added by mmkd's
+    train tool, makes the pipeline record how it transformed each image.
 
-    The file is read once by each process of a training, into flat arrays; no worker of the loader holds it.
+    Each training process reads the file once, into flat arrays; the loader's workers do not hold it.
 
     Args:
         predictions: the file, or a folder of files.
-        classes: the names of the classes, where the file is a plain list of results.
+        classes: the class names, if the file is a plain list of results.
         min_score: boxes with a lower score are left out.
 
     Raises:
-        UserError: the file is not there, not whole, or says what cannot be.
+        UserError: the file is missing, incomplete or invalid.
     """
 
     def __init__(
@@ -88,13 +88,13 @@ class PredictionsTeacher(BoxesTeacher):
         return {**super().facts, "config": self.path}
 
     def check_images(self, found: Sequence[tuple[str, Any]]) -> None:
-        """Compare the images of the file with those that the student trains on.
+        """Compare the file's images with the student's training images.
 
         Args:
-            found: path and id of each of the training images.
+            found: path and id of each training image.
 
         Raises:
-            UserError: the file has none of them, or names images and lacks some.
+            UserError: the file has none of them, or it names images and some are missing.
         """
         lacking = [path for path, key in found if self.known.find(path, key) is None]
         if not lacking or (not self.known.lists_images and len(lacking) < len(found)):
@@ -164,19 +164,19 @@ class CallableTeacher(BoxesTeacher):
     """Your own function, called with each training image as the student sees it.
 
     ``teacher=dict(type='CallableTeacher', function='my_project.teacher:predict', classes=['cat', 'dog'])``.
-    It is given a list of images, uint8 H×W×3 in RGB, without padding, and gives for each a dict: ``boxes``
-    (M, 4) as x1, y1, x2, y2 in pixels of that image, ``scores`` (M,) in [0, 1], ``labels`` (M,), and if it
-    knows them ``class_scores`` (M, K); as tensors, arrays or lists. It runs under `torch.inference_mode`.
+    It receives a list of images, uint8 H×W×3 in RGB, without padding, and returns a dict for each: ``boxes``
+    (M, 4) as x1, y1, x2, y2 in pixels of that image, ``scores`` (M,) in [0, 1], ``labels`` (M,), and if
+    available ``class_scores`` (M, K); as tensors, arrays or lists. It runs under `torch.inference_mode`.
 
     Args:
-        function: ``module:name``, or the function itself. An object with a method ``to(device)`` is moved
-            with the student.
-        student: the student; how its pixels are normalised is undone.
+        function: ``module:name``, or the function itself. An object with a ``to(device)`` method moves with
+            the student.
+        student: the student; its pixel normalisation is reversed.
         classes: the class names, in the order of its labels.
-        options: arguments of a class or factory: ``module:name`` is then called with them, once.
+        options: arguments of a class or factory: ``module:name`` is then called once, with these arguments.
 
     Raises:
-        UserError: there is no such function; it raises, or gives something else.
+        UserError: the function does not exist, raises, or returns something else.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class CallableTeacher(BoxesTeacher):
 
     @property
     def identity(self) -> list[Any] | None:
-        """Its name, its options and its source."""
+        """The function's name, options and source."""
         try:
             source = inspect.getsource(inspect.getmodule(self.function) or type(self.function))
         except (OSError, TypeError):
@@ -209,7 +209,7 @@ class CallableTeacher(BoxesTeacher):
         return {**super().facts, "config": self.name}
 
     def apply_(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """As `Teacher.apply_`, where it can be moved."""
+        """As `Teacher.apply_`, if the function can be moved."""
         move = getattr(self.function, "to", None)
         if callable(move):
             move(fn(torch.empty(0)).device)

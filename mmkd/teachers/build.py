@@ -1,4 +1,4 @@
-"""Build the teacher of a student from ``teacher=dict(…)``."""
+"""Builds a student's teacher from ``teacher=dict(…)``."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _OF_STUDENT = OF_CONTEXT - {"layers"}
 
 
 def split_teachers(teacher: Any, distill: Any) -> tuple[Any, dict[str, str]]:
-    """Take from the losses' configs which teacher each of them asks.
+    """Extract from the losses' configs which teacher each loss uses.
 
     Args:
         teacher: the ``teacher`` of a model config.
         distill: name → config of a loss.
 
     Returns:
-        The configs without ``teacher``, and from each loss to the name of its teacher. With one teacher, or a
-        list that is averaged, the configs as they are and an empty dict.
+        The configs without ``teacher``, and the name of the teacher per loss. For one teacher, or a list to
+        average, the unchanged configs and an empty dict.
 
     Raises:
-        UserError: a loss names no teacher, or one that there is not; a teacher is asked by no loss.
+        UserError: a loss names no teacher or an unknown one, or a teacher is used by no loss.
     """
     if not is_named(teacher) or not isinstance(distill, Mapping):
         return distill, {}
@@ -42,7 +42,7 @@ def split_teachers(teacher: Any, distill: Any) -> tuple[Any, dict[str, str]]:
     losses: dict[str, Any] = {}
     asks: dict[str, str] = {}
     for loss, cfg in distill.items():
-        if not isinstance(cfg, Mapping):  # which `build_losses` reports
+        if not isinstance(cfg, Mapping):  # `build_losses` reports it
             return {loss: cfg}, {}
         named = cfg.get("teacher")
         if not isinstance(named, str) or named not in teacher:
@@ -68,16 +68,16 @@ def split_teachers(teacher: Any, distill: Any) -> tuple[Any, dict[str, str]]:
 def build_teachers(
     teacher: Any, asks: Mapping[str, str], needs: Mapping[str, frozenset[Need]], student: Any
 ) -> Teacher | NamedTeachers:
-    """Build the teacher of all losses, or several by name.
+    """Build one teacher for all losses, or several by name.
 
     Args:
-        teacher: one entry for `build_teacher`, or such entries by name.
-        asks: from each loss to the name of its teacher; empty for one teacher.
-        needs: from each loss to the parts of `DenseOutputs` that it reads.
+        teacher: one entry for `build_teacher`, or named entries.
+        asks: the name of the teacher per loss; empty for one teacher.
+        needs: the parts of `DenseOutputs` that each loss reads.
         student: the student.
 
     Raises:
-        UserError: as `build_teacher`; or there are two EMA teachers.
+        UserError: as in `build_teacher`; or there are two EMA teachers.
     """
     if not asks:
         return build_teacher(teacher, frozenset[Need]().union(*needs.values()), student)
@@ -93,9 +93,9 @@ def build_teachers(
 def build_teacher(teacher: Any, needs: frozenset[Need], student: Any) -> Teacher:
     """Build one teacher.
 
-    A `FrozenTeacher`, or of a class in `mmkd.registry.TEACHERS` if ``type`` names one; within a
-    `FittedTeacher`, and that in a `CachedTeacher` if ``teacher`` has a ``cache``. An `EMATeacher` for
-    ``dict(ema=…)``; an `AveragedTeacher` for a list.
+    Usually a `FrozenTeacher`, or the class from `mmkd.registry.TEACHERS` that ``type`` names; wrapped in a
+    `FittedTeacher`, and that in a `CachedTeacher` if ``teacher`` has a ``cache``. ``dict(ema=…)`` gives an
+    `EMATeacher`, a list an `AveragedTeacher`.
 
     Args:
         teacher: see these classes.
@@ -103,7 +103,7 @@ def build_teacher(teacher: Any, needs: frozenset[Need], student: Any) -> Teacher
         student: the student.
 
     Raises:
-        UserError: as these do.
+        UserError: as in these classes.
     """
     if isinstance(teacher, (list, tuple)):
         members = [_within(f"teacher[{i}]", entry, needs, student) for i, entry in enumerate(teacher)]
@@ -158,7 +158,7 @@ def _check_one_average(teacher: Any) -> None:
 
 
 def _within(place: str, entry: Any, needs: frozenset[Need], student: Any) -> Teacher:
-    """Build it; an error says which of the teachers it is about."""
+    """Build a teacher; errors name the entry."""
     try:
         return build_teacher(entry, needs, student)
     except UserError as error:

@@ -17,7 +17,7 @@ from mmkd.teachers.checkpoint import load_strictly
 
 
 def leave_out_heads(model: Any) -> list[str]:
-    """Drop what comes after the neck; returns its names."""
+    """Remove everything after the neck; returns the removed names."""
     names = [name for name, _ in model.named_children() if name.endswith("_head")]
     for name in names:
         delattr(model, name)
@@ -30,16 +30,16 @@ def build_detector(
     """Build a stock detector, load it strictly and freeze it.
 
     Args:
-        model_cfg: its model config.
-        checkpoint: path or URL; ``None`` leaves it random.
-        head: the dense head that it must have, ``rpn_head`` for a two-stage student; ``None`` if features
-            alone are read.
+        model_cfg: the detector's model config.
+        checkpoint: path or URL; ``None`` keeps random weights.
+        head: the dense head that it must have, ``rpn_head`` for a two-stage student; ``None`` if only
+            features are read.
 
     Returns:
         The detector in eval mode, on the CPU, and the checkpoint's ``meta``.
 
     Raises:
-        UserError: it has no such head, or the checkpoint does not fit.
+        UserError: it has no such head, or the checkpoint does not match.
     """
     if class_of(model_cfg) is None:
         raise UserError(
@@ -50,7 +50,7 @@ def build_detector(
         )
     if head == "bbox_head":
         check_head_type(model_cfg, "teacher")
-    # The student trains with the random numbers that it would have had alone.
+    # The student must train with the same random numbers as without a teacher.
     with torch.random.fork_rng(devices=[]):
         model = MODELS.build(model_cfg)
         if checkpoint is None:
@@ -66,18 +66,18 @@ def build_detector(
         )
     meta = {} if checkpoint is None else load_strictly(model, checkpoint)
     model.requires_grad_(False)
-    model.eval()  # whose result is None where a detector has a `train` of its own
+    model.eval()  # not chained: some detectors' own `train` returns None
     return model, meta
 
 
 @torch.no_grad()
 def _fill_unset(model: nn.Module) -> None:
-    """Give values to weights that mmdet leaves as it finds the memory, like those of SSD's `L2Norm`."""
+    """Initialise weights that mmdet leaves as uninitialised memory, like SSD's `L2Norm`."""
     for parameter in model.parameters():
         if not parameter.abs().max() < 1e3:
             nn.init.normal_(parameter, std=0.02)
 
 
 def class_names_of(meta: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Class names as mmengine 1.x-style (``dataset_meta``) or mmcv 1.x wrote them."""
+    """Class names from an mmengine (``dataset_meta``) or mmcv 1.x checkpoint."""
     return class_names(meta.get("dataset_meta")) or class_names(meta)

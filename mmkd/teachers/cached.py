@@ -21,7 +21,7 @@ from mmkd.teachers.fitted import FittedTeacher
 from mmkd.teachers.protocol import Teacher, TeacherAround
 from mmkd.teachers.store import EntryStore
 
-_FORMAT = 1  # of the entries; another number is another folder
+_FORMAT = 1  # of the entries; another format uses another folder
 _DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -51,20 +51,20 @@ class _Detecting(TeacherAround):
 class CachedTeacher(TeacherAround):
     """Caches a teacher's outputs on disk, for reuse across epochs, runs and sweeps.
 
-    An answer is found by the teacher (its `Teacher.identity` and precision), the image file, and the size and
-    flip in the sample's metadata; the rest of the training pipeline must always do the same, see
-    `mmkd.teachers.pipeline`. It is that about the image alone, padded to the student's ``pad_size_divisor``:
-    where all images of a batch have one size, it equals the live teacher's up to the precision of storage.
-    Else the live teacher also sees the padding of the batch, near the border of smaller images and in
-    GroupNorm. An answer is rounded as it is stored before it is used the first time.
+    An entry is identified by the teacher (its `Teacher.identity` and precision), the image file, and size and
+    flip from the sample's metadata; everything else in the training pipeline must be deterministic, see
+    `mmkd.teachers.pipeline`. It is the answer for the image alone, padded to the student's
+    ``pad_size_divisor``: if all images of a batch have the same size, it equals the live teacher's up to
+    storage precision. Otherwise the live teacher also sees the batch's padding, near the border of smaller
+    images and in GroupNorm. Answers are rounded to storage precision before their first use.
 
     Args:
-        inner: the teacher to ask what is not there yet; it says its `identity`.
-        options: ``dir``, the folder; ``max_gb`` > 0, its bound; ``dtype``, ``'fp16'`` or ``'fp32'``; ``top``,
-            how many priors of an image to keep, those the teacher is surest of; the others take
-            no part in any loss. ``None`` keeps all.
+        inner: the teacher that computes missing entries; it provides their `identity`.
+        options: ``dir``, the folder; ``max_gb`` > 0, its size limit; ``dtype``, ``'fp16'`` or ``'fp32'``;
+            ``top``, the number of priors to keep per image, those with the teacher's highest scores; no loss
+            uses the others. ``None`` keeps all.
         needs: the parts of `DenseOutputs` that the losses read.
-        student: its data preprocessor says how images are padded.
+        student: the student; its data preprocessor defines how images are padded.
 
     Raises:
         UserError: an option is wrong, the folder cannot be written, or the student resizes whole batches.
@@ -123,23 +123,23 @@ class CachedTeacher(TeacherAround):
         self.facts = {**inner.facts, "cache": {"dir": str(self.root), "top": self.top, "dtype": dtype}}
 
     def find_classes(self, dataset_meta: Any) -> None:
-        """As `Teacher.find_classes`; other classes are other answers."""
+        """As `Teacher.find_classes`; other classes need other entries."""
         self.inner.find_classes(dataset_meta)
         self._store = None
         vars(self).pop("_boxes", None)
 
     @property
     def store(self) -> EntryStore | None:
-        """Where the answers are, after the first question."""
+        """The entries' store, once the teacher was asked."""
         return self._store
 
     @property
     def asked(self) -> int:
-        """Images so far."""
+        """The number of images so far."""
         return self.read + self.computed
 
     def for_pipeline(self, recipe: str) -> None:
-        """Say by what pipeline the samples are made; see `mmkd.teachers.pipeline.recipe_of`."""
+        """Set the recipe of the pipeline that makes the samples; see `mmkd.teachers.pipeline.recipe_of`."""
         if recipe != self._recipe:
             self._recipe, self._store = recipe, None
 
@@ -148,23 +148,23 @@ class CachedTeacher(TeacherAround):
         return lambda: self(inputs_BCHW, data_samples)
 
     def __call__(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> DenseOutputs:
-        """The teacher's outputs for a batch, read where they are stored.
+        """The teacher's outputs for a batch, read from the cache.
 
         Args:
             inputs_BCHW: the student's normalised and padded input.
-            data_samples: with the metadata that `PackDetInputs` gives.
+            data_samples: with the metadata from `PackDetInputs`.
 
         Returns:
-            As `FrozenTeacher`; ``known_N`` tells which priors were kept.
+            As `FrozenTeacher`; ``known_N`` says which priors were kept.
 
         Raises:
-            UserError: the pipeline is not known, or a sample does not tell its image.
+            UserError: the pipeline is unknown, or a sample does not identify its image.
         """
         outputs = assemble(self.entries(inputs_BCHW, data_samples), self.spec, inputs_BCHW.device)
         return self.inner.complete(outputs)
 
     def detect(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> list[Any]:
-        """As `Teacher.detect`; kept with the answers if these have boxes, else beside them."""
+        """As `Teacher.detect`; stored in the entries if these have boxes, otherwise separately."""
         if "detections" in self.needs:
             found = self(inputs_BCHW, data_samples).detections
         else:
@@ -176,7 +176,7 @@ class CachedTeacher(TeacherAround):
 
     @cached_property
     def _boxes(self) -> CachedTeacher:
-        """A cache of what it detects."""
+        """A cache of the teacher's detections."""
         options = {name: value for name, value in self._options.items() if name != "top"}
         return CachedTeacher(cast(Any, _Detecting(self.inner)), options, _OF_BOXES, self._student)
 
@@ -252,7 +252,7 @@ class CachedTeacher(TeacherAround):
             )
         path = str(meta["img_path"])
         state = None
-        if "://" not in path:  # so that an image that was replaced is asked about anew
+        if "://" not in path:  # so that a replaced image is computed again
             path = os.path.abspath(path)
             about = os.stat(path)
             state = [about.st_size, about.st_mtime_ns]
@@ -263,7 +263,7 @@ class CachedTeacher(TeacherAround):
 
 
 def _plain(value: Any) -> Any:
-    """Lists and Python's own numbers, whichever kinds the pipeline used."""
+    """Convert to lists and Python numbers, whatever types the pipeline used."""
     if isinstance(value, (tuple, list)):
         return [_plain(part) for part in value]
     return value.item() if hasattr(value, "item") else value

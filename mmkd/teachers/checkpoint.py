@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from mmkd.checkpoints.local import checked
 from mmkd.errors import UserError
 
-# Written by DistributedDataParallel and by MMRazor around the model's own keys.
+# Prefixes that DistributedDataParallel and MMRazor add to the model's own keys.
 WRAPPER_PREFIXES = ("module.", "architecture.")
 SHOWN = 10
 
 
 def load_strictly(model: nn.Module, filename: str) -> dict[str, Any]:
-    """Load a checkpoint into a model, every key of both accounted for.
+    """Load a checkpoint into a model; the keys of both must match exactly.
 
     Args:
         model: the detector.
@@ -38,12 +38,12 @@ def load_strictly(model: nn.Module, filename: str) -> dict[str, Any]:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Any], filename: str) -> None:
-    """Load weights into a model, every key of both accounted for; as `load_strictly`.
+    """Load weights into a model; the keys of both must match exactly, as in `load_strictly`.
 
     Args:
         model: the detector.
-        weights: under the model's own keys.
-        filename: where they are from, for the message.
+        weights: tensors by the model's own keys.
+        filename: their source, for the message.
     """
     _check_kinds(model, weights, filename)
     try:
@@ -69,10 +69,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], filename: str) ->
 
 
 def read_checkpoint(filename: str) -> dict[str, Any]:
-    """Read a checkpoint from wherever mmengine can, as a dict on the CPU.
+    """Read a checkpoint from any location that mmengine supports, as a dict on the CPU.
 
     Raises:
-        UserError: it cannot be read, is no dict, or weights are not a number.
+        UserError: it cannot be read, is not a dict, or a weight is not a number.
     """
     try:
         checkpoint = CheckpointLoader.load_checkpoint(filename, map_location="cpu", logger=None)
@@ -99,10 +99,10 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
 
 
 def own_keys(weights: Mapping[str, Any], filename: str) -> dict[str, Tensor]:
-    """The model's keys without the prefixes that wrappers put before them.
+    """The model's keys without the prefixes added by wrappers.
 
-    ``architecture.`` is MMRazor's name for its student; what stands beside it
-    in such a file (its teacher) is left out. Says so in the log.
+    ``architecture.`` is MMRazor's prefix for its student; other keys of such a file (its teacher) are left
+    out. Logs what it removed.
     """
     for prefix in WRAPPER_PREFIXES:
         inner = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
@@ -119,7 +119,7 @@ def _is_float(value: Any) -> bool:
 
 
 def _check_kinds(model: nn.Module, weights: Mapping[str, Any], filename: str) -> None:
-    """Refuse what torch would round or drop without a word: integers for floats, and the reverse."""
+    """Refuse what torch would silently round or drop: integers for floats, and the reverse."""
     own = model.state_dict()
     other = [
         f"{key} ({value.dtype})"

@@ -1,4 +1,4 @@
-"""From ``teacher=dict(…)`` to a model config and a checkpoint."""
+"""Converts ``teacher=dict(…)`` to a model config and a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from mmkd.teachers.protocol import Teacher
 DISTILLER, DISTILLER_OF_ANY = "KDSingleStageDetector", "KDDetector"
 OF_EVERY_TEACHER = ("cache", "levels", "class_map")
 OPTIONS = ("precision", "compile", "own_stream", *OF_EVERY_TEACHER)
-# One of these at the top of ``teacher`` says that it is one teacher.
+# If ``teacher`` has one of these keys, it is a single teacher.
 _OF_ONE = {"config", "type", "ema", "checkpoint", "predictions", *OPTIONS}
 
 
 def is_named(teacher: Any) -> bool:
-    """Whether ``teacher`` is a dict of named teachers, one of which each loss names."""
+    """Whether ``teacher`` is a dict of named teachers, from which each loss names one."""
     return (
         isinstance(teacher, Mapping)
         and bool(teacher)
@@ -37,10 +37,10 @@ def is_named(teacher: Any) -> bool:
 
 
 def teacher_entries(teacher: Any) -> list[Mapping[str, Any]]:
-    """Each single teacher's entry in ``teacher``, whether that is one, a list or a dict of them by name.
+    """The entries of all single teachers in ``teacher``: one teacher, a list, or a dict by name.
 
     Args:
-        teacher: the entry of the model config; ``None`` has none.
+        teacher: the entry of the model config; ``None`` gives an empty list.
     """
     if isinstance(teacher, (list, tuple)):
         return [single for entry in teacher for single in teacher_entries(entry)]
@@ -53,7 +53,7 @@ def registered_class(teacher: Any) -> type[Teacher] | None:
     """The class in `mmkd.registry.TEACHERS` for an entry's ``type``; ``None`` if not registered.
 
     Raises:
-        UserError: it is no subclass of `Teacher`.
+        UserError: it is not a subclass of `Teacher`.
     """
     found: Any = None
     if isinstance(teacher, Mapping):
@@ -73,7 +73,7 @@ def registered_class(teacher: Any) -> type[Teacher] | None:
 
 
 def is_detector(teacher: Mapping[str, Any]) -> bool:
-    """Whether a single teacher's entry is that of a trained detector, with its own config and weights."""
+    """Whether a single teacher's entry is a trained detector, with its own config and weights."""
     return "ema" not in teacher and registered_class(teacher) is None
 
 
@@ -86,12 +86,11 @@ def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict
             model dict with ``init_cfg=dict(type='Pretrained', checkpoint=…)``.
 
     Returns:
-        The model config, without any initialisation, and the path or URL of the
-        checkpoint; ``None`` only where ``checkpoint=None`` is written out.
+        The model config, without any initialisation, and the checkpoint's path or URL; ``None`` only for an
+        explicit ``checkpoint=None``.
 
     Raises:
-        UserError: the entry has another form, the config cannot be read, or
-            there is no checkpoint.
+        UserError: the entry has another form, the config cannot be read, or there is no checkpoint.
     """
     if not isinstance(teacher, Mapping) or not ("config" in teacher or "type" in teacher):
         found = f"keys {', '.join(map(str, teacher))}" if isinstance(teacher, Mapping) else repr(teacher)
@@ -123,22 +122,22 @@ def teacher_model_and_checkpoint(teacher: Mapping[str, Any]) -> tuple[ConfigDict
             found="no `checkpoint`",
             remedy="set the trained weights, or checkpoint=None if you want random weights",
         )
-    # LD and LAD of mmdet, whose own teacher is not asked.
+    # mmdet's LD and LAD bring their own teacher, which is ignored.
     model = _without_teacher(plain_detector(model), KnowledgeDistillationSingleStageDetector)
     return model, teacher.get("checkpoint", from_init)
 
 
 def plain_detector(model: Mapping[str, Any]) -> ConfigDict:
-    """The model config of a stock detector, with all that is mmkd's taken out.
+    """The model config of a stock detector, without everything that belongs to mmkd.
 
     Args:
-        model: any model config; one of `KDSingleStageDetector` or `KDDetector` gives its student.
+        model: any model config; for `KDSingleStageDetector` or `KDDetector`, its student is returned.
     """
     plain = _without_teacher(model, MODELS.get(DISTILLER))
     if is_kind(plain, MODELS.get(DISTILLER_OF_ANY)):
         student = plain.get("student")
         if isinstance(student, str) and "." not in student and "." in str(plain.type):
-            student = f"mmdet.{student}"  # a bare name means nothing without a default scope
+            student = f"mmdet.{student}"  # a bare name cannot be resolved without a default scope
         for key in set(plain) & set(inspect.signature(MODELS.get(DISTILLER)).parameters):
             del plain[key]
         plain.type = student
@@ -146,17 +145,17 @@ def plain_detector(model: Mapping[str, Any]) -> ConfigDict:
 
 
 def distills(model: Mapping[str, Any]) -> bool:
-    """Whether a model config is that of a student with its teacher."""
+    """Whether a model config describes a student with its teacher."""
     return is_kind(model, MODELS.get(DISTILLER), MODELS.get(DISTILLER_OF_ANY))
 
 
 def _without_teacher(model: Mapping[str, Any], *kinds: type) -> ConfigDict:
-    """The single-stage detector in the config of one of these kinds, which bring a teacher; else as it is."""
+    """Convert a config of one of these kinds, which bring a teacher, to its single-stage detector."""
     plain = ConfigDict(model)
     if is_kind(plain, *kinds):
         for key in set(plain) - {"type", "_scope_", *inspect.signature(SingleStageDetector).parameters}:
             del plain[key]
-        # A config with bare names has mmdet's scope.
+        # A config with bare names uses mmdet's scope.
         bare = isinstance(plain.type, str) and "." not in plain.type
         plain.type = "SingleStageDetector" if bare else "mmdet.SingleStageDetector"
     return plain
@@ -191,14 +190,14 @@ def _read_model(config: Any) -> ConfigDict:
             found=f"keys {', '.join(map(str, config))}",
             remedy="use the config that the teacher was trained with",
         )
-    model = copy.deepcopy(ConfigDict(model))  # which detectors change as they are built
-    if config.get("data_preprocessor") is not None:  # where the Runner would put it
+    model = copy.deepcopy(ConfigDict(model))  # detectors change it when they are built
+    if config.get("data_preprocessor") is not None:  # the Runner puts it there
         model.setdefault("data_preprocessor", config["data_preprocessor"])
     return model
 
 
 def _pop_pretrained(model: ConfigDict) -> str | None:
-    """Take the initialisation out; give the checkpoint that it named."""
+    """Remove the initialisation; returns the checkpoint that it named."""
     init_cfg = model.pop("init_cfg", None)
     if isinstance(init_cfg, Mapping) and class_of(init_cfg, WEIGHT_INITIALIZERS) is PretrainedInit:
         return str(init_cfg.get("checkpoint"))

@@ -20,15 +20,15 @@ DEFAULT_MOMENTUM = 0.001
 
 
 class EMATeacher(FrozenTeacher):
-    r"""A copy of the student whose weights follow the student's.
+    r"""A copy of the student whose weights are a moving average of the student's.
 
-    After each step of the optimizer, with θ the student's weights and m the momentum,
+    After each optimizer step, with θ the student's weights and m the momentum,
 
     .. math:: \bar\theta \leftarrow (1 - m)\,\bar\theta + m\,\theta
 
-    Buffers, like the statistics of BatchNorm, are the student's. It begins as the student does. It computes
-    in float32 and eval mode, BatchNorm is not folded, and no layer is left out. Like every teacher it is in
-    none of the student's parameters, modules or state; `EMATeacherHook` moves it on and keeps it.
+    Buffers, such as BatchNorm statistics, are copied from the student. It starts equal to the student. It
+    computes in float32 and eval mode; BatchNorm is not folded, and no layer is left out. Like every teacher,
+    it is not part of the student's parameters, modules or state; `EMATeacherHook` updates and saves it.
 
     Source: https://arxiv.org/abs/1703.01780 (mean teacher, α = 1 − m); m as in mmengine's
     `ExponentialMovingAverage`.
@@ -39,7 +39,7 @@ class EMATeacher(FrozenTeacher):
         student: the student.
 
     Raises:
-        UserError: an option is wrong, among them ``cache``: its answers change with each step. Or it is
+        UserError: an option is wrong, including ``cache``, because its answers change in each step; or it is
             asked without its hook.
     """
 
@@ -88,10 +88,10 @@ class EMATeacher(FrozenTeacher):
         )
 
     def begin(self, state: Mapping[str, Tensor]) -> None:
-        """Take these weights.
+        """Set the weights.
 
         Args:
-            state: the student's ``state_dict``, or what `state_dict` gave.
+            state: the student's ``state_dict``, or the result of `state_dict`.
         """
         self.model.load_state_dict({name: state[name] for name in self.model.state_dict()})
         self._begun = True
@@ -102,7 +102,7 @@ class EMATeacher(FrozenTeacher):
 
     @torch.no_grad()
     def step(self, student: Any) -> None:
-        """Follow the student's weights by one step."""
+        """Update the average with the student's weights."""
         parameters, buffers = dict(student.named_parameters()), dict(student.named_buffers())
         for name, average in self.model.named_parameters():
             average.lerp_(parameters[name].to(average), self.momentum)
@@ -110,7 +110,7 @@ class EMATeacher(FrozenTeacher):
             kept.copy_(buffers[name])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Its weights, under the student's names."""
+        """The teacher's weights, under the student's names."""
         return self.model.state_dict()
 
     def _make_ready(self, device: torch.device) -> None:

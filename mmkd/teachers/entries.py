@@ -19,17 +19,17 @@ _DETECTED = "detected."
 
 
 def pack(outputs: DenseOutputs, image: int, dtype: torch.dtype, top: int | None) -> dict[str, Tensor]:
-    """What is stored of one image.
+    """The tensors to store for one image.
 
     Args:
-        outputs: of a batch.
-        image: its place in the batch.
-        dtype: of what is stored; values beyond its range are clamped.
-        top: how many priors to keep, those with the highest class score; all if not given.
+        outputs: those of a batch.
+        image: its index in the batch.
+        dtype: the storage dtype; values beyond its range are clamped.
+        top: the number of priors to keep, by highest class score; all by default.
 
     Returns:
-        On the CPU: ``sizes`` (L, 2), ``feats.<level>`` C×H×W; of the head's parts either all, as
-        ``<part>.<level>`` (A·D)×H×W, or ``index`` (M,) and ``<part>`` (M, D). Of detections
+        CPU tensors: ``sizes`` (L, 2), ``feats.<level>`` C×H×W; the head's parts either complete, as
+        ``<part>.<level>`` (A·D)×H×W, or as ``index`` (M,) and ``<part>`` (M, D). Detections are
         ``detected.<part>``, in full precision.
     """
     limit = torch.finfo(dtype).max
@@ -59,14 +59,14 @@ def pack(outputs: DenseOutputs, image: int, dtype: torch.dtype, top: int | None)
 
 
 def assemble(entries: Sequence[Entry], spec: HeadSpec, device: torch.device) -> DenseOutputs:
-    """The answer about a batch from those about its images.
+    """Combine the entries of a batch's images into one answer.
 
-    Maps of smaller images are padded by zeros at the right and bottom, as the images were.
+    Maps of smaller images are zero-padded at the right and bottom, as the images were.
 
     Args:
-        entries: one for each image, all with the same parts.
+        entries: one per image, all with the same parts.
         spec: the layout of the teacher's head.
-        device: of the result, which is float32.
+        device: device of the result, which is float32.
     """
     sizes_L2 = torch.stack([entry["sizes"].reshape(-1, 2) for entry in entries]).amax(0).tolist()
     maps = [_dense(entry, spec) for entry in entries]
@@ -121,7 +121,7 @@ def _to_rows(map_CHW: Tensor, A: int) -> Tensor:
 
 
 def _dense(entry: Entry, spec: HeadSpec) -> dict[str, Tensor]:
-    """The maps of one image, and which priors are known where only some were stored."""
+    """The maps of one image; ``known`` marks the stored priors if only some were stored."""
     if "index" not in entry:
         return {
             name: tensor
@@ -147,7 +147,7 @@ def _dense(entry: Entry, spec: HeadSpec) -> dict[str, Tensor]:
 
 
 def _padded_stack(maps: Sequence[Tensor], height: int, width: int) -> Tensor:
-    """C×H×W maps in one B×C×height×width."""
+    """Pad C×H×W maps and stack them to B×C×height×width."""
     if all(image.shape[1:] == (height, width) for image in maps):
         return torch.stack(list(maps))
     result = maps[0].new_zeros(len(maps), maps[0].shape[0], height, width)

@@ -12,15 +12,15 @@ _SHOWN = 6
 
 
 def describe(model: Any, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Log what the teacher is and what of it is used.
+    """Log what the teacher is and which parts of it are used.
 
     Args:
-        model: the detector, as far as it is computed.
-        found: where it is from and what was done to it: ``config``, ``checkpoint``, ``classes``,
-            ``left_out``, ``batch_norm_folded``, ``pixels_renormalized``.
+        model: the detector, reduced to the parts that are computed.
+        found: its source and what was done to it: ``config``, ``checkpoint``, ``classes``, ``left_out``,
+            ``batch_norm_folded``, ``pixels_renormalized``.
 
     Returns:
-        These, the detector's class and the number of its parameters.
+        These facts, the detector's class and its number of parameters.
     """
     facts: dict[str, Any] = {
         "detector": type(model).__name__,

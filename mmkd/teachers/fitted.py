@@ -18,17 +18,17 @@ from mmkd.teachers.protocol import Selectable, Teacher, TeacherAround
 
 
 class FittedTeacher(TeacherAround):
-    """A teacher with levels and classes fitted to the student, as configured.
+    """Maps a teacher's levels and classes to the student's, as configured.
 
     Args:
         inner: the teacher.
-        entry: ``levels``, for each level of the student the index of the teacher's, ``None`` where it has no
-            such; ``class_map``, from a name of the student's to the teacher's name for it.
+        entry: ``levels``, for each level of the student the index of the teacher's, ``None`` for no match;
+            ``class_map``, from the student's class names to the teacher's.
         needs: the parts of `DenseOutputs` that the losses read.
         student: the student; its layout is compared with the teacher's.
 
     Raises:
-        UserError: an option is wrong, or they do not fit each other.
+        UserError: an option is wrong, or teacher and student do not match.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class FittedTeacher(TeacherAround):
         if self.levels is not None:
             self._check_within(self.levels, len(own.strides), len(whole.strides), needs)
         own = self.compared_levels(own)
-        # By name, when the data set's names are known; see `find_classes`.
+        # By name, once the data set's class names are known; see `find_classes`.
         fewer = "cls_logits" in inner.needs and own.num_classes < whole.num_classes
         self.awaits_classes = fewer and inner.class_names is not None
         self._num_classes = own.num_classes if self.awaits_classes else whole.num_classes
@@ -69,15 +69,15 @@ class FittedTeacher(TeacherAround):
 
     @property
     def spec(self) -> HeadSpec:
-        """The layout of the teacher's outputs: levels and classes as the student's."""
+        """The layout of the teacher's outputs, with levels and classes as the student's."""
         spec = self.inner.spec if self._taught is None else self.inner.spec.select_levels(self._taught)
         return spec.select_classes(self._num_classes) if self.inner.of_classes else spec
 
     def compared_levels(self, student: Selectable) -> Selectable:
-        """The student's layout or outputs in the levels that are compared.
+        """The student's layout or outputs, reduced to the compared levels.
 
-        All, but with ``levels`` and losses on features alone as many of its first as the list is long,
-        without those that face none.
+        All levels; but with ``levels`` and only feature losses, the first ones up to the length of the list,
+        without those that have no match.
         """
         if self.levels is None or not self._features_alone:
             return student
@@ -102,7 +102,7 @@ class FittedTeacher(TeacherAround):
         return self._selected(self.inner.crossed(layer, towers, needs))
 
     def serve(self, place: Place, student: HeadSpec, reads: frozenset[Need]) -> HeadSpec:
-        """As `Teacher.serve`; with the student's classes if they are to be found among its own by name."""
+        """As `Teacher.serve`; with the student's classes if the teacher has classes of these names."""
         spec = self.inner.serve(place, student, reads)
         if self.inner.class_names is not None and student.num_classes < spec.num_classes:
             self.awaits_classes, self._num_classes = True, student.num_classes
@@ -121,7 +121,7 @@ class FittedTeacher(TeacherAround):
 
     @property
     def detected_classes(self) -> list[int] | None:
-        """For each of the student's classes its index among those of boxes; ``None`` if they are the same."""
+        """The index of each of the student's classes among those of boxes; ``None`` if they are the same."""
         return self._index_of_names(self._dataset_meta) if self.class_index is None else self.class_index
 
     def _of_classes(self, found: Sequence[Any]) -> list[Any]:
@@ -138,19 +138,19 @@ class FittedTeacher(TeacherAround):
         if outputs.feats or not outputs.levels():
             return outputs
         maps = outputs.cls_logits or outputs.bbox_pred or outputs.boxes or next(iter(outputs.extra.values()))
-        return replace(outputs, feats=tuple(level[:, :0].to("meta") for level in maps))  # their sizes count
+        return replace(outputs, feats=tuple(level[:, :0].to("meta") for level in maps))  # only sizes are read
 
     def find_classes(self, dataset_meta: Any) -> None:
-        """Give the logits of a data set's classes, in their order.
+        """Reorder the class logits to a data set's classes.
 
         Args:
-            dataset_meta: the data set's metainfo; a list of them for one of several parts.
+            dataset_meta: the data set's metainfo; a list of them for a data set of several parts.
 
         Raises:
-            UserError: the teacher does not know one of them, or the student's head is for another number.
+            UserError: the teacher lacks one of the classes, or the student's head has a different number.
         """
         self._dataset_meta = dataset_meta
-        if "cls_logits" not in self.inner.needs and not self._detects:  # features and boxes are of no class
+        if "cls_logits" not in self.inner.needs and not self._detects:  # features and boxes have no class
             return
         own, taught = class_names(dataset_meta), self.inner.class_names
         if own is None or taught is None:
@@ -179,7 +179,7 @@ class FittedTeacher(TeacherAround):
         print_log(f"teacher classes matched by name: {mapping}", "current")
 
     def _index_of_names(self, dataset_meta: Any) -> list[int] | None:
-        """For each class of a data set its index among the teacher's; ``None`` if they are the same."""
+        """The index of each of a data set's classes among the teacher's; ``None`` if they are the same."""
         own, taught = class_names(dataset_meta), self.inner.class_names
         if own is None or taught is None:
             return None
@@ -199,10 +199,10 @@ class FittedTeacher(TeacherAround):
 
 
 def check_levels(levels: Any) -> tuple[int | None, ...] | None:
-    """``teacher.levels``: for each level of the student the index of the teacher's, ``None`` for none.
+    """``teacher.levels``: for each level of the student the index of the teacher's, ``None`` for no match.
 
     Raises:
-        UserError: it is no list of whole numbers.
+        UserError: it is not a list of integers.
     """
     if levels is None:
         return None
@@ -216,10 +216,10 @@ def check_levels(levels: Any) -> tuple[int | None, ...] | None:
 
 
 def check_class_map(class_map: Any) -> dict[str, str]:
-    """``teacher.class_map``: from a name of the student's to the teacher's name for it.
+    """``teacher.class_map``: from the student's class names to the teacher's.
 
     Raises:
-        UserError: it is no dict of names.
+        UserError: it is not a dict of names.
     """
     if class_map is None:
         return {}

@@ -31,7 +31,7 @@ from mmkd.teachers.pruning import skip_unread
 
 Shapes = Sequence[tuple[int, ...]]
 _NOT_COMPUTED: frozenset[Need] = OF_CONTEXT | {"boxes", "towers", "places", "detections"}
-# Other layouts and orders of float32 sums, on a GPU in TF32, differ less; a wrong fold differs far more.
+# Other layouts and orders of float32 sums, with TF32 on a GPU, differ less; a wrong fold differs far more.
 _ALIKE = 1e-2
 
 
@@ -48,17 +48,17 @@ class Forward:
         model: in eval mode, on the CPU.
         needs: the parts of `DenseOutputs` that the losses read.
         precision: see `choose_dtype`.
-        compiles: it is run by `torch.compile`.
+        compiles: whether to run it with `torch.compile`.
 
     Attributes:
         model: the detector.
-        needs: what of these it computes.
-        reads_head: among them is something of its dense head.
-        dtype: what it computes in.
+        needs: the parts that it computes.
+        reads_head: whether these include outputs of the dense head.
+        dtype: the dtype it computes in.
         spec: the layout of its outputs.
         layout: the memory format of its weights and images.
-        device: what it is made ready for; ``None`` before the first question.
-        unconfirmed: it was made cheaper, and no real image has shown that it says the same.
+        device: the device it is prepared for; ``None`` before the first batch.
+        unconfirmed: whether it was made cheaper but not yet verified on a real image.
     """
 
     def __init__(
@@ -95,16 +95,16 @@ class Forward:
 
     @cached_property
     def example(self) -> Tensor:
-        """An image that it runs on, 1×C×H×W."""
+        """An image that the model accepts, 1×C×H×W."""
         return example_pixels(self.model, lambda pixels: self._forward(pixels, shapes_of(pixels)))
 
     @torch.no_grad()
     def for_example(self) -> DenseOutputs:
-        """Its outputs for the example."""
+        """The outputs for the example."""
         return self(self.example, shapes_of(self.example))
 
     def make_cheaper(self) -> tuple[list[str], bool]:
-        """Leave out what is not read, fold BatchNorm, lay out its weights; as tried with the example.
+        """Skip unread layers, fold BatchNorm, choose the weights' memory format; verified with the example.
 
         Returns:
             The names of the layers left out, and whether anything was folded.
@@ -115,10 +115,10 @@ class Forward:
         if not self._keeps_all:
             left_out = self._skip_unread() if self.reads_head else leave_out_heads(self.model)
         folded = fold_batch_norm(self.model, lambda: self._outputs(example, shapes_of(example)).levels())
-        # mmcv's folded layers are new ones.
+        # mmcv's folding creates new layers.
         self.model.requires_grad_(False)
         self.model.eval()
-        # The regions of a RoI head are cut out of copies in the default format.
+        # RoI heads take their regions from copies in the default format.
         bound = any(
             misreads_channels_last(x) for name, x in self.model.named_children() if name != "roi_head"
         )
@@ -128,14 +128,14 @@ class Forward:
 
     @torch.no_grad()
     def confirm(self, pixels_BCHW: Tensor, image_shapes: Shapes) -> bool:
-        """Ask about a real image both ways, in float32; if the answers differ, go on as it was built.
+        """Run a real image both ways, in float32; if the answers differ, go back to the original model.
 
         Args:
-            pixels_BCHW: the image, of another size than the example. The model goes to its device.
+            pixels_BCHW: the image, of another size than the example. The model moves to its device.
             image_shapes: (height, width) without padding.
 
         Returns:
-            Whether it stays cheaper; else the log says why not.
+            Whether it stays cheaper; if not, the log says why.
         """
         cheaper, as_built, self._as_built = self.model, self._as_built, None
         self.model = as_built.to(pixels_BCHW.device)
@@ -144,7 +144,7 @@ class Forward:
         try:
             found = self(pixels_BCHW, image_shapes).levels()
             why = "" if alike(found, wanted, _ALIKE) else "its output for the first image differed"
-        except Exception as error:  # mmcv's and mmdet's layers fail in ways of their own
+        except Exception as error:  # mmcv's and mmdet's layers raise all kinds of errors
             why = f"it failed on the first image: {type(error).__name__}: {error}".splitlines()[0]
         if not why:
             return True
@@ -158,7 +158,7 @@ class Forward:
         return False
 
     def make_ready(self, device: torch.device) -> None:
-        """Go to a device, and to the dtype in which it computes there."""
+        """Move to a device, and to the dtype used there."""
         if self.model.training:
             self.model.eval()
         if device == self.device:
@@ -167,7 +167,7 @@ class Forward:
         self.dtype, reason = self.choose_dtype(device)
         self.model.to(device, self.dtype)
         for name, part in self.model.named_children():
-            # RoIAlign and attention have no half precision everywhere; what they are given is cast.
+            # RoIAlign and attention do not support half precision everywhere; their inputs are cast.
             if name not in ("backbone", "neck") and not (self.reads_head and part is self.head):
                 part.float()
         if self._compiles:
@@ -179,22 +179,22 @@ class Forward:
         )
 
     def choose_dtype(self, device: torch.device) -> tuple[torch.dtype, str]:
-        """What it computes in on a device, and why."""
+        """The dtype on a device, and the reason."""
         return choose_dtype(self.precision, device, deformable=self.deformable, windows=self.windows)
 
     def __call__(self, pixels_BCHW: Tensor, image_shapes: Shapes) -> DenseOutputs:
-        """What is read of its outputs, in its dtype.
+        """The outputs that the losses read, in the model's dtype.
 
         Args:
-            pixels_BCHW: its own input, in its dtype.
-            image_shapes: (height, width) of each image without its padding.
+            pixels_BCHW: the teacher's own input, in its dtype.
+            image_shapes: (height, width) of each image without padding.
         """
         try:
             return self._outputs(pixels_BCHW.to(memory_format=self.layout), image_shapes)
         except RuntimeError as error:  # weight-standardised convolutions view their weights
             if self.layout == torch.contiguous_format:
                 raise
-            with torch.inference_mode(False):  # weights made within would let no gradient through
+            with torch.inference_mode(False):  # weights made in inference mode would block gradients
                 self.model.to(memory_format=torch.contiguous_format)
             outputs = self._outputs(pixels_BCHW.contiguous(), image_shapes)
             self.layout = torch.contiguous_format
@@ -234,5 +234,5 @@ class Forward:
 
 
 def shapes_of(pixels_BCHW: Tensor) -> Shapes:
-    """Those of images without padding."""
+    """The shapes of images without padding."""
     return [tuple(pixels_BCHW.shape[-2:])] * len(pixels_BCHW)

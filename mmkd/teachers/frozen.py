@@ -27,18 +27,18 @@ from mmkd.teachers.stream import OwnStream
 
 
 class FrozenTeacher(Teacher):
-    """A trained detector in eval mode that gives `DenseOutputs` without gradient.
+    """A trained detector in eval mode that returns `DenseOutputs` without gradient.
 
     Args:
-        teacher: see `teacher_model_and_checkpoint`; ``precision`` says what it computes in, see
-            `choose_dtype`. Whatever that is, its outputs are float32. ``compile=True`` runs it by
-            `torch.compile`; ``own_stream=True`` beside the student's forward, on CUDA.
-        needs: the parts of `DenseOutputs` that the losses read. Others are not
-            computed. With ``'layers'`` none of its layers is left out, with ``'places'`` none of its heads.
-        student: the student; its pixels are compared with the teacher's.
+        teacher: see `teacher_model_and_checkpoint`; ``precision`` sets the dtype it computes in, see
+            `choose_dtype`. Its outputs are always float32. ``compile=True`` runs it with `torch.compile`;
+            ``own_stream=True`` runs it in parallel with the student's forward, on CUDA.
+        needs: the parts of `DenseOutputs` that the losses read. Others are not computed. With ``'layers'``
+            all layers are kept, with ``'places'`` all heads.
+        student: the student; its pixel normalisation is compared with the teacher's.
 
     Raises:
-        UserError: the checkpoint does not load strictly, or its images have other channels.
+        UserError: the checkpoint does not load strictly, or the image channels differ.
     """
 
     def __init__(self, teacher: Mapping[str, Any], needs: frozenset[Need], student: Any) -> None:
@@ -51,12 +51,12 @@ class FrozenTeacher(Teacher):
         self.class_names = class_names_of(meta)
         precision = check_precision(teacher.get("precision", "auto"))
         self._gives_boxes, self._detects = "boxes" in needs, "detections" in needs
-        if self._detects and self.needs - {"feats"}:  # its head decodes boxes, too, and runs NMS on them
+        if self._detects and self.needs - {"feats"}:  # detecting also decodes boxes, and runs NMS on them
             precision = "fp32"
         self.forward = Forward(model, needs, precision, check_switch("compile", teacher))
         self.own_stream, self._stream = check_switch("own_stream", teacher), OwnStream()
         self.spec = self.forward.spec
-        self.of_classes = not hasattr(model, "rpn_head")  # an RPN says only that there is an object
+        self.of_classes = not hasattr(model, "rpn_head")  # an RPN only tells objects from background
         self.pixels = Renormalizer(
             student.data_preprocessor, model.data_preprocessor, self.forward.example.shape[1]
         )
@@ -94,14 +94,14 @@ class FrozenTeacher(Teacher):
         return self.forward.for_example()
 
     def ask(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> Callable[[], DenseOutputs]:
-        """Put the question of `__call__`; what comes back gives the answer when called.
+        """Start computing a batch; call the result to get the answer of `__call__`.
 
-        With ``own_stream`` on CUDA the teacher begins now, on a stream of its own. Else it runs when the
-        answer is wanted.
+        With ``own_stream`` on CUDA, the teacher starts now, on its own stream. Otherwise it runs when the
+        answer is requested.
 
         Args:
             inputs_BCHW: the student's normalised and padded input.
-            data_samples: the batch's, with ``img_shape``.
+            data_samples: those of the batch, with ``img_shape``.
         """
         image_shapes = [sample.img_shape for sample in data_samples]
         if not (self.own_stream and inputs_BCHW.is_cuda):
@@ -111,7 +111,7 @@ class FrozenTeacher(Teacher):
 
     @torch.no_grad()
     def complete(self, outputs: DenseOutputs) -> DenseOutputs:
-        """Add what is not computed by the model: decoded boxes, if a loss reads them."""
+        """Add what the model does not compute: decoded boxes, if a loss reads them."""
         if not self._gives_boxes:
             return outputs
         return replace(outputs, boxes=self.forward.adapter.boxes(self.head, outputs))
@@ -149,18 +149,18 @@ class FrozenTeacher(Teacher):
         return rows.map(lambda part: part.to(torch.float32, copy=True))
 
     def answer(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> DenseOutputs:
-        """As `__call__`, of samples."""
+        """As `__call__`, but takes data samples."""
         return self(inputs_BCHW, [sample.img_shape for sample in data_samples])
 
     def __call__(self, inputs_BCHW: Tensor, image_shapes: Sequence[tuple[int, ...]]) -> DenseOutputs:
-        """Ask the teacher about a batch.
+        """Run the teacher on a batch.
 
         Args:
             inputs_BCHW: the student's normalised and padded input.
-            image_shapes: (height, width) of each image without its padding.
+            image_shapes: (height, width) of each image without padding.
 
         Returns:
-            What was asked for, in float32 and without gradient.
+            The parts in `needs`, in float32 and without gradient.
         """
         with torch.autocast(inputs_BCHW.device.type, enabled=False):
             if self.forward.unconfirmed and self.forward.device is None:
@@ -174,21 +174,21 @@ class FrozenTeacher(Teacher):
                 if self._detects:
                     found = self._detections(pixels_BCHW, image_shapes, outputs.inner)
                     outputs = replace(outputs, detections=found)
-        if "feats" not in self.needs:  # only their shapes are compared: no need to copy their values
+        if "feats" not in self.needs:  # only their shapes are compared: skip copying values
             outputs = replace(outputs, feats=tuple(level.to("meta") for level in outputs.feats))
-        # Outside of inference mode a copy is a tensor like any other, which a loss may save for its gradient.
+        # Outside inference mode a copy is a normal tensor, which a loss may save for its gradient.
         return outputs.map(lambda level: level.to(torch.float32, copy=True))
 
     def _detections(self, pixels_BCHW: Tensor, image_shapes: Sequence[Any], inner: Any) -> list[Any]:
         feats = inner.feats if isinstance(inner, Encoded) else inner
-        if not self.forward.reads_head:  # whose heads are float32
+        if not self.forward.reads_head:  # its heads then stay in float32
             feats = tuple(level.float() for level in feats)
         return detect(self.model, pixels_BCHW, image_shapes, feats)
 
     def detect(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> list[Any]:
-        """As `Teacher.detect`: what it predicts, after its own NMS.
+        """As `Teacher.detect`: its predictions after its own NMS.
 
-        Where no loss reads its detections, a detector with all heads is built for it, in float32.
+        If no loss reads its detections, a detector with all heads is built for this, in float32.
         """
         image_shapes = [sample.img_shape for sample in data_samples]
         with torch.inference_mode(), torch.autocast(inputs_BCHW.device.type, enabled=False):
@@ -197,7 +197,7 @@ class FrozenTeacher(Teacher):
 
     @cached_property
     def _whole(self) -> Any:
-        """The detector with all that it predicts by."""
+        """The detector with everything it needs to predict."""
         if self._detects:
             return self.model
         return build_detector(self.model_cfg, self.facts["checkpoint"], head=None)[0]
@@ -206,7 +206,8 @@ class FrozenTeacher(Teacher):
         """Run layers of the teacher on the student's tensors; gradients flow to them.
 
         Args:
-            layers: from the teacher's detector and a tensor in the teacher's dtype to another tensor.
+            layers: a function of the teacher's detector and a tensor in its dtype that returns another
+                tensor.
             x: the student's tensor.
 
         Returns:
@@ -223,9 +224,9 @@ class FrozenTeacher(Teacher):
         """The rest of the teacher's head applied to the student's features; gradients flow to them.
 
         Args:
-            layer: how many layers of ``cls_convs`` and ``reg_convs`` are left out; ≥ 1.
-            towers: by their names, per level, what to go on with; as wide as the teacher's.
-            needs: the parts to give, ``boxes`` among them.
+            layer: the number of layers of ``cls_convs`` and ``reg_convs`` to skip; ≥ 1.
+            towers: the features to continue from, per tower name and level; as wide as the teacher's.
+            needs: the parts to return; may include ``boxes``.
 
         Returns:
             Outputs in float32, without features.
@@ -236,7 +237,7 @@ class FrozenTeacher(Teacher):
         dtype = self.forward.dtype
         given = {name: tuple(level.to(dtype) for level in part) for name, part in towers.items()}
         with torch.autocast(levels[0].device.type, enabled=False), substituted(head, layer, given):
-            raw = head(given["cls_convs"])  # which the towers do not look at
+            raw = head(given["cls_convs"])  # the towers ignore this input
         adapter = self.forward.adapter
         outputs = adapter.outputs(head, (), raw, computed(needs)).map(lambda level: level.float())
         if "boxes" in needs:
@@ -244,20 +245,20 @@ class FrozenTeacher(Teacher):
         return outputs
 
     def dtype_on(self, device: torch.device) -> torch.dtype:
-        """What it computes in there."""
+        """The dtype used on a device."""
         return self.forward.choose_dtype(device)[0]
 
     def _make_ready(self, device: torch.device) -> None:
         self.forward.make_ready(device)
 
     def apply_(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Follow what `nn.Module._apply` applies to another device; the dtype stays the teacher's own."""
+        """Follow the student to another device; the teacher keeps its own dtype."""
         device = fn(torch.empty(0, device=next(self.model.parameters()).device)).device
         self.model.to(device)
 
 
 def weights_digest(model: Any) -> str:
-    """What tells the weights of a model from others: SHA-256 of its state."""
+    """A fingerprint of a model's weights: SHA-256 of its state."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -14,7 +14,7 @@ from mmkd.teachers.checkpoint import own_keys, read_checkpoint
 
 
 def check_inherit(parts: Any, student: nn.Module) -> tuple[str, ...]:
-    """The parts of ``inherit``, if the student has them.
+    """Return the parts of ``inherit`` if the student has them.
 
     Args:
         parts: names of modules, like ``neck`` or ``bbox_head.cls_convs``, or of parameters, like
@@ -22,7 +22,7 @@ def check_inherit(parts: Any, student: nn.Module) -> tuple[str, ...]:
         student: the student.
 
     Raises:
-        UserError: it is no list of names, or one names neither.
+        UserError: it is not a list of names, or a name is neither a module nor a parameter.
     """
     if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):
         raise UserError(f"inherit must be a list of names like ['neck', 'bbox_head'], found {parts!r}")
@@ -41,7 +41,7 @@ def check_inherit(parts: Any, student: nn.Module) -> tuple[str, ...]:
 
 @torch.no_grad()
 def inherit_weights(student: nn.Module, parts: Sequence[str], checkpoint: str) -> tuple[list[str], list[str]]:
-    """Copy weights and buffers of the teacher into the student, where name and shape agree.
+    """Copy the teacher's weights and buffers into the student, where name and shape match.
 
     Source: the inheriting strategy of FGD (https://arxiv.org/abs/2111.11837) and PGD
     (https://arxiv.org/abs/2203.05469); reference implementations: yzd-v/FGD, ChenhongyiYang/PGD.
@@ -49,13 +49,13 @@ def inherit_weights(student: nn.Module, parts: Sequence[str], checkpoint: str) -
     Args:
         student: changed in place.
         parts: names of its modules and parameters.
-        checkpoint: the teacher's.
+        checkpoint: the teacher's checkpoint.
 
     Returns:
-        The names of what was copied, and of what the student has in these parts and kept. Said in the log.
+        The names of copied tensors, and of those in these parts that the student kept. Also logged.
 
     Raises:
-        UserError: nothing agrees.
+        UserError: nothing matches.
     """
     read = read_checkpoint(checkpoint)
     taught = own_keys(read.get("state_dict", read), checkpoint)

@@ -1,7 +1,7 @@
-"""Identify the pixels that a training pipeline produces, beyond a sample's metadata.
+"""Identifies the pixels that a training pipeline produces, beyond a sample's metadata.
 
-An answer of the teacher can be used again for the same pixels. Size and flip of a sample are in its
-metadata; what else a transform does must be the same each time and is part of the recipe.
+A stored answer of the teacher is valid for the same pixels. Size and flip are in the sample's metadata; all
+else that a transform does must be the same each time, and is part of the recipe.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mmengine.dataset import Compose
 from mmkd.data import PackTwoViews
 from mmkd.errors import UserError
 
-# What of a transform reaches the pixels and is not in the metadata.
+# What of a transform changes the pixels and is not in the metadata.
 _OPTIONS: dict[type, tuple[str, ...]] = {
     LoadImageFromFile: ("to_float32", "color_type", "imdecode_backend"),
     McvLoadAnnotations: (),
@@ -44,7 +44,7 @@ _OPTIONS: dict[type, tuple[str, ...]] = {
     RandomFlip: (),
     Pad: ("size", "size_divisor", "pad_to_square", "pad_val", "padding_mode"),
     PackDetInputs: (),
-    PackTwoViews: (),  # what it does after it has taken the teacher's view does not matter
+    PackTwoViews: (),  # what follows the teacher's view does not matter
 }
 _RESIZES = (McvResize, Resize, FixShapeResize, McvRandomChoiceResize)
 _FLIPS = (McvRandomFlip, RandomFlip)
@@ -56,8 +56,8 @@ def base_datasets(dataset: Any, refused: Callable[[str, str], Exception] | None 
     """The data sets below wrappers that only repeat, join or balance them.
 
     Args:
-        dataset: built.
-        refused: from the name of a wrapper and why it is refused to the error; of the cache if not given.
+        dataset: a built data set.
+        refused: makes the error from a wrapper's name and the reason; by default the cache's error.
 
     Raises:
         UserError: a wrapper mixes images.
@@ -73,14 +73,14 @@ def base_datasets(dataset: Any, refused: Callable[[str, str], Exception] | None 
 
 
 def recipe_of(dataset: Any) -> str:
-    """What the pipeline of a data set does to pixels, beyond what the metadata of a sample tells.
+    """What a data set's pipeline does to pixels, beyond a sample's metadata.
 
     Args:
-        dataset: built, with a pipeline; wrappers may stand around it.
+        dataset: a built data set with a pipeline; possibly wrapped.
 
     Raises:
-        UserError: a transform has no exact key, two resizes follow each other, the metadata lack
-            something, or the parts of a data set differ.
+        UserError: a transform has no exact key, the pipeline resizes twice, the metadata are incomplete, or
+            the parts of a data set differ.
     """
     recipes = {_recipe(base.pipeline.transforms) for base in base_datasets(dataset)}
     if len(recipes) > 1:
@@ -92,7 +92,7 @@ def recipe_of(dataset: Any) -> str:
 
 
 def variants(pipeline: Compose) -> list[Compose]:
-    """One pipeline without chance for each way that this one may go."""
+    """One deterministic pipeline per possible path through this one."""
     ways = itertools.product(*(list(_ways(transform)) for transform in pipeline.transforms))
     return [Compose(list(way)) for way in ways]
 

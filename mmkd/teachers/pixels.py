@@ -1,4 +1,4 @@
-"""From the student's normalised pixels to the teacher's."""
+"""Converts the student's normalised pixels to the teacher's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Renormalizer:
     Args:
         student: the student's data preprocessor.
         teacher: the teacher's.
-        channels: of the teacher's images; if not given, as the student's.
+        channels: channels of the teacher's images; by default the student's.
     """
 
     def __init__(self, student: Any, teacher: Any, channels: int | None = None) -> None:
@@ -40,7 +40,7 @@ class Renormalizer:
 
     @property
     def is_identity(self) -> bool:
-        """Whether teacher and student see the same pixels."""
+        """Whether teacher and student get the same pixels."""
         return not (self.swap or self.repads or self._rescales)
 
     @property
@@ -51,11 +51,11 @@ class Renormalizer:
         """The teacher's input.
 
         Args:
-            inputs_BCHW: the student's input. Grey images are repeated for a teacher of coloured ones.
-            image_shapes: (height, width) of each image without its padding.
+            inputs_BCHW: the student's input. Grey images are repeated for a teacher with three channels.
+            image_shapes: (height, width) of each image without padding.
 
         Raises:
-            UserError: the teacher cannot take images with so many channels.
+            UserError: the teacher does not accept images with this number of channels.
         """
         if self.channels is not None and inputs_BCHW.shape[1] != self.channels:
             if inputs_BCHW.shape[1] != 1:
@@ -81,16 +81,16 @@ class Renormalizer:
 def to_rgb(
     preprocessor: Any, inputs_BCHW: Tensor, image_shapes: Sequence[tuple[int, ...]]
 ) -> list[NDArray[np.uint8]]:
-    """The images that a data preprocessor made a batch of, without padding.
+    """Recover the images, without padding, from a data preprocessor's batch.
 
     Args:
-        preprocessor: the student's. Without a conversion of its own, the pipeline's images are BGR, as
-            `LoadImageFromFile` reads them.
-        inputs_BCHW: what it made.
-        image_shapes: (height, width) of each image without its padding.
+        preprocessor: the student's. If it does not convert channels, the pipeline's images are BGR, as loaded
+            by `LoadImageFromFile`.
+        inputs_BCHW: the preprocessor's output.
+        image_shapes: (height, width) of each image without padding.
 
     Returns:
-        Of each, uint8 H×W×3 in RGB.
+        Each image as uint8 H×W×3 in RGB.
     """
     mean, std = _mean_std(preprocessor)
     pixels_BCHW = inputs_BCHW.float() * std.to(inputs_BCHW) + mean.to(inputs_BCHW)

@@ -20,23 +20,24 @@ Selectable = TypeVar("Selectable", HeadSpec, DenseOutputs)
 class Teacher(ABC):
     """A source of outputs that a student learns from.
 
-    One of your own subclasses it under ``@mmkd.registry.TEACHERS.register_module()`` and gives `spec` and
-    `answer`; all else has a default. ``teacher=dict(type='MyTeacher', …)`` chooses it: the other keys are
-    arguments of its constructor, but for ``cache``, ``levels`` and ``class_map``, which every teacher has. An
-    argument ``needs`` is given the parts of the outputs that the losses read, ``student`` the student.
+    To write your own, subclass it under ``@mmkd.registry.TEACHERS.register_module()`` and implement `spec`
+    and `answer`; everything else has a default. ``teacher=dict(type='MyTeacher', …)`` selects it: the other
+    keys are constructor arguments, except ``cache``, ``levels`` and ``class_map``, which every teacher
+    supports. A constructor argument ``needs`` receives the parts of the outputs that the losses read,
+    ``student`` the student.
 
-    It is no `nn.Module` of the student: in none of its parameters, modules, state, optimizer, EMA or
-    checkpoints. A deep copy of the student shares it.
+    A teacher is not an `nn.Module` of the student: it is not in the student's parameters, modules, state,
+    optimizer, EMA or checkpoints. A deep copy of the student shares it.
 
     Attributes:
-        spec: the layout of what it says, before ``levels`` and ``class_map`` choose from it.
-        gives: the parts of the outputs that it can give. A loss that reads others is refused.
+        spec: the layout of its outputs, before ``levels`` and ``class_map`` are applied.
+        gives: the parts of the outputs that it supports. A loss that reads others is refused.
         needs: the parts that the losses read; set when it is built.
-        class_names: of its class logits, in their order; ``None`` if they are those of the data set.
+        class_names: the names of its class logits, in order; ``None`` if they match the data set.
         checkpoint: weights that a student may inherit; path or URL.
-        facts: what the log and W&B say of it, with ``checkpoint`` and ``parameters_computed``.
-        of_classes: its dense class logits are of the data set's classes, not of objects and background as an
-            RPN's.
+        facts: what the log and W&B report, with ``checkpoint`` and ``parameters_computed``.
+        of_classes: whether its dense class logits are for the data set's classes, unlike an RPN's, which only
+            tell objects from background.
     """
 
     spec: HeadSpec
@@ -48,7 +49,7 @@ class Teacher(ABC):
 
     @property
     def head(self) -> Any:
-        """Its dense head, for losses that look inside of it."""
+        """The teacher's dense head, for losses that access its layers."""
         return None
 
     @property
@@ -69,30 +70,30 @@ class Teacher(ABC):
 
     @abstractmethod
     def answer(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> DenseOutputs:
-        """Its outputs for a batch.
+        """The outputs for a batch.
 
         Args:
             inputs_BCHW: the student's normalised and padded input.
-            data_samples: the batch's, with ``img_shape``.
+            data_samples: those of the batch, with ``img_shape``.
 
         Returns:
-            The parts in `needs`, on the device of the input. Without features the sizes of the maps are those
-            of the other parts.
+            The parts in `needs`, on the device of the input. Without features, the other parts give the map
+            sizes.
         """
 
     def detect(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> list[Any]:
-        """Its detections in each image.
+        """The detections in each image.
 
         Args:
             inputs_BCHW: the student's normalised and padded input.
-            data_samples: the batch's, with their metadata.
+            data_samples: those of the batch, with their metadata.
 
         Returns:
             For each image `mmkd.outputs.detections`: ``bboxes`` in pixels of the input, ``scores``, and
-            ``labels`` in the order of the student's classes once these are found.
+            ``labels`` in the order of the student's classes, once `find_classes` was called.
 
         Raises:
-            UserError: it finds none.
+            UserError: the teacher does not detect.
         """
         raise UserError(
             f"{type(self).__name__} predicts no boxes.",
@@ -102,11 +103,11 @@ class Teacher(ABC):
         )
 
     def complete(self, outputs: DenseOutputs) -> DenseOutputs:
-        """Add to an `answer` what follows from it and need not be stored in a cache."""
+        """Add parts to an `answer` that can be derived from it and need not be cached."""
         return outputs
 
     def ask(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> Callable[[], DenseOutputs]:
-        """Put the question of `answer`; what comes back gives the completed answer when called.
+        """Start computing a batch; call the result to get the completed answer.
 
         Returns:
             A function whose result is float32 and without gradient.
@@ -120,50 +121,50 @@ class Teacher(ABC):
         return answer
 
     def for_example(self) -> DenseOutputs | None:
-        """Its outputs for an example image, if available before training; needed to average teachers."""
+        """The outputs for an example image, if available before training; needed to average teachers."""
         return None
 
     def compared_levels(self, student: Selectable) -> Selectable:
-        """The student's layout or outputs in the levels that are compared with its own."""
+        """The student's layout or outputs, reduced to the levels compared with the teacher's."""
         return student
 
     def find_classes(self, dataset_meta: Any) -> None:  # noqa: B027
         """Give class logits in the order of a data set's classes from now on.
 
         Args:
-            dataset_meta: the data set's metainfo; a list of them for one of several parts.
+            dataset_meta: the data set's metainfo; a list of them for a data set of several parts.
 
         Raises:
-            UserError: it does not know one of them.
+            UserError: the teacher lacks one of the classes.
         """
 
     def serve(self, place: Place, student: HeadSpec, reads: frozenset[Need]) -> HeadSpec:
         """Prepare to give outputs at a place other than the dense maps.
 
         Args:
-            place: where the student is read.
-            student: its layout there.
-            reads: what a loss reads there.
+            place: the place where the student is read.
+            student: the student's layout there.
+            reads: the parts that a loss reads there.
 
         Returns:
-            The teacher's there.
+            The teacher's layout there.
 
         Raises:
-            UserError: the teacher predicts nothing there, or not what is read.
+            UserError: the teacher does not predict there, or lacks a part that is read.
         """
         raise self._has_no_layers()
 
     def at(
         self, place: Place, answer: DenseOutputs, question: Any, classes: Sequence[int] | None = None
     ) -> RowOutputs:
-        """Its outputs at a place.
+        """The outputs at a place.
 
         Args:
-            place: one that it serves.
-            answer: what it said of the batch before.
-            question: of the student's `Reading`.
-            classes: for each of the student's classes its index among the teacher's; ``None`` if they are
-                the same in the same order.
+            place: a place that it serves.
+            answer: its answer for the batch.
+            question: the question of the student's `Reading`.
+            classes: for each of the student's classes, its index in the teacher; ``None`` if classes and
+                order are the same.
 
         Returns:
             Rows in float32, without gradient.
@@ -171,11 +172,11 @@ class Teacher(ABC):
         raise self._has_no_layers()
 
     def through(self, layers: Callable[[Any, Tensor], Tensor], x: Tensor) -> Tensor:
-        """Run layers of its detector on a tensor of the student's, see `FrozenTeacher.through`."""
+        """Run layers of the teacher on the student's tensor, see `FrozenTeacher.through`."""
         raise self._has_no_layers()
 
     def crossed(self, layer: int, towers: Mapping[str, Levels], needs: frozenset[Need]) -> DenseOutputs:
-        """Go on with the student's features in its head, see `FrozenTeacher.crossed`."""
+        """Continue in the teacher's head with the student's features, see `FrozenTeacher.crossed`."""
         raise self._has_no_layers()
 
     def _has_no_layers(self) -> UserError:
@@ -188,11 +189,11 @@ class Teacher(ABC):
         )
 
     def dtype_on(self, device: torch.device) -> torch.dtype:
-        """What it computes in there."""
+        """The dtype used on a device."""
         return torch.float32
 
     def apply_(self, fn: Callable[[Tensor], Tensor]) -> None:  # noqa: B027
-        """Follow what `nn.Module._apply` applies to the student to another device."""
+        """Follow the student to another device."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return self
@@ -202,14 +203,14 @@ class TeacherAround:
     """A `Teacher` that wraps another and delegates to it by default.
 
     Args:
-        inner: the other.
+        inner: the wrapped teacher.
     """
 
     def __init__(self, inner: Teacher) -> None:
         self.inner = inner
 
     def __getattr__(self, name: str) -> Any:
-        if name == "inner" or name.startswith("__"):  # not there yet, or a protocol of Python's
+        if name == "inner" or name.startswith("__"):  # not set yet, or a Python protocol
             raise AttributeError(name)
         return getattr(self.inner, name)
 

@@ -20,16 +20,15 @@ class Skipped(nn.Module):
 def skip_unread(
     head: nn.Module, feats: Sequence[Tensor], read: Callable[[Any], Sequence[Tensor]]
 ) -> list[str]:
-    """Replace the layers of a head that do not reach the outputs that are read.
+    """Replace the layers of a head that do not affect the outputs that are read.
 
-    Which ones do is asked of autograd, so it holds for heads of any structure.
-    The head is then run again; if what is read is not the same to the bit, or
-    the head needs the layers after all, they are put back.
+    Autograd shows which layers do, so this works for any head structure. The head is then run again; if the
+    outputs that are read are not bit-identical, or the head needs the layers after all, they are restored.
 
     Args:
         head: a head in eval mode.
-        feats: an example of its input.
-        read: from the head's raw outputs to the tensors that are read.
+        feats: an example input.
+        read: maps the head's raw outputs to the tensors that are read.
 
     Returns:
         The names of the layers left out.
@@ -39,7 +38,7 @@ def skip_unread(
     with torch.enable_grad():
         head.requires_grad_(True)
         wanted = read(head(tuple(feats)))
-        if not wanted:  # the head has nothing of what is asked for; the loss will say so
+        if not wanted:  # the head lacks the requested outputs; the loss will report it
             head.requires_grad_(False)
             return []
         total = torch.stack([out.float().sum() for out in wanted]).sum()
@@ -57,7 +56,7 @@ def skip_unread(
 
 
 def _replace(parent: nn.Module, path: str, unread: set[str]) -> dict[str, tuple[nn.Module, str, nn.Module]]:
-    """Put `Skipped` for the largest layers below ``parent`` that nothing reads."""
+    """Replace the largest unused layers below ``parent`` with `Skipped`."""
     replaced = {}
     for key, layer in list(parent.named_children()):
         name = f"{path}{key}"
@@ -79,6 +78,6 @@ def _same(
 ) -> bool:
     try:
         found = read(head(tuple(feats)))
-    except Exception:  # whatever a head makes of the missing channels, it needs them
+    except Exception:  # any error here means that the head needs the channels
         return False
     return all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))

@@ -1,4 +1,4 @@
-"""Several teachers: averaged, or one for each loss."""
+"""Several teachers: averaged, or one per loss."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from mmkd.teachers.protocol import Selectable, Teacher
 class AveragedTeacher(Teacher):
     """Several teachers as one: the mean of their outputs.
 
-    Class logits, raw box output, decoded boxes, further outputs and features are each the arithmetic mean of
-    the members': logits before their sigmoid or softmax; boxes after each member decoded its own. A prior
-    that is not in one member's sparse cache takes part in no loss.
+    Class logits, raw box outputs, decoded boxes, other outputs and features are averaged separately: logits
+    before their sigmoid or softmax; boxes after each member decoded its own. A prior missing in one member's
+    sparse cache is not used by any loss.
 
-    ``facts["checkpoint"]`` is the first member's, from which ``inherit`` takes weights;
-    ``facts["teachers"]`` has the facts of all.
+    ``facts["checkpoint"]`` is the first member's, from which ``inherit`` takes weights; ``facts["teachers"]``
+    has the facts of all.
 
     Source: the mean of logits is the ensemble of https://arxiv.org/abs/1503.02531, geometric for a softmax.
 
     Args:
-        members: at least one; their own cache, precision, levels and classes are theirs.
+        members: at least one teacher; each keeps its own cache, precision, levels and classes.
         needs: the parts of `DenseOutputs` that the losses read.
 
     Raises:
-        UserError: there is none, a loss looks inside of the teacher's head, or the members differ in what
-            is averaged.
+        UserError: there are no members, a loss accesses the teacher's head, or the members differ in what is
+            averaged.
     """
 
     def __init__(self, members: Sequence[Teacher], needs: frozenset[Need]) -> None:
@@ -68,15 +68,15 @@ class AveragedTeacher(Teacher):
             member.find_classes(dataset_meta)
 
     def compared_levels(self, student: Selectable) -> Selectable:
-        """As the first member's."""
+        """As for the first member."""
         return self.members[0].compared_levels(student)
 
     def for_example(self) -> DenseOutputs | None:
-        """As the first member's, which has the layout of all."""
+        """As for the first member, which has the layout of all."""
         return self.members[0].for_example()
 
     def ask(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> Callable[[], DenseOutputs]:
-        """As `Teacher.ask`, of all members."""
+        """As `Teacher.ask`, for all members."""
         answers = [member.ask(inputs_BCHW, data_samples) for member in self.members]
         return lambda: average([answer() for answer in answers], self.needs)
 
@@ -93,12 +93,12 @@ class AveragedTeacher(Teacher):
 class NamedTeachers:
     """Teachers by name, and the teacher of each loss.
 
-    ``facts["checkpoint"]`` is the first one's, from which ``inherit`` takes weights; ``facts["teachers"]``
-    has the facts of each by name.
+    ``facts["checkpoint"]`` is the first teacher's, from which ``inherit`` takes weights;
+    ``facts["teachers"]`` has the facts of each by name.
 
     Args:
-        teachers: by name.
-        asks: from each loss to the name of its teacher.
+        teachers: the teachers by name.
+        asks: the name of the teacher per loss.
     """
 
     def __init__(self, teachers: Mapping[str, Teacher], asks: Mapping[str, str]) -> None:
@@ -132,7 +132,7 @@ def asked_by(teacher: Any, losses: Sequence[str]) -> list[tuple[Any, list[str]]]
 
     Args:
         teacher: `NamedTeachers`, or one teacher for all losses.
-        losses: names of losses; without any, no teacher is asked.
+        losses: names of losses; without losses, no teacher is used.
     """
     if not isinstance(teacher, NamedTeachers):
         return [(teacher, list(losses))] if losses else []
@@ -150,11 +150,11 @@ def single_teachers(teacher: Any) -> list[Any]:
 
 
 def average(answers: Sequence[DenseOutputs], needs: frozenset[Need]) -> DenseOutputs:
-    """The arithmetic mean of answers about one batch, part by part.
+    """The arithmetic mean of several answers for one batch, part by part.
 
     Args:
-        answers: of teachers with one layout; at least one.
-        needs: the parts that are read. Others are left out, of features only the sizes are kept.
+        answers: the answers of teachers with the same layout; at least one.
+        needs: the parts that are read. Others are left out; of features only the sizes are kept.
 
     Raises:
         UserError: the maps are of different sizes.
@@ -206,8 +206,8 @@ def _check_alike(members: Sequence[Teacher], needs: frozenset[Need]) -> None:
 
 
 def _layout(member: Teacher, needs: frozenset[Need]) -> dict[str, Any]:
-    """What must be the same in all teachers, as far as it is known, by how a message calls it."""
-    # Classes and base priors were compared with the student's; `levels` may take only some of its levels.
+    """What must be the same in all teachers, where known; the keys are the names for messages."""
+    # Classes and base priors were compared with the student's; `levels` may select only some levels.
     layout: dict[str, Any] = {"strides": member.spec.strides}
     outputs = member.for_example() if needs & {"feats", "bbox_pred", "extra"} else None
     if outputs is None:

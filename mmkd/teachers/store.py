@@ -19,22 +19,22 @@ from mmkd.durable import write_durably
 from mmkd.errors import UserError
 
 _SUFFIX, _UNFINISHED = ".safetensors", ".part"
-_STALE_SECONDS = 3600.0  # a writer needs far less for one file
-# The folder is measured again after this part of its bound was written here: others write to it too.
+_STALE_SECONDS = 3600.0  # a writer needs far less time for one file
+# After writing this fraction of the limit, measure the folder again: others write to it too.
 _RECOUNT = 0.02
 
 
 class EntryStore:
     """Tensors by key, for any number of processes that share a file system.
 
-    An entry is written under another name, flushed to the disk and renamed, so it is there whole or not at
-    all. Two writers of one key write the same. When the bound is reached, or the disk is full, nothing more
-    is stored; that is said once.
+    An entry is written under a temporary name, flushed to disk and renamed, so it is either complete or
+    missing. Two writers of one key write the same content. Once the limit is reached or the disk is full,
+    nothing more is stored; this is logged once.
 
     Args:
-        root: folder of all teachers' answers; the bound is for it.
-        name: folder of this teacher's below it.
-        max_bytes: the bound.
+        root: the folder of all teachers' answers; the limit applies to it.
+        name: this teacher's folder below it.
+        max_bytes: the limit.
 
     Raises:
         UserError: the folder cannot be written.
@@ -76,7 +76,7 @@ class EntryStore:
             return None
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> bool:
-        """Store an entry; whether there was room for it."""
+        """Store an entry; returns whether there was room."""
         if self.full:
             return False
         data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
@@ -113,7 +113,7 @@ class EntryStore:
         return self.folder / key[:2] / f"{key}{_SUFFIX}"
 
     def _count(self) -> int:
-        """Bytes below the root; what killed writers left is removed on the way."""
+        """Bytes below the root; also removes files left by killed writers."""
         total, now = 0, time.time()
         for folder, _, files in os.walk(self.root):
             for name in files:

@@ -17,17 +17,17 @@ class OwnStream:
         self._stream: torch.cuda.Stream | None = None
 
     def begin(self, inputs_BCHW: Tensor, compute: Callable[[], DenseOutputs]) -> Callable[[], DenseOutputs]:
-        """Begin to compute; what comes back makes the current stream wait for the result, and gives it.
+        """Start computing; the result makes the current stream wait and returns the output.
 
         Args:
-            inputs_BCHW: what ``compute`` reads, on a CUDA device.
+            inputs_BCHW: the input of ``compute``, on a CUDA device.
             compute: queues the work.
         """
         stream = self._stream = self._stream or torch.cuda.Stream(inputs_BCHW.device)
         stream.wait_stream(torch.cuda.current_stream(inputs_BCHW.device))
         with torch.cuda.stream(stream):
             outputs = compute()
-        # Else the allocator could give either's memory away while the other stream still reads it.
+        # Otherwise the allocator could reuse either's memory while the other stream still reads it.
         inputs_BCHW.record_stream(stream)
 
         def wait() -> DenseOutputs:
