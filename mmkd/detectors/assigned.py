@@ -19,7 +19,7 @@ _SIDE = 128
 
 
 def check_loss(head: Any) -> None:
-    """Raise `UserError` if a head's loss wants more than features and samples, like that of mmdet's LD."""
+    """Raise `UserError` if a head's loss needs more than features and samples, like that of mmdet's LD."""
     try:
         inspect.signature(head.loss).bind((), [])
     except TypeError as error:
@@ -36,7 +36,7 @@ def assigned_labels(head: Any, seen: Observation, student: DenseOutputs) -> torc
     """The class assigned to each prior, (N,), if the calls of the head's classification loss were recorded.
 
     Raises:
-        UserError: they do not tell it.
+        UserError: they do not reveal the classes.
     """
     if seen.loss_cls_args is None:
         return None
@@ -49,7 +49,7 @@ def scored_priors(head: Any, seen: Observation, student: DenseOutputs) -> torch.
     """Which priors have a weight in the head's classification loss, (N,) bool.
 
     Raises:
-        UserError: its calls do not tell it.
+        UserError: the calls do not reveal the weights.
     """
     assert seen.loss_cls_args is not None
     return adapter_for(head).scored_priors(
@@ -69,14 +69,14 @@ def check_quality(head: Any) -> None:
 
 
 def check_labels(head: Any, asks: frozenset[Need] = frozenset({"labels"})) -> None:
-    """Raise `UserError` if a head does not tell which class it assigned to each prior, or its weight.
+    """Raise `UserError` if a head does not reveal the class assigned to each prior, or its weight.
 
-    A copy of it computes its loss of one made-up image. A head that cannot do that here, for want of a GPU or
-    of the training's state, is left to the first step.
+    A copy of the head computes its loss for one made-up image. If that fails here, because it needs a GPU or
+    the training's state, the first step decides.
 
     Args:
-        head: the student's.
-        asks: with ``labels`` the classes are asked, with ``label_weights`` the weights.
+        head: the student's head.
+        asks: ``labels`` checks the classes, ``label_weights`` the weights.
     """
     adapter = adapter_for(head)
     spec = adapter.spec(head)

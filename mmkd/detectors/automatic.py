@@ -17,17 +17,17 @@ from mmkd.errors import UserError
 from mmkd.losses import DistillLoss
 from mmkd.outputs import Recorded
 
-# In float16 the gradients of unscaled losses are zero, and those of losses scaled too much infinite.
+# In float16, gradients of unscaled losses vanish, and those of losses scaled too much overflow.
 _SCALES_OF_FLOAT16 = (2.0**16, 2.0**8, 1.0)
-# Some heads begin with zeros in their last layer, and send next to no gradient on then. Of all our losses the
-# value at the right weight is 0.1 to 5 times its share of the task's; it is held below this.
+# Some heads start with a zero last layer and then send almost no gradient back. With the right weight, the
+# value of each of our losses is 0.1 to 5 times its share of the task's; it is capped at this factor.
 _MOST_VALUE = 10.0
-# Warn about a term after this many measurements in a row without a gradient.
+# Warn about a term after this many consecutive measurements without a gradient.
 _SILENT = 50
 
 
 def check_automatic(shares: Mapping[str, float], task_loss_weight: float) -> None:
-    """Raise `UserError` if automatic weights have no task gradient to refer to."""
+    """Raise `UserError` if automatic weights have no task gradient to compare with."""
     if shares and task_loss_weight == 0:
         raise UserError(
             "Automatic weights need a task loss: they are a share of its gradient.",
@@ -40,16 +40,16 @@ def check_automatic(shares: Mapping[str, float], task_loss_weight: float) -> Non
 def weigh(
     losses: dict[str, Any], terms: Mapping[str, DistillLoss], called: Sequence[str], recorded: Recorded
 ) -> dict[str, Any]:
-    """Multiply the automatic terms by their weights, and report these as ``kd_weight_<term>``.
+    """Multiply the automatic terms by their weights, and log these as ``kd_weight_<term>``.
 
     Args:
-        losses: of the student and of all terms; these as if their weight were 1, but for a schedule's factor.
-        terms: by name.
-        called: the names of those that were computed.
-        recorded: what the student's own methods gave.
+        losses: of the student and all terms; automatic terms at weight 1, apart from a schedule's factor.
+        terms: the terms by name.
+        called: the names of the computed terms.
+        recorded: the record of the student's own methods.
 
     Raises:
-        UserError: nothing before the head is trained.
+        UserError: no layer before the head is trained.
     """
     automatic = {name: term.auto for name, term in terms.items() if term.auto is not None}
     if not automatic:
@@ -94,7 +94,7 @@ def _measure(
 
 
 def _least_ratios(task: Tensor, values: Mapping[str, Tensor]) -> dict[str, float]:
-    """The ratios at which a term's value is `_MOST_VALUE` of its share of the task's, over all processes."""
+    """The ratios that make a term's value `_MOST_VALUE` times its share of the task's, over all processes."""
     total = torch.stack([task, *values.values()]).detach().float()
     all_reduce(total, op="mean")
     of_task, *of_terms = total.tolist()

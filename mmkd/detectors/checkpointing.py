@@ -15,14 +15,14 @@ from mmkd.errors import UserError
 
 @contextmanager
 def watch_checkpointed(model: nn.Module) -> Iterator[None]:
-    """Refuse layers whose forward was replaced by one that gives their weights no gradient.
+    """Refuse layers whose checkpointed forward gives their weights no gradient.
 
-    mmengine's ``activation_checkpointing=[…]`` takes torch's reentrant form: a layer learns only if one of
-    its arguments is a tensor with a gradient. Images, the output of frozen stages and tuples of feature maps
-    are none, and torch does no more than warn. By forward hooks, which change nothing; one pass is enough.
+    mmengine's ``activation_checkpointing=[…]`` uses torch's reentrant form: a layer only learns if one of its
+    arguments is a tensor with a gradient. Images, the output of frozen stages and tuples of feature maps are
+    not, and torch only warns. Watches one pass with forward hooks, which change nothing.
 
     Raises:
-        UserError: on leaving such a layer; names it.
+        UserError: at the end, if there is such a layer; names it.
     """
     handles = []
     if model.training and torch.is_grad_enabled():

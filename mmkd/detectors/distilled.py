@@ -1,4 +1,4 @@
-"""`Distilled`: where student, teacher and losses meet."""
+"""`Distilled`: brings student, teacher and losses together."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ from mmkd.teachers import (
     split_teachers,
 )
 
-# A loss that reads nothing else asks nothing of the student's heads.
+# A loss that reads only these reads nothing from the student's heads.
 _OF_DETECTIONS: frozenset[Need] = frozenset({"detections", "own_losses"})
 _OF_FEATURES: frozenset[Need] = frozenset({"feats", "layers", *_OF_DETECTIONS})
 
@@ -86,47 +86,46 @@ class _Step:
 
     @torch.compiler.disable
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self.watching.close()
 
 
 class Distilled(BaseDetector):
     """Mixin that adds distillation from a frozen teacher; put it before the student's own class.
 
-    The student's path is its own. Its losses come first in the result, unchanged; each distillation loss is
-    added as ``loss_kd_<name>``. The teacher is in none of the parameters, state or checkpoints. ``predict``
-    is that of the student alone.
+    The student's computation does not change. Its losses come first in the result; each distillation loss is
+    added as ``loss_kd_<name>``. The teacher is not in the parameters, state or checkpoints. ``predict`` is
+    the student's own.
 
-    Images without labels (`mmkd.data.UnlabelledImages`) may be among a batch: the student's own losses are
-    of the others, the distillation losses of all. Where these ask which objects there are, they are given
-    those that the teacher finds; of several teachers the first that such a loss learns from, of averaged ones
-    the first.
+    A batch may contain images without labels (`mmkd.data.UnlabelledImages`): the student's own losses use the
+    labelled images, the distillation losses use all. Losses that need annotated objects use the teacher's
+    detections there; with several teachers, those of the first one that such a loss learns from; with
+    averaged teachers, those of the first.
 
     Args:
-        teacher: ``dict(config=…, checkpoint=…)``, see `mmkd.teachers.teacher_model_and_checkpoint`; a list
-            of such teachers, whose answers are averaged; ``dict(ema=dict(momentum=…))``, the average of the
-            student's own weights over training; or a dict of these by name.
-        distill: name → config of a distillation loss; at least one. Its ``place`` names where it reads a
-            detector that predicts at several places, see `mmkd.outputs`; with teachers by name its
-            ``teacher`` names the one that it learns from. With ``loss_weight='auto'``, or a ``share``, its
-            weight sets itself, see `mmkd.losses.AutoWeight`.
-        inherit: names of parts of the student, like ``['neck', 'bbox_head']``, that begin with the teacher's
-            weights where names and shapes agree; see `inherit_weights`. Of several teachers it is the first
-            one's. A checkpoint that is loaded or resumed from replaces them.
+        teacher: ``dict(config=…, checkpoint=…)``, see `mmkd.teachers.teacher_model_and_checkpoint`; a list of
+            such teachers, whose outputs are averaged; ``dict(ema=dict(momentum=…))``, a moving average of the
+            student's own weights; or a dict of these by name.
+        distill: name → config of a distillation loss; at least one. ``place`` selects where the loss reads a
+            detector that predicts at several places, see `mmkd.outputs`; with named teachers, ``teacher``
+            selects its teacher. With ``loss_weight='auto'`` or a ``share`` the weight is set automatically,
+            see `mmkd.losses.AutoWeight`.
+        inherit: names of parts of the student, like ``['neck', 'bbox_head']``, initialised with the teacher's
+            weights where names and shapes match; see `inherit_weights`. With several teachers the first one's
+            are used. A checkpoint that is loaded or resumed replaces them.
         task_loss_weight: factor ≥ 0 of the student's own losses. Hinton's
             ``α·T²·KL + (1 − α)·CE`` is ``loss_weight=α, task_loss_weight=1 − α``.
-        pseudo_score: in [0, 1]: on images without labels the teacher's boxes with this score stand for the
-            annotated objects, for losses that ask for these (``region='foreground'``, FGD, …). They are no
-            hard targets, so that finding all counts as much as finding no others.
+        pseudo_score: in [0, 1]: on images without labels, the teacher's boxes with at least this score
+            replace the annotated objects for losses that need them (``region='foreground'``, FGD, …). They
+            are not hard targets, so recall matters as much as precision.
         **student: the arguments of the student's own class.
 
     Raises:
-        UserError: a part of ``distill`` or ``teacher`` is wrong, or teacher and
-            student do not fit each other.
+        UserError: a part of ``distill`` or ``teacher`` is wrong, or teacher and student do not match.
     """
 
     teacher: Any = None
-    recorded: Recorded | None = None  # while its loss is under way, what its own methods gave
+    recorded: Recorded | None = None  # the outputs of its own methods, during its loss
 
     def __init__(
         self,
@@ -165,7 +164,7 @@ class Distilled(BaseDetector):
         if self._inherit and self._checkpoint is None:
             raise UserError("inherit needs a teacher with a checkpoint, found checkpoint=None")
         self._layout = dense_layout(self) if self._reads_dense else student_layout(self)
-        # The student begins with the random numbers that it would have had alone.
+        # The student starts with the same random numbers as without a teacher.
         with torch.random.fork_rng(devices=[]):
             for asked, names in asked_by(self.teacher, list(self.terms)):
                 for name in names:
@@ -180,7 +179,7 @@ class Distilled(BaseDetector):
         self._register_load_state_dict_pre_hook(self._put_in_losses)
 
     def _find_places(self, named: Mapping[str, str]) -> dict[str, tuple[Place, int | None]]:
-        """By the names of the losses that read no dense maps, where they read the student."""
+        """For each loss that reads no dense maps, where it reads the student."""
         found = {}
         default = "dense" if self._has_dense_head else default_place(self)
         for name, term in self.terms.items():
@@ -214,7 +213,7 @@ class Distilled(BaseDetector):
         return frozenset({"detections" if self._places[name][0].of_detections else "places"})
 
     def _fit(self, name: str, term: DistillLoss, asked: Any) -> None:
-        """Have a loss look at the layouts of student and teacher where it reads them."""
+        """Let a loss check and adapt to the layouts of student and teacher where it reads them."""
         if name in self._places:
             place, _ = self._places[name]
             own = place.spec(self)
@@ -233,7 +232,7 @@ class Distilled(BaseDetector):
             check_towers(asked.head, term.tower_layers, "teacher")
 
     def init_weights(self) -> None:
-        """As the student alone; what it inherits comes last."""
+        """As for the student alone; inherited weights come last."""
         super().init_weights()
         if self._inherit:
             inherit_weights(self, self._inherit, self._checkpoint)
@@ -244,13 +243,13 @@ class Distilled(BaseDetector):
         return cast(dict[str, DistillLoss], dict(self.distill.items()))
 
     def extract_feat(self, batch_inputs: Tensor) -> Any:
-        """The student's own; recorded during a loss."""
+        """As the student's own; recorded during a loss."""
         feats = super().extract_feat(batch_inputs)
         if self.recorded is not None:
             self.recorded.feats.add(feats)
         return feats
 
-    @torch.compiler.disable(recursive=False)  # it compiles the student's part as the student alone
+    @torch.compiler.disable(recursive=False)  # torch.compile handles the student as without a teacher
     def loss(self, batch_inputs: Tensor, batch_data_samples: list[Any]) -> dict[str, Any]:
         """The student's own losses and ``loss_kd_<name>`` for each term.
 
@@ -270,11 +269,12 @@ class Distilled(BaseDetector):
 
     @torch.compiler.disable(recursive=False)
     def _mixed_loss(self, batch_inputs: Tensor, batch_data_samples: list[Any]) -> dict[str, Any]:
-        """As `loss`, of a batch with images without labels in some process.
+        """As `loss`, for a batch with images without labels in some process.
 
-        Backbone and neck run once. Where a distillation loss reads more than features, the heads run on the
-        whole batch, watched as ever, and their losses are thrown away; then on the labelled images. A
-        process without any takes an image without objects, times 0: mmdet's losses wait for each other.
+        Backbone and neck run once. If a distillation loss reads more than features, the heads first run on
+        the whole batch, watched as usual, and their losses are discarded; then they run on the labelled
+        images. A process without labelled images uses one image without objects, times 0: mmdet's losses
+        synchronise processes.
         """
         labelled = [index for index, sample in enumerate(batch_data_samples) if is_labelled(sample)]
         index = labelled or [0]
@@ -282,7 +282,7 @@ class Distilled(BaseDetector):
         own_samples = [batch_data_samples[i] for i in labelled]
         own_samples = own_samples or [without_objects(batch_data_samples[0], batch_inputs)]
         active = [name for name, term in self.terms.items() if term.loss_weight > 0]
-        if not active:  # nobody looks at the others
+        if not active:  # no loss uses the unlabelled images
             batch_inputs, batch_data_samples = own_inputs, own_samples
         step = self._begin(batch_inputs, batch_data_samples)
         try:
@@ -306,19 +306,19 @@ class Distilled(BaseDetector):
         return self._add_terms(losses, step, batch_inputs, batch_data_samples)
 
     def _reads_heads(self, names: Sequence[str]) -> bool:
-        """Whether a loss reads what the student's heads say."""
+        """Whether a loss reads outputs of the student's heads."""
         return any(name in self._places or self.terms[name].asks - _OF_FEATURES for name in names)
 
     def _depends_on_objects(self, name: str) -> bool:
-        """Whether a loss reads where objects are, or rows that were chosen by them."""
+        """Whether a loss depends on where objects are, or on rows that were selected by them."""
         sampled = name in self._places and self._places[name][0].sampled
         return sampled or self.terms[name].depends_on_objects
 
     @torch.compiler.disable
     def _targets(self, step: _Step, batch_inputs: Tensor, batch_data_samples: list[Any]) -> list[Any]:
-        """The samples, with the teacher's boxes where there are no labels if a loss asks for objects."""
+        """The samples; images without labels get the teacher's boxes if a loss needs objects."""
         index = [i for i, sample in enumerate(batch_data_samples) if not is_labelled(sample)]
-        targets = [copied(sample) for sample in batch_data_samples]  # the own losses read them anew
+        targets = [copied(sample) for sample in batch_data_samples]  # the student's losses may change them
         asked = (teacher for teacher, names in step.asked if any(map(self._depends_on_objects, names)))
         teacher = next(asked, None)
         if teacher is None or not index:
@@ -326,7 +326,7 @@ class Distilled(BaseDetector):
                 targets[i] = without_objects(targets[i], batch_inputs)
             return targets
         samples = [targets[i] for i in index]
-        teacher = getattr(teacher, "members", [teacher])[0]  # the mean of boxes is none
+        teacher = getattr(teacher, "members", [teacher])[0]  # boxes cannot be averaged
         found = teacher.detect(teachers_view(self, batch_inputs[index], samples), samples)
         for i, boxes in zip(index, found, strict=True):
             targets[i] = with_boxes(targets[i], boxes[boxes.scores >= self.pseudo_score])
@@ -334,18 +334,18 @@ class Distilled(BaseDetector):
 
     @torch.compiler.disable
     def _begin(self, batch_inputs: Tensor, batch_data_samples: list[Any]) -> _Step:
-        """Ask the teachers, and watch the student."""
-        if not self._classes_checked:  # the Runner has made the data set known by now
+        """Start the teachers, and watch the student."""
+        if not self._classes_checked:  # by now the Runner has set the data set's metainfo
             check_whole(self)
             self.check_class_names(MessageHub.get_current_instance().get_info("dataset_meta", None))
             self._classes_checked = True
         if in_float16(
             batch_inputs.device
-        ):  # for DistributedDataParallel, which calls no `train_step` of ours
+        ):  # for DistributedDataParallel, which does not call our `train_step`
             self._finite.scaled = True
         self._finite.remember(self)
         active = [name for name, term in self.terms.items() if term.loss_weight > 0]
-        asked = asked_by(self.teacher, active)  # on a stream of its own a teacher runs beside the student
+        asked = asked_by(self.teacher, active)  # with its own stream, a teacher runs in parallel
         if asked:
             batch_inputs = teachers_view(self, batch_inputs, batch_data_samples)
         answers = [teacher.ask(batch_inputs, batch_data_samples) for teacher, _ in asked]
@@ -373,7 +373,7 @@ class Distilled(BaseDetector):
     def _add_terms(
         self, losses: dict[str, Any], step: _Step, batch_inputs: Tensor, batch_data_samples: list[Any]
     ) -> dict[str, Any]:
-        """Weigh the student's own losses, and add the terms."""
+        """Weigh the student's own losses and add the terms."""
         self._layers_checked = self._layers_checked or self.training
         if self.task_loss_weight != 1:
             losses = {key: self._weigh(key, value) for key, value in losses.items()}
@@ -446,7 +446,7 @@ class Distilled(BaseDetector):
         return super().parse_losses(losses)[0]
 
     def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
-        """mmengine's own."""
+        """As mmengine's own."""
         self._finite.look_at(optim_wrapper)
         log_vars: dict[str, Tensor] = super().train_step(data, optim_wrapper)
         return log_vars
@@ -455,14 +455,14 @@ class Distilled(BaseDetector):
         """Sum the losses, and stop before a non-finite one reaches the weights; see `FiniteCheck`.
 
         Raises:
-            UserError: the sum is not finite, and no loss scaler leaves the step out.
+            UserError: the sum is not finite, and no loss scaler skips the step.
         """
         total, log_vars = super().parse_losses(losses)
         self._finite(total, log_vars)
         return total, log_vars
 
     def _read(self, step: _Step, data_samples: list[Any]) -> tuple[DenseOutputs, DistillContext]:
-        """What the student said by its features and its dense head, if it has one that is read."""
+        """The student's features and, if it has a dense head that is read, the head's outputs."""
         feats = tested_branch(self, step.student.levels(), len(data_samples))
         if step.dense is None:
             nothing_N = feats[0].new_zeros(0, dtype=torch.bool)
@@ -490,7 +490,7 @@ class Distilled(BaseDetector):
         return with_towers(student, step.towers), context
 
     def _weigh(self, key: str, value: Any) -> Any:
-        if "loss" not in key:  # mmengine sums the keys that contain it; others are only reported
+        if "loss" not in key:  # mmengine sums the keys that contain "loss"; others are only logged
             return value
         if isinstance(value, Tensor):
             return value * self.task_loss_weight
@@ -500,17 +500,17 @@ class Distilled(BaseDetector):
         """Find a data set's classes among those in each teacher's checkpoint, by name.
 
         Raises:
-            UserError: a teacher does not know one of them.
+            UserError: a teacher lacks one of them.
         """
         self.teacher.find_classes(dataset_meta)
 
     def _put_in_losses(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-        """A checkpoint of the student says nothing of the losses' own layers: they stay as they are."""
+        """A student's checkpoint does not contain the losses' own layers: they stay as they are."""
         for name, value in self.distill.state_dict(prefix=f"{prefix}distill.").items():
             state_dict.setdefault(name, value)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
-        if self.teacher is not None:  # which is built after the student, and looks at it
+        if self.teacher is not None:  # the teacher is built after the student
             self.teacher.apply_(fn)
         return super()._apply(fn, *args, **kwargs)
 
@@ -521,7 +521,7 @@ def _leave_out_losses(_: nn.Module, state_dict: dict[str, Any], prefix: str, __:
 
 
 def _nothing(term: nn.Module, inputs: Tensor) -> Tensor:
-    """Zero; with a gradient of zero for the term's own layers, which DistributedDataParallel waits for."""
+    """Zero, with a zero gradient for the term's own layers, which DistributedDataParallel waits for."""
     return sum((parameter.sum() * 0 for parameter in term.parameters()), inputs.new_zeros(()))
 
 

@@ -12,7 +12,7 @@ class DistilledTransformer(Distilled):
     """A distilled detection transformer; its features are the encoder's output."""
 
     def forward_encoder(self, *args: Any, **kwargs: Any) -> Any:
-        """The student's own; recorded during a loss."""
+        """As the student's own; recorded during a loss."""
         outputs = super().forward_encoder(*args, **kwargs)
         if self.recorded is not None and has_own_memory(self):
             self.recorded.memory.add(outputs)

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from mmkd.errors import UserError
 
-# A forward pass overflows now and then in float16; this many in a row are no accident.
+# A forward pass overflows now and then in float16; this many in a row are no coincidence.
 TOLERATED = 5
 
 
 class FiniteCheck:
     """Stop training before a non-finite loss reaches the weights.
 
-    Under the loss scaler of mixed precision it does not reach them: the scaler sees the gradients and leaves
-    the step out. There up to `TOLERATED` steps in a row pass, each with a warning, and the running statistics
-    of normalisation layers are put back as well. All processes decide alike, whichever has the loss.
+    With mixed precision's loss scaler it cannot reach them: the scaler checks the gradients and skips the
+    step. Then up to `TOLERATED` consecutive steps pass, each with a warning, and the running statistics of
+    normalisation layers are restored too. All processes decide alike, whichever has the loss.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class FiniteCheck:
 
     @torch.compiler.disable
     def look_at(self, optim_wrapper: Any) -> None:
-        """Find out whether this optimizer wrapper scales losses, and so leaves steps out."""
+        """Find out whether this optimizer wrapper scales losses, and so skips steps."""
         scaler = getattr(optim_wrapper, "loss_scaler", None)
         self.scaled = scaler is not None and bool(scaler.is_enabled())
 
@@ -52,15 +52,15 @@ class FiniteCheck:
 
     @torch.compiler.disable
     def __call__(self, total: Tensor, log_vars: Mapping[str, Tensor]) -> None:
-        """Look at the sum of the losses.
+        """Check the sum of the losses.
 
         Args:
             total: the sum, a scalar.
             log_vars: its terms by name, and the sum as ``loss``.
 
         Raises:
-            UserError: the sum is not finite in some process, and no scaler leaves the step out, or too often
-                in a row; names the first term and the iteration.
+            UserError: the sum is not finite in some process, and no scaler skips the step, or too many in a
+                row; names the first such term and the iteration.
         """
         here = torch.isfinite(total.detach())
         everywhere = here.int()

@@ -18,17 +18,17 @@ from mmkd.registry import MODELS, accepted_arguments, class_of
 class KDDetector:
     """A detector of any class, distilled from a frozen teacher.
 
-    The result is an instance of the student's own class, with all that it overrides, and of `Distilled`.
+    The result is an instance of both the student's own class, with everything it overrides, and `Distilled`.
 
     Args:
-        student: the type of the student's own config, like ``'FasterRCNN'``, or the class.
-        **options: those of `Distilled`, and the student's own.
+        student: the type from the student's own config, like ``'FasterRCNN'``, or the class.
+        **options: the options of `Distilled`, and the student's own.
 
     Raises:
-        UserError: there is no such detector, or an option is unknown; and as `Distilled`.
+        UserError: there is no such detector, or an option is unknown; also as in `Distilled`.
 
     Example:
-        A config that inherits one of Faster R-CNN::
+        A config that inherits from a Faster R-CNN config::
 
             model = dict(
                 type='KDDetector', student='FasterRCNN',
@@ -46,7 +46,7 @@ class KDDetector:
 
 @cache
 def distilled_class(student: type) -> type:
-    """A student's class with `Distilled` before it; one for each class."""
+    """A student's class with `Distilled` before it; cached per class."""
     if issubclass(student, Distilled):
         return student
     mixin = DistilledTransformer if issubclass(student, DetectionTransformer) else Distilled

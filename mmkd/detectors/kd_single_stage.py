@@ -1,4 +1,4 @@
-"""`KDSingleStageDetector`: a single-stage student by mmdet's own class."""
+"""`KDSingleStageDetector`: a single-stage student of mmdet's own class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmkd.registry import MODELS, accepted_arguments
 class KDSingleStageDetector(Distilled, SingleStageDetector):
     """A single-stage detector, distilled from a frozen teacher.
 
-    `KDDetector` with ``student='SingleStageDetector'``, by a shorter name.
+    The same as `KDDetector` with ``student='SingleStageDetector'``.
 
     Args:
         teacher: see `Distilled`.
@@ -28,7 +28,7 @@ class KDSingleStageDetector(Distilled, SingleStageDetector):
         **student: the arguments of `SingleStageDetector`.
 
     Raises:
-        UserError: as `Distilled`.
+        UserError: as in `Distilled`.
     """
 
     def __init__(

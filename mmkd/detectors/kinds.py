@@ -19,14 +19,14 @@ _NOT_STUDENTS = {
 
 
 def check_student(student: Any, named: Any) -> type:
-    """The class of a student, if it can learn from a teacher.
+    """A student's class, if it can learn from a teacher.
 
     Args:
-        student: what ``student`` means in the registry.
-        named: how the config names it.
+        student: the registry's entry for ``student``.
+        named: its name in the config.
 
     Raises:
-        UserError: it is no detector that is registered, or one that cannot learn this way.
+        UserError: it is not a registered detector, or cannot learn this way.
     """
     if not (isinstance(student, type) and issubclass(student, BaseDetector)):
         detectors = sorted(
@@ -57,7 +57,7 @@ def _no_student(student: type, why: str) -> UserError:
 
 
 def check_single_stage(unknown: set[str]) -> None:
-    """Raise `UserError` if options are those of detectors of another kind, like ``roi_head``."""
+    """Raise `UserError` if options belong to another kind of detector, like ``roi_head``."""
     for kind in (KnowledgeDistillationSingleStageDetector, LAD):
         own = set(accepted_arguments(kind)[0]) - set(accepted_arguments(SingleStageDetector)[0])
         if unknown & own:

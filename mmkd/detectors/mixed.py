@@ -19,7 +19,7 @@ from mmkd.errors import UserError
 
 @torch.compiler.disable
 def any_unlabelled(inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> bool:
-    """Whether the batch of any process has an image without labels; all of them are told the same."""
+    """Whether the batch of any process has an image without labels; all processes get the same answer."""
     here = not all(map(is_labelled, data_samples))
     if get_world_size() == 1:
         return here
@@ -29,16 +29,16 @@ def any_unlabelled(inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> bool:
 
 
 def with_boxes(sample: Any, found: InstanceData) -> Any:
-    """A copy of a sample whose annotated objects are these.
+    """A copy of a sample with these boxes as its annotated objects.
 
     Args:
         sample: mmdet's data sample, with ``gt_instances``.
-        found: ``bboxes`` (G, 4) and ``labels`` (G,). Where the sample has masks, theirs are the whole boxes;
-            what else its objects have is 0.
+        found: ``bboxes`` (G, 4) and ``labels`` (G,). If the sample has masks, the new ones fill their boxes;
+            other attributes of objects are 0.
     """
     own, boxes_G4 = sample.gt_instances, found.bboxes
     objects = InstanceData(bboxes=boxes_G4, labels=found.labels)
-    if "bboxes" in own and not isinstance(own.bboxes, Tensor):  # one of mmdet's box types
+    if "bboxes" in own and not isinstance(own.bboxes, Tensor):  # an mmdet box type
         objects.bboxes = type(own.bboxes)(boxes_G4)
     if "masks" in own:
         objects.masks = _whole_boxes(boxes_G4, own.masks)
@@ -55,11 +55,11 @@ def without_objects(sample: Any, inputs_BCHW: Tensor) -> Any:
 
 
 def times_zero(losses: Mapping[str, Any], parameters: Iterable[Tensor]) -> dict[str, Any]:
-    """Losses that count for nothing, and give every parameter a gradient of 0, for which processes wait.
+    """Losses times 0, with a zero gradient for every parameter, so that other processes do not hang.
 
     Args:
-        losses: of an image without objects, of which some heads learn nothing.
-        parameters: those of the student.
+        losses: those of an image without objects, from which some heads learn nothing.
+        parameters: the student's parameters.
     """
     nothing = sum(parameter.sum() * 0 for parameter in parameters if parameter.requires_grad)
     result = dict(losses)
@@ -80,10 +80,10 @@ def copied(sample: Any) -> Any:
 
 
 def check_pseudo_score(score: Any) -> float:
-    """``pseudo_score``, if it is a score.
+    """Return ``pseudo_score`` if it is valid.
 
     Raises:
-        UserError: it is no number in [0, 1].
+        UserError: it is not a number in [0, 1].
     """
     if not isinstance(score, (int, float)) or isinstance(score, bool) or not 0 <= score <= 1:
         raise UserError(f"pseudo_score must be a number from 0 to 1, found {score!r}")
@@ -91,7 +91,7 @@ def check_pseudo_score(score: Any) -> float:
 
 
 def _whole_boxes(boxes_G4: Tensor, masks: Any) -> Any:
-    """Masks of the kind and size of others."""
+    """Masks that fill their boxes, of the same type and size as the given ones."""
     height, width = masks.height, masks.width
     corners = boxes_G4.detach().cpu().numpy()
     if isinstance(masks, PolygonMasks):

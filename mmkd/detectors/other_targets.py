@@ -11,17 +11,17 @@ from torch import nn
 
 from mmkd.errors import UserError
 
-# As mmdet's own configs set it where crowds are ignored.
+# As in mmdet's own configs that ignore crowds.
 _IGNORED_IOF = 0.5
 
 
 def retargeted(sample: Any, targets: InstanceData, ignored: InstanceData) -> Any:
-    """A copy of a data sample with other objects.
+    """A copy of a data sample with different objects.
 
     Args:
-        sample: mmdet's.
+        sample: mmdet's data sample.
         targets: ``bboxes`` (G, 4) in pixels of the input, and ``labels`` (G,).
-        ignored: ``bboxes`` that are neither objects nor background.
+        ignored: ``bboxes`` that count neither as objects nor as background.
     """
     copy = sample.new()
     copy.gt_instances, copy.ignored_instances = targets, ignored
@@ -29,11 +29,11 @@ def retargeted(sample: Any, targets: InstanceData, ignored: InstanceData) -> Any
 
 
 def check_other_targets(student: Any, path: str, ignores: bool) -> None:
-    """Raise `UserError` unless the student can learn from boxes alone.
+    """Raise `UserError` unless the student can learn from boxes only.
 
     Args:
         student: the detector.
-        path: of the loss in the config.
+        path: the loss's place in the config.
         ignores: whether there are boxes to ignore.
     """
     if _learns_masks(student):
@@ -58,7 +58,7 @@ def ready_for_boxes(student: Any, ignored: Sequence[Any]) -> Iterator[None]:
 
     Args:
         student: the detector.
-        ignored: of each image the boxes to ignore.
+        ignored: the boxes to ignore, per image.
     """
     with ExitStack() as stack:
         if any(len(one) for one in ignored):
@@ -74,7 +74,7 @@ def ready_for_boxes(student: Any, ignored: Sequence[Any]) -> Iterator[None]:
 
 
 def _learns_masks(student: Any) -> bool:
-    """Whether it learns masks by heads that cannot rest."""
+    """Whether it learns masks with heads that cannot be disabled."""
     heads = [getattr(student, name, None) for name in ("mask_head", "panoptic_head")]
     return any(head is not None for head in heads) or hasattr(
         getattr(student, "bbox_head", None), "loss_mask"

@@ -1,4 +1,4 @@
-"""Choose losses that fit a student and a teacher, if only the teacher is given."""
+"""Chooses losses that fit a student and a teacher, if only the teacher is given."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from mmkd.registry import MODELS, class_of
 from mmkd.structures import HeadSpec
 from mmkd.teachers import build_detector, plain_detector, teacher_model_and_checkpoint
 
-# The light hand on the features is that of the recipes that were measured (docs/results.md).
+# The small weight on features is that of the measured recipes (docs/results.md).
 FEATURES = {"type": "PKDLoss", "loss_weight": 0.3}
 
 
 def recommended(
     student: Mapping[str, Any], teacher: Mapping[str, Any], classes: Sequence[str] | None
 ) -> dict[str, Any]:
-    """Losses for this pair: logits, boxes, quality, masks, features and inherited weights that fit.
+    """The recommended losses for this pair: logits, boxes, quality, masks, features and inherited weights.
 
-    They are tried by building the model, with all of them, and if that fails with each alone.
+    They are tested by building the model with all of them and, if that fails, with each one separately.
 
     Args:
         student: the model config of any detector.
         teacher: ``dict(config=…, checkpoint=…)``.
-        classes: the data set's, if it names them.
+        classes: the data set's class names, if known.
 
     Returns:
-        ``distill``, and where they are of use ``inherit`` and ``teacher``.
+        ``distill``, and where useful ``inherit`` and ``teacher``.
 
     Raises:
-        UserError: nothing fits; says why the first loss does not, or what is wrong with the teacher.
+        UserError: nothing fits; says why the first loss does not fit, or what is wrong with the teacher.
     """
     plain = plain_detector(copy.deepcopy(student))
     check_student(class_of(plain), plain.type)
@@ -51,7 +51,8 @@ def recommended(
     dense = has_dense_head(own)
 
     def why_not(losses: Mapping[str, Any]) -> UserError | None:
-        # With a dense head they choose the levels of its outputs too, which needs losses on features alone.
+        # With a dense head they also select the levels of its outputs, which requires losses on features
+        # only.
         entry = teacher if not dense or losses.keys() == {"neck"} else {**teacher, "levels": None}
         try:
             _build(student, entry, losses).check_class_names({"classes": classes})
@@ -62,7 +63,7 @@ def recommended(
     candidates = list(_candidates(own, theirs))
     losses = {name: choices[0] for name, choices in candidates}
     first: UserError | None = None
-    if why_not(losses):  # all at once; it takes a while to build a model
+    if why_not(losses):  # all at once, because building a model is slow
         losses = {}
         for name, choices in candidates:
             for loss in choices:
@@ -81,7 +82,7 @@ def recommended(
 
 
 def _candidates(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """By name, the forms of a loss in their order; the first that fits is taken."""
+    """By name, the variants of a loss in order of preference; the first that fits is used."""
     if has_dense_head(own):
         yield from _of_dense_head(own, theirs)
     elif _both_at("queries", own, theirs):
@@ -102,7 +103,7 @@ def _candidates(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any
 
 
 def _of_queries(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The teacher's queries where the student's decoder can read them, else matched ones."""
+    """The teacher's queries if the student's decoder can read them, otherwise matched queries."""
     losses = {"cls": {**_logits(PLACES["queries"].spec(own)), "region": "teacher"}}
     if "boxes" in PLACES["queries"].offers(own):
         losses.update(box={"type": "BoxL1Loss"}, iou={"type": "BoxIoULoss"})
@@ -133,7 +134,7 @@ def _masks(place: str) -> dict[str, Any]:
 
 
 def _logits(spec: HeadSpec) -> dict[str, Any]:
-    """The loss on class logits for a head's kind of scores."""
+    """The loss on class logits for the head's score type."""
     return {"type": "DistillationLoss", **({} if spec.use_sigmoid else {"activation": "softmax"})}
 
 
@@ -143,12 +144,12 @@ def _both_at(place: str, own: Any, theirs: Any) -> bool:
 
 @torch.no_grad()
 def _quality(model: Any) -> list[str]:
-    """The names of a head's further outputs."""
+    """The names of a head's extra outputs."""
     try:
         adapter = adapter_for(model.bbox_head)
         feats = model.extract_feat(example_pixels(model, model.extract_feat))
         outputs = adapter.outputs(model.bbox_head, feats, model.bbox_head(feats), frozenset({"extra"}))
-    except Exception:  # whatever it fails by here, `_build` says
+    except Exception:  # `_build` reports any error
         return []
     return list(outputs.extra)
 
@@ -163,20 +164,20 @@ def _build(student: Mapping[str, Any], teacher: Mapping[str, Any], losses: Mappi
 
 @torch.no_grad()
 def _levels(own: Any, theirs: Any) -> dict[str, Any]:
-    """``levels`` for a teacher whose maps begin at another stride, as those of two-stage detectors."""
+    """``levels`` for a teacher whose maps start at another stride, like those of two-stage detectors."""
     student, teacher = student_layout(own), student_layout(theirs)
     levels = levels_by_stride(student, teacher)
     return {"levels": levels} if levels and student.strides != teacher.strides else {}
 
 
 def _parts(own: Any) -> list[str]:
-    """What a detector has beside its backbone; transformers have parameters of their own as well."""
+    """The parts of a detector apart from its backbone; transformers also have parameters of their own."""
     modules = [name for name, _ in own.named_children() if name != "backbone"]
     return [*modules, *(name for name, _ in own.named_parameters(recurse=False))]
 
 
 def _shares(own: Any, theirs: Any, part: str) -> bool:
-    """Whether a part of both has parameters of the same names and shapes."""
+    """Whether a part has parameters of the same names and shapes in both."""
     taught = dict(theirs.named_parameters())
     return any(
         name in taught and taught[name].shape == parameter.shape

@@ -1,4 +1,4 @@
-"""The teacher's view, where it differs from the student's."""
+"""Builds the teacher's view, if it differs from the student's."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from mmkd.errors import UserError
 
 @torch.no_grad()
 def teachers_view(student: Any, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> Tensor:
-    """The student's input, with the teacher's images where samples have some, see `mmkd.data.PackTwoViews`.
+    """The student's input, with the teacher's images for samples that have one, see `mmkd.data.PackTwoViews`.
 
     Args:
-        student: its data preprocessor normalises them.
-        inputs_BCHW: its normalised and padded input.
-        data_samples: of the batch.
+        student: the student; its data preprocessor normalises the images.
+        inputs_BCHW: the student's normalised and padded input.
+        data_samples: those of the batch.
 
     Raises:
-        UserError: the data preprocessor has changed the size of the student's images.
+        UserError: the data preprocessor has resized the student's images.
     """
     views = {index: sample.get(VIEW) for index, sample in enumerate(data_samples) if VIEW in sample}
     if not views:
