@@ -15,10 +15,10 @@ from mmkd.registry import HOOKS
 class ChannelsLastHook(Hook):
     """Train the detector in torch's channels-last memory format.
 
-    It pays in mixed precision, where convolutions need no conversion then; results differ by rounding, and
-    checkpoints load as any. Detectors with layers of mmcv that know torch's default format alone (RoIAlign,
-    deformable convolutions) stay as they are, and the log says so. torch's `channels-last tutorial
-    <https://docs.pytorch.org/tutorials/intermediate/memory_format_tutorial.html>`_.
+    This helps in mixed precision, where convolutions then need no conversion; results differ by rounding, and
+    checkpoints stay compatible. Detectors with mmcv layers that only support torch's default format
+    (RoIAlign, deformable convolutions) are not converted, and the log says so. See torch's
+    `channels-last tutorial <https://docs.pytorch.org/tutorials/intermediate/memory_format_tutorial.html>`_.
     """
 
     def before_train(self, runner: Runner) -> None:

@@ -15,7 +15,7 @@ from mmkd.errors import UserError
 from mmkd.hooks.schedule import DistillScheduleHook, distill_terms, unwrapped
 from mmkd.registry import HOOKS
 
-# So many measurements in a row are no accident.
+# This many consecutive measurements are no coincidence.
 _IN_A_ROW = 3
 
 
@@ -23,28 +23,28 @@ _IN_A_ROW = 3
 class DistillMonitorHook(Hook):
     r"""Log size and direction of each distillation loss's gradient on the student.
 
-    With g the gradient of a loss on the maps that the student's neck gives its head, over the whole batch of
-    all processes, every ``interval`` iterations the log gets
+    With g the gradient of a loss with respect to the neck's output maps, over the whole batch of all
+    processes, it logs every ``interval`` iterations
 
-    - ``kd_ratio_<term>``: :math:`\lVert g_\mathrm{kd} \rVert / \lVert g_\mathrm{task} \rVert`, with the
-      weight that the term has;
-    - ``kd_cosine_<term>``: the cosine between the two, in [−1, 1]; below 0 the term pulls against the task;
-    - ``kd_agreement``: among the priors outside the padding where the teacher's highest class score is above
-      0.3, the share where teacher and student name the same class, in [0, 1]. Only if a loss reads the
-      teacher's class logits.
+    - ``kd_ratio_<term>``: :math:`\lVert g_\mathrm{kd} \rVert / \lVert g_\mathrm{task} \rVert`, at the term's
+      current weight;
+    - ``kd_cosine_<term>``: the cosine between the two, in [−1, 1]; below 0 the term works against the task;
+    - ``kd_agreement``: among the priors outside the padding with a highest teacher class score above 0.3, the
+      fraction where teacher and student predict the same class, in [0, 1]. Only if a loss reads the teacher's
+      class logits.
 
-    A term is reported once if after ``drown`` its ratio is above ``drown``, or below 1 / ``drown``, in three
-    measurements in a row: one of the two does not take part in training. The report suggests the weight
-    at which the ratio is 1, a starting point and no optimum. With `DistillScheduleHook` it is
-    about the weight in the config, not that of the moment. Terms whose weight is automatic are not reported.
+    A term is reported once if its ratio is above ``drown``, or below 1 / ``drown``, in three consecutive
+    measurements: then either the term or the task has almost no effect. The report suggests the weight with
+    ratio 1, a starting point rather than an optimum. With `DistillScheduleHook` it refers to the weight in
+    the config, not the current one. Terms with an automatic weight are not reported.
 
-    The gradients are taken in the forward pass of training itself: there is no second one, and neither
-    weights, statistics nor random numbers differ from a training without the hook. An iteration with a
-    measurement costs one more backward pass through the head for each term and one for the task.
+    The gradients come from the training's own forward pass, without a second one; weights, statistics and
+    random numbers are the same as without the hook. An iteration with a measurement costs one more backward
+    pass through the head for each term, and one for the task.
 
     Args:
-        interval: iterations from one measurement to the next, > 0.
-        drown: the ratio that is reported, > 1.
+        interval: iterations between measurements, > 0.
+        drown: the ratio above which a term is reported, > 1.
 
     Raises:
         UserError: an option is out of its range, or the model is not distilled.
@@ -60,16 +60,16 @@ class DistillMonitorHook(Hook):
         self.interval = interval
         self.drown = drown
         self._watch = ExitStack()
-        # By term, measurements in a row with a ratio too high (above 0) or too low (below 0).
+        # Per term, consecutive measurements with a ratio too high (above 0) or too low (below 0).
         self._in_a_row: dict[str, int] = {}
         self._reported: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
-        """Check that there is something to measure."""
+        """Check that the model has distillation losses."""
         distill_terms(runner.model, "DistillMonitorHook")
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Watch this iteration's forward pass if this hook measures it."""
+        """Watch this iteration's forward pass if it is due."""
         if not self.every_n_train_iters(runner, self.interval):
             return
         model = unwrapped(runner.model)
@@ -77,23 +77,23 @@ class DistillMonitorHook(Hook):
         parse_losses: Callable[[dict[str, Any]], Any] = model.parse_losses
 
         def measure_and_parse(losses: dict[str, Any]) -> Any:
-            parsed = parse_losses(losses)  # first, for it stops at what is not finite
+            parsed = parse_losses(losses)  # first, because it stops at non-finite losses
             if calls:
                 self._measure(runner, losses, calls)
             return parsed
 
-        # On the object alone, so that removing it leaves the class's own.
+        # Set on the object only, so that removing it restores the class's method.
         vars(model)["parse_losses"] = measure_and_parse
         self._watch.callback(vars(model).pop, "parse_losses", None)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._watch.close()
 
     def after_run(self, runner: Runner) -> None:
-        """Watch no longer, also after an iteration that did not end."""
+        """Stop watching, also after an iteration that did not finish."""
         self._watch.close()
 
     def _measure(self, runner: Runner, losses: Mapping[str, Any], calls: Mapping[str, Call]) -> None:
@@ -149,6 +149,6 @@ def _configured_weight(runner: Runner, name: str, weight: float) -> float:
 
 
 def _loss_scale(runner: Runner) -> float:
-    """The scale of mixed precision, without which half-precision gradients are zero; ratios have none."""
+    """Mixed precision's loss scale, without which half-precision gradients vanish; it cancels in ratios."""
     scaler = getattr(runner.optim_wrapper, "loss_scaler", None)
     return 1.0 if scaler is None else float(scaler.get_scale())

@@ -1,4 +1,4 @@
-"""The losses' own layers and automatic weights in checkpoints, beside the student and not in it."""
+"""Saves the losses' own layers and automatic weights in checkpoints, separate from the student."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from mmkd.registry import HOOKS
 from mmkd.sharding import unwrapped
 
 KEY = "distill_state"
-_OF_WEIGHT = "auto._extra_state"  # as torch names the state of `AutoWeight`
+_OF_WEIGHT = "auto._extra_state"  # torch's name for the state of `AutoWeight`
 
 
 @HOOKS.register_module()
 class DistillStateHook(Hook):
     """Save and restore the state of distillation losses, under ``distill_state``.
 
-    A feature loss may have a 1×1 convolution, which trains with the student; an automatic weight has its
-    running measurement. They are in none of the student's ``state_dict``; this hook keeps them, so that
-    training can go on. With ``load_from`` a weight is measured anew. mmkd's train tool adds the hook.
+    A feature loss may have a 1×1 convolution that trains with the student; an automatic weight has a running
+    mean. They are not in the student's ``state_dict``; this hook saves them so that training can be resumed.
+    With ``load_from``, automatic weights are measured anew. mmkd's train tool adds the hook.
 
     Raises:
-        UserError: on ``--resume``, if what was saved is of other losses; before training, if the model is
-            kept in shards.
+        UserError: on ``--resume``, if the saved state belongs to other losses; before training, if the model
+            is sharded.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse a model in shards, whose checkpoints would fail."""
+        """Refuse sharded models, whose checkpoints would fail."""
         unwrapped(runner.model)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Save them next to the student."""
+        """Save the state next to the student."""
         state = _losses(runner).state_dict() if _losses(runner) is not None else {}
         if state:
             checkpoint[KEY] = weights_to_cpu(state)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Take them from there."""
+        """Restore the state from the checkpoint."""
         losses, saved = _losses(runner), checkpoint.get(KEY)
         wanted = {} if losses is None else losses.state_dict()
         layers = {name for name in wanted if not name.endswith(_OF_WEIGHT)}
-        # A training that takes another's weights to begin with measures anew.
+        # A training that only starts from another's weights measures anew.
         kept = set(wanted) if runner._resume else layers
         if not kept:
             return

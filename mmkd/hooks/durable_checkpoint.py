@@ -1,4 +1,4 @@
-"""mmengine's `CheckpointHook`, made safe: it never has fewer checkpoints than configured."""
+"""A safe `CheckpointHook`: there are never fewer checkpoints than configured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmkd.durable import use_durable_files, write_durably
 from mmkd.registry import HOOKS
 
-# In a checkpoint's meta: the validation that follows it was not done yet.
+# Set in a checkpoint's meta if the validation that follows it has not run yet.
 DUE = "validation_due"
 
 
@@ -21,20 +21,19 @@ DUE = "validation_due"
 class DurableCheckpointHook(CheckpointHook):
     """Removes an outdated checkpoint only after its successor is written.
 
-    With ``max_keep_ckpts=1`` or ``save_best`` mmengine's hook has none at all for as
-    long as it writes. This one also notes in each checkpoint whether a validation
-    is due after it, for `ResumeHook`. mmkd's train tool puts it in the place of
-    ``CheckpointHook``; the arguments are the same.
+    With ``max_keep_ckpts=1`` or ``save_best``, mmengine's hook leaves no checkpoint at all while it writes.
+    This one also records in each checkpoint whether a validation is due after it, for `ResumeHook`. mmkd's
+    train tool uses it instead of ``CheckpointHook``; the arguments are the same.
     """
 
     due = False
 
     def before_run(self, runner: Runner) -> None:
-        """Checkpoints are written whole or not at all."""
+        """Make checkpoint files atomic: complete or not there at all."""
         use_durable_files()
 
     def before_train(self, runner: Runner) -> None:
-        """Take over the removals."""
+        """Delay removals."""
         super().before_train(runner)
         self.file_backend: Any = _RemovesLater(self.file_backend)
 
@@ -58,12 +57,12 @@ class DurableCheckpointHook(CheckpointHook):
     def _save_checkpoint(self, runner: Runner) -> None:
         self.due = _validation_follows(runner, self.by_epoch)
         super()._save_checkpoint(runner)
-        self.due = False  # the one that is written after the validation
+        self.due = False  # this checkpoint is written after the validation
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         meta[DUE] = self.due
         super()._save_checkpoint_with_step(runner, step, meta)
-        if is_main_process():  # mmengine has written it, but not at once
+        if is_main_process():  # mmengine wrote it, but not atomically
             write_durably(Path(runner.work_dir) / "last_checkpoint", str(self.last_ckpt).encode())
 
     def _remove_outdated(self) -> None:
@@ -81,7 +80,7 @@ def _validation_follows(runner: Runner, by_epoch: bool) -> bool:
 
 
 class _RemovesLater:
-    """A file backend that keeps in mind what to remove."""
+    """A file backend that collects what to remove."""
 
     def __init__(self, backend: Any) -> None:
         self.backend = backend

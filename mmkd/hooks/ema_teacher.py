@@ -23,12 +23,12 @@ KEY = "ema_teacher"
 class EMATeacherHook(Hook):
     """Update an `EMATeacher` after each optimizer step.
 
-    Needed with ``teacher=dict(ema=…)``; mmkd's train tool adds it. Without such a teacher it does nothing.
-    The teacher begins as a copy of the student, after ``load_from``; with ``--resume`` it goes on from what
-    the checkpoint has under ``ema_teacher``. With gradient accumulation it moves when the optimizer does.
+    Needed with ``teacher=dict(ema=…)``; mmkd's train tool adds it. Without an EMA teacher it does nothing.
+    The teacher starts as a copy of the student, after ``load_from``; with ``--resume`` it continues from the
+    checkpoint's ``ema_teacher``. With gradient accumulation it is updated when the optimizer steps.
 
     Raises:
-        UserError: on ``--resume``, if what was saved is of another student.
+        UserError: on ``--resume``, if the saved weights belong to another student.
     """
 
     priority = "VERY_HIGH"  # before the hooks that write checkpoints
@@ -37,13 +37,13 @@ class EMATeacherHook(Hook):
         self._saved: dict[str, Tensor] | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Give the teacher its first weights."""
+        """Initialise the teacher's weights."""
         teacher, saved = ema_teacher(runner.model), self._saved
         self._saved = None
         if teacher is None:
             return
         student = _unwrapped(runner.model).state_dict()
-        if runner.iter == 0:  # what it may have been loaded from was the end of another training
+        if runner.iter == 0:  # a loaded state is the end of another training
             teacher.begin(student)
         elif saved is None:
             print_log(
@@ -59,24 +59,24 @@ class EMATeacherHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Follow the student."""
+        """Update the teacher."""
         teacher = ema_teacher(runner.model)
         if teacher is not None and runner.optim_wrapper.should_update():
             teacher.step(_unwrapped(runner.model))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Save its weights next to the student."""
+        """Save the teacher's weights next to the student."""
         teacher = ema_teacher(runner.model)
         if teacher is not None:
             checkpoint[KEY] = weights_to_cpu(teacher.state_dict())
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Keep them until it is known whether training goes on or begins."""
+        """Hold the weights until it is known whether training resumes or starts."""
         self._saved = checkpoint.get(KEY)
 
 
 def ema_teacher(model: Any) -> EMATeacher | None:
-    """The EMA teacher of a model, wrapped or not, if it has one."""
+    """A model's EMA teacher, if it has one; the model may be wrapped."""
     teachers = single_teachers(getattr(_unwrapped(model), "teacher", None))
     return next((teacher for teacher in teachers if isinstance(teacher, EMATeacher)), None)
 

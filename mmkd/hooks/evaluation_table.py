@@ -18,7 +18,7 @@ Boxes = list[dict[str, Any]]
 
 @dataclass
 class Example:
-    """An image and what is known and found in it; boxes as W&B takes them."""
+    """An image with its annotations and detections; boxes in W&B's format."""
 
     image: str
     ground_truth: Boxes | None
@@ -27,16 +27,16 @@ class Example:
 
 
 class EvaluationTable:
-    """Collects the first images of each validation, with the student's detections there.
+    """Collects the first images of each validation, with the student's detections.
 
-    The teacher is built and asked once, for these images alone: the one that
-    training uses has left out what the losses do not read.
+    The teacher is built and run once, for these images only: the training's teacher skips layers that the
+    losses do not read.
 
     Args:
-        num_images: how many images, at most.
+        num_images: the maximum number of images.
         score_threshold: boxes below it are left out, in [0, 1].
-        class_names: of the data set.
-        teacher: the config of the teacher; ``None`` leaves its column out.
+        class_names: the data set's class names.
+        teacher: the teacher's config; ``None`` omits its column.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class EvaluationTable:
         self._model: Any = None
 
     def begin(self) -> None:
-        """Forget the student's detections of the last validation."""
+        """Discard the student's detections from the last validation."""
         self.examples, self._model = [], None
 
     def collect(self, data_batch: Mapping[str, Any], outputs: Sequence[Any]) -> None:
         """Keep images of the batch until the table is full.
 
         Args:
-            data_batch: as the data loader gave it.
+            data_batch: a batch from the data loader.
             outputs: the student's data samples.
         """
         room = self.num_images - len(self.examples)
@@ -83,7 +83,7 @@ class EvaluationTable:
             self.examples.append(example)
 
     def build(self) -> Any:
-        """The `wandb.Table`: an image per column, so that the three stand side by side."""
+        """The `wandb.Table`: one row per image, with the three pictures side by side."""
         import wandb
 
         columns: dict[str, list[Boxes | None]] = {

@@ -1,4 +1,4 @@
-"""The checkpoint of an interrupted training, and resuming from it."""
+"""Saves the checkpoint of an interrupted training, and resumes from it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from mmkd.durable import write_durably
 from mmkd.hooks.durable_checkpoint import DUE
 
 CHECKPOINT = "interrupted.pth"
-# What this checkpoint adds to mmengine's message hub.
+# Keys that this checkpoint adds to mmengine's message hub.
 STATE = "interrupted_at"
 
 
 def save_interrupted(runner: Runner, iterations: int, validating: bool) -> Path:
-    """Write the state after this many iterations, for ``--resume`` to go on from.
+    """Save the state after this many iterations, for ``--resume``.
 
     Args:
-        runner: of the training.
-        iterations: how many are complete.
-        validating: whether it is interrupted in a validation.
+        runner: the training's runner.
+        iterations: the number of completed iterations.
+        validating: whether it was interrupted during a validation.
     """
     length = len(runner.train_dataloader)
     at = {"batches": iterations - runner.epoch * length, "of": length}
@@ -37,10 +37,10 @@ def save_interrupted(runner: Runner, iterations: int, validating: bool) -> Path:
 
 
 def skip_done_batches(runner: Runner) -> None:
-    """Let the first epoch after a resumption begin where the interrupted one was."""
+    """Start the first epoch after a resume where the interrupted one stopped."""
     at = runner.message_hub.get_info(STATE, None)
     runner.message_hub.update_info(STATE, None)
-    if not at or not isinstance(runner.train_loop, EpochBasedTrainLoop):  # others skip batches themselves
+    if not at or not isinstance(runner.train_loop, EpochBasedTrainLoop):  # others skip them themselves
         return
     loader = runner.train_dataloader
     if len(loader) != at["of"]:
@@ -49,12 +49,12 @@ def skip_done_batches(runner: Runner) -> None:
         )
     elif at["batches"]:
         runner.logger.info(f"{at['batches']} of {at['of']} batches of this epoch are already done")
-        # A DataLoader lets nobody set it, and loads nothing that it does not name.
+        # A DataLoader does not allow setting it, and loads only what it yields.
         vars(loader)["batch_sampler"] = _Remaining(loader.batch_sampler, at["batches"])
 
 
 def remove_outdated(runner: Runner) -> None:
-    """Remove the checkpoint of an interruption that has been made up for."""
+    """Remove an interruption's checkpoint once a newer one has replaced it."""
     folder = Path(runner.work_dir)
     last = folder / "last_checkpoint"
     named = Path(last.read_text(encoding="utf-8").strip()).name if last.is_file() else ""

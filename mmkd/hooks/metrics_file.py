@@ -1,4 +1,4 @@
-"""Validation metrics as small JSON files beside the checkpoints."""
+"""Validation metrics as small JSON files next to the checkpoints."""
 
 from __future__ import annotations
 
@@ -22,22 +22,20 @@ LAST, BEST = "metrics_val_last.json", "metrics_val_best.json"
 class MetricsFileHook(Hook):
     """Write ``metrics_val_last.json`` and ``metrics_val_best.json``.
 
-    Each holds ``metrics``, ``epoch``, ``iter`` and ``checkpoint`` (the file's
-    name, or null if none was written at that point). ``metrics`` is empty where
-    the evaluator had none to give: mmdet's does so if nothing was detected.
-    Which validation is the best is what `CheckpointHook` says (``save_best``);
-    without it there is no file of the best. Files are replaced whole, so they
-    are never half written.
+    Each holds ``metrics``, ``epoch``, ``iter`` and ``checkpoint`` (the file's name, or null if none was
+    written then). ``metrics`` is empty if the evaluator returned none: mmdet does so if nothing was detected.
+    `CheckpointHook` (``save_best``) decides which validation is the best; without it there is no file for the
+    best. Files are replaced atomically, so they are never half written.
     """
 
-    priority = 95  # after CheckpointHook has decided what is best, before StopHook goes on with a run
+    priority = 95  # after CheckpointHook picks the best, before StopHook resumes a run
 
     def before_run(self, runner: Runner) -> None:
-        """The checkpoint that a file names is written whole or not at all, too."""
+        """Make the checkpoints that the files name atomic, too."""
         use_durable_files()
 
     def before_train(self, runner: Runner) -> None:
-        """Remember the best checkpoint so far; drop what belongs to another run."""
+        """Remember the best checkpoint so far; remove files of another run."""
         self._best = runner.message_hub.get_info("best_ckpt", None)
         self._drop_stale(Path(runner.work_dir) / BEST, runner)
 

@@ -1,4 +1,4 @@
-"""The options of mmkd's own hooks, before mmengine builds them."""
+"""Checks the options of mmkd's own hooks before mmengine builds them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def check_hooks(hooks: Any) -> None:
     """Check ``custom_hooks``: its form, and the option names of mmkd's hooks.
 
     Args:
-        hooks: the ``custom_hooks`` of a config; ``None`` has none.
+        hooks: the ``custom_hooks`` of a config, or ``None``.
 
     Raises:
-        UserError: it is no list of hooks, or a hook of mmkd's has no such option, or lacks one.
+        UserError: it is not a list of hooks, or an mmkd hook lacks an option or does not know one.
     """
     if hooks is None:
         return
@@ -40,5 +40,5 @@ def check_hooks(hooks: Any) -> None:
 def _check_own(what: str, hook: Mapping[str, Any]) -> None:
     kind = class_of(hook, HOOKS)
     if kind is None or not kind.__module__.startswith("mmkd."):
-        return  # mmengine says if there is none
+        return  # mmengine reports a missing type
     check_arguments(what, set(hook) - {"type", "priority", "_scope_"}, kind)

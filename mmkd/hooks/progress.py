@@ -1,4 +1,4 @@
-"""A progress bar beside mmengine's log lines."""
+"""A progress bar in addition to mmengine's log lines."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from mmkd.registry import HOOKS
 class ProgressHook(Hook):
     """Show a bar over all iterations with the running-average loss and time left.
 
-    Only on a terminal, and only in the main process; elsewhere mmengine's plain
-    log lines stand alone. Log lines are printed above the bar.
+    Only on a terminal and in the main process; elsewhere there are only mmengine's plain log lines. Log lines
+    are printed above the bar.
 
     Args:
         momentum: weight of the newest loss in the running average, in (0, 1].
@@ -40,7 +40,7 @@ class ProgressHook(Hook):
         self._bar: tqdm[Any] | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Open the bar, at the iteration that a resumed run starts from."""
+        """Open the bar, at the start iteration of a resumed run."""
         if not (is_main_process() and sys.stdout.isatty()):
             return
         self._stack.enter_context(logging_redirect_tqdm([runner.logger]))
@@ -55,7 +55,7 @@ class ProgressHook(Hook):
         if self._bar is None:
             return
         loss = torch.as_tensor((outputs or {}).get("loss", float("nan"))).detach().item()
-        if math.isfinite(loss):  # else the step was left out
+        if math.isfinite(loss):  # otherwise the step was skipped
             self._average = (
                 loss if self._average is None else self._average + self.momentum * (loss - self._average)
             )
@@ -69,6 +69,6 @@ class ProgressHook(Hook):
         self.close()
 
     def close(self) -> None:
-        """Close the bar and give the log back its own output; also after an error."""
+        """Close the bar and restore the log's output; also after an error."""
         self._bar = None
         self._stack.close()

@@ -16,26 +16,24 @@ from mmkd.registry import HOOKS
 
 @HOOKS.register_module()
 class ReproducibleHook(Hook):
-    """Make random numbers a function of the seed and of the place in the training.
+    """Make random numbers depend only on the seed and the position in the training.
 
-    The augmentation of a sample depends on the seed, the pass over the data and
-    the sample's place in it; what the model draws in a step on the seed, the
-    iteration and the process. So no state of a generator has to be kept: a
-    resumed run goes on with the numbers that the uninterrupted one would have
-    drawn, and the number of data loader workers does not matter.
+    The augmentation of a sample depends on the seed, the pass over the data and the sample's position in it;
+    the model's random numbers depend on the seed, the iteration and the process. So no generator state has to
+    be saved: a resumed run uses the same numbers as an uninterrupted one, and the number of data loader
+    workers does not matter.
 
-    Not covered are transforms that mix in samples which they were given before, like mmdet's `CachedMosaic`
-    and `CachedMixUp`: each worker has a memory of its own, and a resumed run begins with empty ones. The log
-    names them.
+    This does not cover transforms that mix in earlier samples, like mmdet's `CachedMosaic` and `CachedMixUp`:
+    each worker has its own memory, and a resumed run starts with empty ones. The log names them.
 
-    The seed is the Runner's: that of ``randomness``, or a random one, which
-    mmengine keeps in checkpoints. mmkd's train tool adds this hook.
+    The seed is the Runner's: from ``randomness``, or a random one, which mmengine saves in checkpoints.
+    mmkd's train tool adds this hook.
     """
 
-    priority = "VERY_HIGH"  # other hooks draw from these numbers
+    priority = "VERY_HIGH"  # other hooks use these random numbers
 
     def before_train(self, runner: Runner) -> None:
-        """Key the samples; the seed is known, also after a resumption."""
+        """Key the samples; by now the seed is known, also after a resume."""
         loop, loader = runner.train_loop, runner.train_dataloader
         if isinstance(loader.dataset, IterableDataset):  # it has no indices to key
             return
@@ -48,10 +46,10 @@ class ReproducibleHook(Hook):
         if isinstance(loop, EpochBasedTrainLoop):
             for sampler in (loader.sampler, getattr(loader.batch_sampler, "sampler", None)):
                 if sampler is not None and hasattr(sampler, "seed"):
-                    sampler.seed = runner.seed  # it was built before the resumption told the seed
+                    sampler.seed = runner.seed  # built before the resume restored the seed
             _key(runner, loader, lambda: int(runner.epoch))
         elif isinstance(runner._train_dataloader, dict):
-            # This loop has begun to load already, from a sampler that cannot begin again.
+            # This loop has already started to load, from a sampler that cannot restart.
             dataset = loader.dataset
             cfg = {**runner._train_dataloader, "dataset": {"type": lambda: dataset}}
             loop.dataloader = Runner.build_dataloader(
@@ -59,18 +57,19 @@ class ReproducibleHook(Hook):
             )
             loop.dataloader.worker_init_fn = loader.worker_init_fn
             sampler, size = loop.dataloader.sampler, loop.dataloader.batch_size
-            # onedl-mmengine resumes by this method of the sampler, mmengine by drawing what is passed over.
+            # onedl-mmengine resumes by this method of the sampler, mmengine by loading and discarding
+            # batches.
             skips = hasattr(sampler, "skip") and size is not None
             _key(runner, loop.dataloader, None, (lambda: int(runner.iter) * size) if skips else None)
             loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed what the model draws in this step."""
+        """Seed the model's random numbers for this step."""
         seed_everything(runner.seed, runner.iter, get_rank())
 
 
 def transforms_with_memory(dataset: Any) -> list[str]:
-    """The names of the transforms of a built data set that keep samples from call to call."""
+    """The names of a data set's transforms that keep samples from call to call."""
     found: dict[str, None] = {}
     seen: set[int] = set()
 
@@ -93,5 +92,5 @@ def _key(
     runner: Runner, loader: Any, number: Callable[[], int] | None, passed: Callable[[], int] | None = None
 ) -> None:
     keyed = KeyedBatches(loader.batch_sampler, runner.seed, get_rank(), get_world_size(), number, passed)
-    # A DataLoader lets nobody set these, and loads nothing that they do not name.
+    # A DataLoader does not allow setting these, and loads only what they yield.
     vars(loader).update(batch_sampler=keyed, dataset=SeededDataset(loader.dataset))

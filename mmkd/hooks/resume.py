@@ -22,35 +22,34 @@ from mmkd.teachers.checkpoint import load_weights, own_keys
 class ResumeHook(Hook):
     """Make ``--resume`` find the right checkpoint.
 
-    - Without a file named, it goes on from the newest checkpoint of the work dir
-      that is whole, with a warning for each newer one that is not.
-    - If the run ended between a checkpoint and the validation due after it, that
-      validation is done first.
+    - Without a file name, it resumes from the newest complete checkpoint in the work dir, with a warning for
+      each newer incomplete one.
+    - If the run ended between a checkpoint and the validation due after it, that validation runs first.
 
     mmkd's train tool adds this hook.
 
     Raises:
-        UserError: there are checkpoints, and none of them can be read; or the chosen one is of another model,
-            of which mmengine would load what fits.
+        UserError: there are checkpoints but none is readable; or the chosen one belongs to another model,
+            from which mmengine would load whatever matches.
     """
 
-    priority = "LOWEST"  # the validation needs what other hooks prepare
+    priority = "LOWEST"  # the validation needs what other hooks set up
 
     def __init__(self) -> None:
         self.due = False
 
     def before_run(self, runner: Runner) -> None:
-        """Choose the checkpoint, before the Runner does."""
+        """Choose the checkpoint before the Runner does."""
         if runner._resume and runner._load_from is None and not runner._has_loaded:
             chosen = [newest_whole(Path(runner.work_dir), runner) if is_main_process() else None]
             broadcast_object_list(chosen)
             runner._load_from = chosen[0] and str(chosen[0])
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Check that it fits, and learn whether its validation was done.
+        """Check that it matches, and whether its validation is still due.
 
         Raises:
-            UserError: training is resumed from a file that holds no training state, or that of another model.
+            UserError: training is resumed from a file without training state, or from another model's.
         """
         if runner._resume:
             _check_state(checkpoint)
@@ -59,7 +58,7 @@ class ResumeHook(Hook):
             self.due = bool(checkpoint["meta"].get(DUE))
 
     def before_train(self, runner: Runner) -> None:
-        """Do the validation that is due."""
+        """Run the validation that is due."""
         if self.due and runner.val_loop is not None:
             runner.logger.info("running the interrupted validation first")
             runner.val_loop.run()
@@ -68,10 +67,10 @@ class ResumeHook(Hook):
 def newest_whole(work_dir: Path, runner: Runner) -> Path | None:
     """The newest readable checkpoint of a folder; ``None`` if it has no checkpoints.
 
-    The one that ``last_checkpoint`` names is tried first, then the others from new to old.
+    Tries the file named in ``last_checkpoint`` first, then the others from new to old.
 
     Raises:
-        UserError: none of them can be read.
+        UserError: none of them is readable.
     """
     broken = []
     for path in candidates(work_dir):
@@ -98,7 +97,7 @@ def newest_whole(work_dir: Path, runner: Runner) -> Path | None:
 
 
 def candidates(work_dir: Path) -> Iterator[Path]:
-    """The checkpoints of a folder that hold a state of training, the newest first."""
+    """The checkpoints of a folder with training state, newest first."""
     named = find_latest_checkpoint(str(work_dir)) if (work_dir / "last_checkpoint").is_file() else None
     first = Path(named) if named else None
     if first is not None and not first.is_file() and (work_dir / first.name).is_file():

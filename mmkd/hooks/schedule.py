@@ -22,8 +22,8 @@ class DistillScheduleHook(Hook):
     r"""Set the ``loss_weight`` of distillation losses before each training iteration.
 
     It becomes :math:`\lambda f(i)`, where λ is the weight in the config, or the automatic one, and i the
-    iterations done. With w iterations of warm-up, e the iteration where the decay ends (that of
-    ``stop_epoch``, else that of training) and :math:`p = \frac{i - w}{e - w}`
+    number of completed iterations. With w iterations of warm-up, e the iteration where the decay ends (at
+    ``stop_epoch``, or the end of training) and :math:`p = \frac{i - w}{e - w}`
 
     .. math::
 
@@ -34,22 +34,22 @@ class DistillScheduleHook(Hook):
             \mathrm{end} + \tfrac{1 + \cos \pi p}{2} (\mathrm{start} - \mathrm{end}) & \text{cosine}
         \end{cases}
 
-    and 0 from ``stop_epoch`` on. At 0 a term is not computed, and if all are 0 the teacher is not asked.
+    and 0 from ``stop_epoch`` on. At 0 a term is not computed; if all are 0 the teacher does not run.
 
-    f depends on nothing but the place in training, so a resumed run goes on exactly. The weights λf(i) are in
-    the log as ``kd_weight_<term>``. After training they stay as they are.
+    f depends only on the position in the training, so a resumed run continues exactly. The log has the
+    weights λf(i) as ``kd_weight_<term>``. After training they keep their last values.
 
     Args:
-        term: name in ``model.distill``; ``None`` for all of them. Several hooks may serve different terms.
+        term: name in ``model.distill``; ``None`` for all. Several hooks may schedule different terms.
         kind: ``'constant'``, ``'linear'`` or ``'cosine'``.
         warmup: w ≥ 0; a float below 1 is a fraction of all iterations.
         start: f at the end of the warm-up, ≥ 0.
-        end: f at the end of the decay, ≥ 0; not read if ``kind='constant'``.
-        stop_epoch: the first epoch (from 0) without the term. Not for `IterBasedTrainLoop`, which has none.
+        end: f at the end of the decay, ≥ 0; ignored if ``kind='constant'``.
+        stop_epoch: the first epoch (from 0) without the term. Not available with `IterBasedTrainLoop`.
 
     Raises:
-        UserError: an option is out of its range; before training, there is no such term, another hook serves
-            it, or ``stop_epoch`` meets a loop without epochs or comes within the warm-up.
+        UserError: an option is out of its range; before training, the term does not exist, another hook
+            already schedules it, or ``stop_epoch`` is used without epochs or falls within the warm-up.
     """
 
     priority = "NORMAL"
@@ -86,16 +86,16 @@ class DistillScheduleHook(Hook):
         self.start = start
         self.end = end
         self.stop_epoch = stop_epoch
-        # By term, the weight in the config.
+        # Per term, the weight in the config.
         self.base: dict[str, float] = {}
 
     def factor(self, done: int, total: int, stop: int | None = None) -> float:
         """f(i), ≥ 0.
 
         Args:
-            done: i, the iterations done.
-            total: all iterations of training.
-            stop: the iteration at which ``stop_epoch`` begins.
+            done: i, the number of completed iterations.
+            total: the number of iterations of the training.
+            stop: the iteration at which ``stop_epoch`` starts.
         """
         if stop is not None and done >= stop:
             return 0.0
@@ -111,11 +111,11 @@ class DistillScheduleHook(Hook):
         return self.start + progress * (self.end - self.start)
 
     def warmup_iterations(self, total: int) -> int:
-        """w, of as many iterations of training."""
+        """w, for this number of training iterations."""
         return round(self.warmup * total) if self.warmup < 1 else int(self.warmup)
 
     def before_train(self, runner: Runner) -> None:
-        """Find the terms, and remember their weights before the first change."""
+        """Find the terms, and save their weights before the first change."""
         terms = distill_terms(runner.model, "DistillScheduleHook")
         if self.term is not None and self.term not in terms:
             raise UserError(
@@ -144,13 +144,13 @@ class DistillScheduleHook(Hook):
         terms = distill_terms(runner.model, "DistillScheduleHook")
         for name, base in self.base.items():
             terms[name].loss_weight = base * factor
-            if terms[name].auto is None:  # else the detector logs the product of both
+            if terms[name].auto is None:  # otherwise the detector logs the product of both
                 runner.message_hub.update_scalar(f"train/kd_weight_{scalar_name(name)}", base * factor)
 
     def _stop_iteration(self, runner: Runner) -> int | None:
         if self.stop_epoch is None:
             return None
-        # By the epoch itself, so that an epoch of another length after a resume makes no difference.
+        # By epoch number, so that an epoch of another length after a resume makes no difference.
         if runner.epoch >= self.stop_epoch:
             return 0
         return max(runner.iter + 1, self.stop_epoch * len(runner.train_dataloader))
@@ -179,11 +179,11 @@ def distill_terms(model: Any, asking: str) -> dict[str, DistillLoss]:
     """The distillation losses of a model, wrapped or not, by name.
 
     Args:
-        model: of the runner.
-        asking: the hook that asks, for the message.
+        model: the runner's model.
+        asking: the hook that needs them, for the message.
 
     Raises:
-        UserError: the model has none.
+        UserError: the model has no distillation losses.
     """
     model = unwrapped(model)
     terms = getattr(model, "distill", None)
@@ -198,7 +198,7 @@ def distill_terms(model: Any, asking: str) -> dict[str, DistillLoss]:
 
 
 def unwrapped(model: Any) -> Any:
-    """The model itself, without what distributes it."""
+    """The model without its distributed wrapper."""
     return model.module if is_model_wrapper(model) else model
 
 

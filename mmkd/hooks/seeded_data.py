@@ -18,7 +18,7 @@ class SampleError(UserError):
 
 
 class Keyed(int):
-    """The index of a sample, with the key of its random numbers."""
+    """A sample's index together with the key of its random numbers."""
 
     key: tuple[int, ...]
 
@@ -32,30 +32,30 @@ class Keyed(int):
 
 
 def seed_everything(*key: int) -> None:
-    """Seed Python, NumPy and torch (its device too, once in use) by a key of any length."""
+    """Seed Python, NumPy and torch (and its device, once in use) with a key of any length."""
     words = np.random.SeedSequence(key).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(words[1])
     seed = int(words[2]) << 32 | int(words[3])
-    # Not torch.manual_seed: before CUDA is in use it only piles up calls for later.
+    # Not torch.manual_seed: before CUDA is in use, it only queues up calls for later.
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed(seed)
 
 
 class KeyedBatches:
-    """A batch sampler that gives every index its key: seed, pass over the data, place in it.
+    """A batch sampler that gives every index its key: seed, pass over the data, position in it.
 
-    The place counts the samples of all processes, so that the random numbers are
-    the same however many processes and workers share the work.
+    The position counts the samples of all processes, so the random numbers do not depend on the number of
+    processes and workers.
 
     Args:
         batches: the batch sampler.
-        seed: of the training.
-        rank: of this process.
-        world_size: how many processes there are.
-        number: gives the number of the pass that begins; without it they are counted.
-        passed: gives how many samples of this process ``batches`` begins after; without it none.
+        seed: the training's seed.
+        rank: this process's rank.
+        world_size: the number of processes.
+        number: returns the number of the pass that starts; by default passes are counted.
+        passed: returns how many of this process's samples ``batches`` skips; by default none.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class KeyedBatches:
 
 
 class SeededDataset:
-    """A dataset that seeds itself by the key of each index, and says which sample fails.
+    """A dataset that seeds itself with the key of each index, and names a sample that fails.
 
-    Everything else, setting attributes included, is the dataset's own affair.
+    Everything else, including setting attributes, is passed to the dataset.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -104,7 +104,7 @@ class SeededDataset:
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "dataset" or name.startswith("__"):  # not there yet while it is unpickled
+        if name == "dataset" or name.startswith("__"):  # not set yet during unpickling
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
@@ -115,7 +115,7 @@ class SeededDataset:
 def _explained(dataset: Any, index: int, error: Exception) -> UserError:
     try:
         name = dataset.get_data_info(index)["img_path"]
-    except Exception:  # another kind of dataset, or the reason for the error
+    except Exception:  # another kind of dataset, or the cause of the error
         name = f"number {index}"
     return SampleError(
         f"Cannot load training sample {name}.",
@@ -126,5 +126,5 @@ def _explained(dataset: Any, index: int, error: Exception) -> UserError:
 
 
 def plain_reason(error: BaseException) -> str:
-    """The message of an error, without the traceback that a worker process puts around it."""
+    """The message of an error, without the traceback that a worker process adds."""
     return str(error).rpartition(f"{SampleError.__name__}: ")[2]

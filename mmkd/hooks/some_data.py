@@ -1,4 +1,4 @@
-"""Check, when the data set is built, that there is something to learn from."""
+"""Checks that the built data set has something to learn from."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from mmkd.registry import HOOKS
 class SomeDataHook(Hook):
     """Stop if the training data set is empty, or has no objects although the task losses need them.
 
-    A filter may have left out all images, and files other than COCO's are read by their data set alone.
-    Images without labels need no object, and a student that has a teacher.
+    A filter may have removed all images, and files other than COCO's are only read by their data set. Images
+    without labels need no object, but a student with a teacher.
 
     Raises:
-        UserError: before the first step.
+        UserError: before the first step, if there is nothing to learn from.
     """
 
     priority = "VERY_HIGH"
 
     def before_train(self, runner: Runner) -> None:
-        """Look at the built data set, up to its first object."""
+        """Check the built data set, up to its first object."""
         dataset = runner.train_dataloader.dataset
         if not hasattr(dataset, "__len__"):
             return
@@ -66,7 +66,7 @@ class SomeDataHook(Hook):
 
 
 def _innermost(dataset: Any) -> Iterator[Any]:
-    """The built data sets below wrappers."""
+    """The data sets below wrappers, as built."""
     inner = getattr(dataset, "dataset", None)
     for part in [inner] if inner is not None else getattr(dataset, "datasets", ()):
         yield from _innermost(part)

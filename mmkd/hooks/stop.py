@@ -30,23 +30,23 @@ class TrainingStopped(SystemExit):
 class StopHook(Hook):
     """Stop training within one iteration after a signal.
 
-    All processes agree, write the checkpoint ``interrupted.pth`` and leave with
-    `TrainingStopped`. ``--resume`` goes on from there: in the middle of an
-    epoch with its remaining batches (with `ReproducibleHook` and the same random
-    numbers), and with the validation if that was interrupted (`ResumeHook`).
+    All processes agree, write the checkpoint ``interrupted.pth`` and exit with `TrainingStopped`.
+    ``--resume`` continues from there: in the middle of an epoch with its remaining batches (with
+    `ReproducibleHook` and the same random numbers), and with the validation if that was interrupted
+    (`ResumeHook`).
 
     Args:
-        stop_signals: end training for good; exit code 0. By default SIGTERM in a
-            sweep, whose agent sends it to a run that is not worth going on with.
-        preempt_signals: the machine is needed elsewhere; exit code 128 + signal,
-            so that a scheduler starts the run again. By default SIGUSR1, SIGINT (Ctrl-C),
-            and SIGTERM outside of a sweep. A second SIGINT ends the process at once.
+        stop_signals: end training for good; exit code 0. By default SIGTERM in a sweep, whose agent sends it
+            to runs that are not worth continuing.
+        preempt_signals: the machine is needed elsewhere; exit code 128 + signal, so that a scheduler restarts
+            the run. By default SIGUSR1, SIGINT (Ctrl-C), and SIGTERM outside a sweep. A second SIGINT ends
+            the process at once.
 
     Raises:
         UserError: an unknown signal, or one that is in both lists.
     """
 
-    priority = "LOWEST"  # the iteration is complete, its checkpoint and log included
+    priority = "LOWEST"  # after the iteration's checkpoint and log
 
     def __init__(
         self, stop_signals: Sequence[str] | None = None, preempt_signals: Sequence[str] | None = None
@@ -80,17 +80,17 @@ class StopHook(Hook):
         self._interrupted = False
 
     def request(self, exit_code: int, reason: str) -> None:
-        """Ask for the end of training; safe from signal handlers and other threads.
+        """Request the end of training; safe to call from signal handlers and other threads.
 
         Args:
-            exit_code: 0 for good; otherwise the run should be started again.
+            exit_code: 0 to end for good; otherwise the run should be restarted.
             reason: for the log.
         """
         if self.exit_code is None or exit_code > self.exit_code:
             self.reason, self.exit_code = reason, exit_code
 
     def before_run(self, runner: Runner) -> None:
-        """Take over the signals; files are written whole or not at all."""
+        """Install the signal handlers, and make files atomic."""
         use_durable_files()
         self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
@@ -102,32 +102,32 @@ class StopHook(Hook):
                     loop.dataloader.worker_init_fn = shield
 
     def before_train(self, runner: Runner) -> None:
-        """Go on where an interrupted run was."""
+        """Continue where an interrupted run stopped."""
         skip_done_batches(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Let the data loader's workers begin with the signals blocked."""
+        """Start the data loader's workers with the signals blocked."""
         self._block(True)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """The workers have begun."""
+        """Unblock the signals: the workers have started."""
         self._block(False)
         self._settled = False
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """The workers have begun."""
+        """Unblock the signals: the workers have started."""
         self._block(False)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """End training if any process was asked to."""
+        """End training if any process was asked to stop."""
         if self._agree():
             self._end(runner, runner.iter + 1)
         self._settled = True
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Learn how many batches every process has; let the workers begin with the signals blocked."""
+        """Get the number of batches of every process; start the workers with the signals blocked."""
         self._block(True)
         length = torch.tensor(len(runner.val_dataloader))
         all_reduce(length, "min")
@@ -141,32 +141,32 @@ class StopHook(Hook):
         data_batch: Any = None,
         outputs: Sequence[Any] | None = None,
     ) -> None:
-        """End training in the middle of a validation if any process was asked to."""
+        """End training in the middle of a validation if any process was asked to stop."""
         if is_training(runner) and batch_idx < self._common_batches and self._agree():
             self._end(runner, runner.iter)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """The validation is done."""
+        """Note that the validation is done."""
         self._validating = False
 
     def after_train(self, runner: Runner) -> None:
-        """Remove the checkpoint of an interruption that has been made up for."""
+        """Remove an interruption's checkpoint once a newer one has replaced it."""
         remove_outdated(runner)
 
     def save_after_failure(self, runner: Runner) -> Path | None:
-        """Keep the state of a training that failed, where it is sound.
+        """Save the state of a failed training if it is consistent.
 
-        It is between two steps and in a validation: for example when a sample cannot be loaded.
+        It is consistent between two steps and during validation: for example if a sample cannot be loaded.
 
         Returns:
-            The checkpoint, or None if nothing was trained or a step was under way.
+            The checkpoint, or None if nothing was trained or a step was in progress.
         """
         if not (self._settled and is_training(runner) and runner.iter):
             return None
         return self._save(runner, runner.iter)
 
     def after_run(self, runner: Runner) -> None:
-        """Give the signals back; the data loaders' workers end with the run."""
+        """Restore the signal handlers; end the data loaders' workers."""
         self._block(False)
         for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
             if isinstance(loop, BaseLoop):
@@ -175,11 +175,11 @@ class StopHook(Hook):
             signal.signal(*self._before.popitem())
 
     def _block(self, block: bool) -> None:
-        if self._before and hasattr(signal, "pthread_sigmask"):  # the signals are this hook's; not on Windows
+        if self._before and hasattr(signal, "pthread_sigmask"):  # not on Windows, which lacks it
             signal.pthread_sigmask(signal.SIG_BLOCK if block else signal.SIG_UNBLOCK, self.exit_codes)
 
     def _on_signal(self, number: int, _: Any) -> None:
-        if os.getpid() != self._process:  # forked by an evaluator: VOCMetric ends its pool by SIGTERM
+        if os.getpid() != self._process:  # forked by an evaluator: VOCMetric ends its pool with SIGTERM
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
@@ -210,10 +210,10 @@ class StopHook(Hook):
         if self._validating:
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
-                    hook.after_val_epoch(runner)  # gives the model back its own weights
+                    hook.after_val_epoch(runner)  # restores the model's own weights
         return save_interrupted(runner, iterations, self._validating)
 
 
 def is_training(runner: Runner) -> bool:
-    """Whether a validation is one of training; the loop is a dict until training builds it."""
+    """Whether a validation belongs to a training; the loop is a dict until training builds it."""
     return isinstance(runner._train_loop, BaseLoop)

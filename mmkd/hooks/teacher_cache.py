@@ -25,7 +25,7 @@ class TeacherCacheHook(Hook):
         UserError: a transform has no exact key; before the first step.
     """
 
-    priority = "VERY_LOW"  # after the hooks that exchange the pipeline
+    priority = "VERY_LOW"  # after the hooks that replace the pipeline
 
     def __init__(self) -> None:
         self._said: set[str] = set()
@@ -35,7 +35,7 @@ class TeacherCacheHook(Hook):
         self._read_pipeline(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Read it again: it may have been exchanged."""
+        """Read it again: it may have been replaced."""
         self._read_pipeline(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -43,7 +43,7 @@ class TeacherCacheHook(Hook):
         self._log(runner)
 
     def after_train(self, runner: Runner) -> None:
-        """Log it once more, for loops without epochs."""
+        """Log the state once more, for loops without epochs."""
         self._log(runner)
 
     def _read_pipeline(self, runner: Runner) -> None:
@@ -58,7 +58,7 @@ class TeacherCacheHook(Hook):
 
 
 def cached_teachers(model: Any) -> list[CachedTeacher]:
-    """The cached teachers of a model, wrapped or not."""
+    """The cached teachers of a model, which may be wrapped."""
     model = model.module if is_model_wrapper(model) else model
     teachers = single_teachers(getattr(model, "teacher", None))
     return [teacher for teacher in teachers if isinstance(teacher, CachedTeacher)]

@@ -23,11 +23,11 @@ class TeacherViewsHook(Hook):
     nothing.
 
     Raises:
-        UserError: a transform moves images in a way that is not known, or the predictions are of other
-            images; before the first step.
+        UserError: a transform moves images in an unknown way, or the predictions belong to other images;
+            before the first step.
     """
 
-    priority = "VERY_LOW"  # after the hooks that exchange the pipeline
+    priority = "VERY_LOW"  # after the hooks that replace the pipeline
 
     def before_train(self, runner: Runner) -> None:
         """Compare the images, and trace the pipeline."""
@@ -36,7 +36,7 @@ class TeacherViewsHook(Hook):
         self._trace(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Trace it again: it may have been exchanged."""
+        """Trace it again: it may have been replaced."""
         self._trace(runner)
 
     def _trace(self, runner: Runner) -> None:
@@ -45,17 +45,17 @@ class TeacherViewsHook(Hook):
 
 
 def teachers_with_views(model: Any) -> list[PredictionsTeacher]:
-    """The teachers of a model, wrapped or not, whose boxes are those of image files."""
+    """The teachers of a model, which may be wrapped, whose boxes belong to image files."""
     model = model.module if is_model_wrapper(model) else model
     inner = [getattr(one, "inner", one) for one in single_teachers(getattr(model, "teacher", None))]
     return [one for one in inner if isinstance(one, PredictionsTeacher)]
 
 
 def trace(dataset: Any) -> None:
-    """Have the pipelines below a data set write ``view`` into the metadata of their samples.
+    """Make the pipelines below a data set write ``view`` into the metadata of their samples.
 
     Raises:
-        UserError: a transform moves images in a way that is not known.
+        UserError: a transform moves images in an unknown way.
     """
     for base in base_datasets(dataset, _refused):
         if not isinstance(base.pipeline, TracedPipeline):

@@ -18,17 +18,17 @@ from mmkd.registry import HOOKS
 class TrainOnlyHook(Hook):
     """Freeze all but the named modules, and verify it.
 
-    For a teacher that is to learn new classes: its classifier, or its head, is trained and all else stays.
-    What is frozen gets no gradient and stays in eval mode, so that its BatchNorm statistics do not move
-    either. After training it is compared with what it was, to the bit. With several processes set
-    ``find_unused_parameters=True``, since DistributedDataParallel is there before the hook.
+    For teachers that must learn new classes: the classifier or the head is trained and everything else stays.
+    Frozen modules get no gradient and stay in eval mode, so their BatchNorm statistics do not change either.
+    After training they are compared bit by bit with their initial state. With several processes set
+    ``find_unused_parameters=True``, because DistributedDataParallel wraps the model before the hook runs.
 
     Args:
         modules: names, like ``['bbox_head.atss_cls']`` or ``['bbox_head']``.
 
     Raises:
-        UserError: a name is of no module, or of none with parameters.
-        RuntimeError: something that is frozen has changed.
+        UserError: a name is not a module, or the module has no parameters.
+        RuntimeError: a frozen tensor has changed.
     """
 
     priority = "VERY_HIGH"
@@ -40,7 +40,7 @@ class TrainOnlyHook(Hook):
         self._before: dict[str, Tensor] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Freeze, after the checkpoint was loaded."""
+        """Freeze, after the checkpoint is loaded."""
         model = _unwrapped(runner)
         names = dict(model.named_modules())
         strange = [name for name in self.modules if not any(True for _ in _parameters(names.get(name)))]
@@ -67,14 +67,14 @@ class TrainOnlyHook(Hook):
         )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
-        """Keep what is frozen in eval mode: mmengine puts the whole model into training mode."""
+        """Keep frozen modules in eval mode: mmengine switches the whole model to training mode."""
         for name, module in _unwrapped(runner).named_modules():
             above = any(trained.startswith(f"{name}.") for trained in self.modules) or not name
             if not (self._trains(f"{name}.") or above):
                 module.training = False
 
     def after_train(self, runner: Runner) -> None:
-        """Compare."""
+        """Compare the frozen modules with their initial state."""
         state = _unwrapped(runner).state_dict()
         changed = [name for name, tensor in self._before.items() if not torch.equal(tensor, state[name])]
         if changed:

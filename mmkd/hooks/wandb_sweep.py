@@ -22,7 +22,7 @@ from mmkd.teachers import is_detector
 from mmkd.teachers.checkpoint import read_checkpoint
 from mmkd.visualization import WandbBackend
 
-# Keys in mmengine's message hub, which is part of every checkpoint.
+# Keys in mmengine's message hub, which every checkpoint contains.
 BEST, LAST = "best_metrics", "last_validation"
 
 
@@ -32,30 +32,30 @@ class WandbSweepHook(Hook):
 
     - Each validation logs, in one row with the evaluator's own keys, ``val/<name>`` for each
       ``<prefix>/<name>`` (a sweep's ``metric`` is ``val/bbox_mAP_50``), the best value so far as
-      ``best/<name>``, ``epoch`` and ``iter``. Where mmdet gives no key because nothing was detected,
-      the value is 0.
-    - The config gains the teacher's facts.
-    - A run that is stopped through W&B ends by `StopHook`, and so does one that W&B's agent signals.
-      A pre-empted run is marked as such.
-    - After training: the best checkpoint as a version of the artifact ``student-<run id>``, reduced to
-      the student's weights, with its metrics as metadata; and a table of images with ground truth,
-      teacher and student. A run that ends early uploads neither.
+      ``best/<name>``, ``epoch`` and ``iter``. If mmdet returns no key because nothing was detected, the value
+      is 0.
+    - The config gets the teacher's facts.
+    - A run that is stopped through W&B, or signalled by W&B's agent, ends through `StopHook`. A preempted run
+      is marked as such.
+    - After training it uploads the best checkpoint as a version of the artifact ``student-<run id>``, reduced
+      to the student's weights, with its metrics as metadata; and a table of images with ground truth, teacher
+      and student. A run that ends early uploads neither.
 
-    Only the main process talks to W&B.
+    Only the main process communicates with W&B.
 
     Args:
-        checkpoint: upload the best checkpoint (``save_best`` of `CheckpointHook` says which; without it
-            there is none).
-        num_images: number of images in the table; 0 for no table. With several processes, of those that
-            the main process evaluates.
-        score_threshold: of the table's detections, in [0, 1].
-        interval: upload after every ``interval``-th validation too; 0 for after training alone.
+        checkpoint: upload the best checkpoint, as chosen by ``save_best`` of `CheckpointHook`; without it
+            nothing is uploaded.
+        num_images: number of images in the table; 0 for no table. With several processes, images that the
+            main process evaluates.
+        score_threshold: threshold for the table's detections, in [0, 1].
+        interval: also upload after every ``interval``-th validation; 0 for only after training.
 
     Raises:
         UserError: there is no `WandbBackend` or no `StopHook`.
     """
 
-    priority = "NORMAL"  # before LoggerHook, whose row its values join
+    priority = "NORMAL"  # before LoggerHook, because its values join LoggerHook's row
 
     def __init__(
         self, checkpoint: bool = True, num_images: int = 8, score_threshold: float = 0.3, interval: int = 0
@@ -71,7 +71,7 @@ class WandbSweepHook(Hook):
         self._defined: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
-        """Find what it works with, and log the teacher's facts."""
+        """Find the hooks and backend it needs, and log the teacher's facts."""
         self._backend = _find(runner.visualizer._vis_backends.values(), WandbBackend, "vis_backends")
         self._stop = _find(runner.hooks, StopHook, "custom_hooks")
         if not is_main_process():
@@ -91,11 +91,11 @@ class WandbSweepHook(Hook):
                 self.num_images,
                 self.score_threshold,
                 class_names(runner.visualizer.dataset_meta) or (),
-                config if one else None,  # with several teachers the table shows the student alone
+                config if one else None,  # with several teachers the table shows only the student
             )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Upload after a validation, when `CheckpointHook` has decided whether it was the best."""
+        """Upload after a validation, once `CheckpointHook` has decided whether it was the best."""
         if self._due:
             self._due = False
             self._upload(runner)
@@ -103,7 +103,7 @@ class WandbSweepHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Pass a stop on from W&B's thread to the training's."""
+        """Pass a stop from W&B's thread to the training's."""
         if self._backend.stopped.is_set():
             self._stop.request(0, "stopped through W&B")
 
@@ -156,7 +156,7 @@ class WandbSweepHook(Hook):
         self._due = bool(self.interval) and self._validations % self.interval == 0
 
     def after_train(self, runner: Runner) -> None:
-        """Upload what there is."""
+        """Upload the checkpoint and the table."""
         if is_main_process():
             self._upload(runner)
 
@@ -168,7 +168,7 @@ class WandbSweepHook(Hook):
             self._backend.exit_code = code
 
     def _upload(self, runner: Runner) -> None:
-        """A failed upload costs a warning, never the training."""
+        """Upload; failure causes a warning and never stops training."""
         for wanted, upload in (
             (self._table is not None, self._upload_table),
             (self.checkpoint, self._upload_checkpoint),
@@ -204,15 +204,15 @@ class WandbSweepHook(Hook):
 
 
 def values_by_name(metrics: Mapping[str, Any], evaluators: Iterable[Any]) -> dict[str, float]:
-    """The values of a validation without the evaluator's prefix.
+    """A validation's values without the evaluator's prefix.
 
     Args:
-        metrics: ``<prefix>/<name>`` → value, as the evaluators gave them.
-        evaluators: mmengine's metrics of the validation.
+        metrics: ``<prefix>/<name>`` → value, from the evaluators.
+        evaluators: the validation's mmengine metrics.
 
     Returns:
-        ``<name>`` → value. If two evaluators have a name in common, the first one's counts. 0 for what a
-        `CocoMetric` left out because nothing was detected.
+        ``<name>`` → value. If two evaluators share a name, the first one's value is used. 0 for values that a
+        `CocoMetric` omitted because nothing was detected.
     """
     values: dict[str, float] = {}
     for key, value in metrics.items():

@@ -1,4 +1,4 @@
-"""Data loaders' workers: they outlive a signal to their whole process group, and end with the run."""
+"""Data loader workers: they survive a signal to their process group, and end with the run."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any
 
 @dataclass
 class ShieldedWorker:
-    """Starts a data loader's worker that heeds these signals from its parent alone.
+    """Starts a data loader worker that receives these signals only from its parent.
 
-    Launchers and schedulers signal whole process groups. A worker that dies of it takes the training
-    down in the middle of a step. (mmengine's iteration-based loop starts its workers before any hook is
-    asked; they are not shielded.)
+    Launchers and schedulers signal whole process groups. A worker killed by the signal takes the training
+    down in the middle of a step. (mmengine's iteration-based loop starts its workers before any hook runs;
+    they are not shielded.)
 
     Args:
-        init: what the worker began with so far.
-        signals: their numbers.
+        init: the worker's previous init function.
+        signals: the signal numbers.
     """
 
     init: Callable[[int], None] | None
     signals: tuple[int, ...]
 
     def __call__(self, worker: int) -> None:
-        """Begin; as PyTorch's ``worker_init_fn``."""
+        """Run in the worker, as PyTorch's ``worker_init_fn``."""
         if self.init is not None:
             self.init(worker)
         if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
@@ -43,12 +43,12 @@ class ShieldedWorker:
 def end_workers(loop: Any) -> None:
     """End the workers of a loop's data loader now.
 
-    Persistent ones live as long as the Runner does, which is a part of reference cycles. When those are
-    collected, a worker's queue may be gone before the worker is told to end; PyTorch then waits five
-    seconds for each of them.
+    Persistent workers live as long as the Runner, which is part of reference cycles. When those are
+    collected, a worker's queue may be gone before the worker is told to end; PyTorch then waits five seconds
+    for each.
 
     Args:
-        loop: of the Runner; its loader begins with new workers if it is used again.
+        loop: the Runner's loop; its loader starts new workers if it is used again.
     """
     for owner in (loop.dataloader, getattr(loop, "dataloader_iterator", None)):
         iterator: Any = getattr(owner, "_iterator", None)
