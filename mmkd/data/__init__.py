@@ -1,4 +1,4 @@
-"""Images without labels, batches that mix them with others, predictions in files, and views of images."""
+"""Unlabelled images, batches that mix them with labelled ones, prediction files, and views of images."""
 
 from mmkd.data.image_lists import ImageList, listed_images
 from mmkd.data.mixed_batches import MixedBatchSampler

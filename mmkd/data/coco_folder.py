@@ -17,27 +17,27 @@ _SPLITS = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-# Words in a file's name that say nothing about which of several files is meant.
+# Words in a file name that do not help to choose among several files.
 _IDLE = ("instances", "annotations", "coco", "json")
 _LOOKED_FOR = 5
 
 
 def find_coco(data: str | Path, without: Sequence[str] = ()) -> Converted | None:
-    """The COCO files in a folder, in ``annotations`` below it or beside the images, and their images.
+    """Find the COCO files in a folder, in its ``annotations`` or beside the images, and their images.
 
-    Of several files for one split, as ``train.json`` and ``tune_train.json``, the one with fewer further
-    words in its name is taken. Classes are the categories that have boxes, in the order of the file, by which
-    mmdet numbers them.
+    If a split has several files, like ``train.json`` and ``tune_train.json``, the one with fewer other words
+    in its name is used. Classes are the categories that have boxes, in the file's order, which mmdet also
+    uses.
 
     Args:
         data: the folder.
-        without: values of ``info.made_by`` of files that are not taken.
+        without: skip files whose ``info.made_by`` is one of these.
 
     Returns:
-        Root, classes and splits; ``None`` if there is no such file.
+        Root, classes and splits; ``None`` if there is no COCO file.
 
     Raises:
-        UserError: the images of a file are not there, or its splits have different categories.
+        UserError: a file's images are missing, or the splits have different categories.
 
     Example:
         >>> find_coco("data/bccd").classes
@@ -47,7 +47,7 @@ def find_coco(data: str | Path, without: Sequence[str] = ()) -> Converted | None
     files = [*root.glob("*.json"), *root.glob("annotations/*.json"), *root.glob("*/*.json")]
     splits_of = {path: _split_of(path, root) for path in sorted(set(files), key=lambda x: (_words(x), x))}
     chosen: dict[str, tuple[Path, Mapping[str, Any]]] = {}
-    for names in (_SPLITS, (None,)):  # a file of no split counts where no other does, as all there is
+    for names in (_SPLITS, (None,)):  # a file without a split is used only if no file has one
         for path in [
             path for path, split in splits_of.items() if split in names and not (chosen and split is None)
         ]:
@@ -81,7 +81,7 @@ def _words(path: Path) -> int:
 
 
 def _split_of(path: Path, root: Path) -> str | None:
-    """By the words of a file's name, else of its folder's."""
+    """The split, from the words of the file's name or else its folder's."""
     for text in (path.stem, path.parent.relative_to(root).as_posix()):
         words = re.findall("[a-z]+", text.lower())
         for split, names in _SPLITS.items():
@@ -91,7 +91,7 @@ def _split_of(path: Path, root: Path) -> str | None:
 
 
 def _coco(path: Path, without: Sequence[str]) -> Mapping[str, Any] | None:
-    """What a file holds, if that is boxes in COCO's form."""
+    """A file's content if it contains boxes in COCO format."""
     try:
         content = json.loads(path.read_bytes())
     except ValueError:
@@ -124,7 +124,7 @@ def _check_categories(chosen: Mapping[str, tuple[Path, Mapping[str, Any]]]) -> N
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """A folder and those at most three below it."""
+    """A folder and its subfolders, down to three levels."""
     for place, folders, _ in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if len(Path(place).relative_to(root).parts) == 3:

@@ -26,7 +26,7 @@ _TURNED = (5, 6, 7, 8)
 
 @dataclass(frozen=True)
 class Box:
-    """An object: its label from 0, corners in pixels, outline if there is one, and whether it is ignored."""
+    """An object: its label from 0, corners in pixels, outline if available, and whether it is ignored."""
 
     label: int
     corners: tuple[float, float, float, float]
@@ -36,7 +36,7 @@ class Box:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image as a reader sees it: size in pixels as mmcv loads it, and a digest of its content."""
+    """An image file: its size in pixels as loaded by mmcv, and a digest of its content."""
 
     path: Path
     width: int
@@ -51,15 +51,15 @@ class Problems:
     places: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, place: object) -> None:
-        """Note one more place of a kind."""
+        """Add a place to a kind of problem."""
         self.places.setdefault(kind, []).append(str(place))
 
     def counts(self) -> dict[str, int]:
-        """How many places each kind has."""
+        """The number of places per kind."""
         return {kind: len(places) for kind, places in self.places.items()}
 
     def lines(self) -> list[str]:
-        """A line for each kind: count, kind and the first places."""
+        """One line per kind: count, kind and the first places."""
         return [
             f"{len(places)} × {kind}: {', '.join(places[:_SHOWN])}"
             + (f", … {len(places) - _SHOWN} more" if len(places) > _SHOWN else "")
@@ -67,7 +67,7 @@ class Problems:
         ]
 
     def write(self, path: Path) -> None:
-        """Write all places to a text file; remove the file of an earlier conversion if there are none."""
+        """Write all places to a text file; without problems, remove the file of an earlier conversion."""
         text = "".join(
             f"{len(places)} × {kind}\n" + "".join(f"  {place}\n" for place in places)
             for kind, places in self.places.items()
@@ -85,8 +85,8 @@ class Split:
     Attributes:
         name: ``train``, ``val`` or ``test``.
         annotations: its COCO file.
-        images: the folder in which the file's names begin.
-        image_count, box_count: what is in the file.
+        images: the folder that the file's names are relative to.
+        image_count, box_count: the numbers of images and boxes in the file.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Converted:
     problems: Problems
 
     def lines(self) -> list[str]:
-        """What was written and what is wrong, for a terminal."""
+        """A summary for the terminal: what was written and what is wrong."""
         written = [
             f"{split.name}: {split.image_count} images, {split.box_count} boxes → {split.annotations}"
             for split in self.splits.values()
@@ -115,9 +115,9 @@ class Converted:
 
 
 def open_images(paths: Sequence[Path], root: Path, problems: Problems) -> list[ImageFile]:
-    """Open image files, several at a time; those that cannot be decoded become problems.
+    """Open image files in parallel; those that cannot be decoded become problems.
 
-    The size is that after the turn that EXIF asks for, because mmcv turns images when it loads them.
+    The size is measured after EXIF rotation, because mmcv rotates images when it loads them.
     """
     found = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -137,20 +137,20 @@ def _opened(path: Path) -> ImageFile | str:
             width, height = image.size
             if image.getexif().get(_EXIF_ORIENTATION) in _TURNED:
                 width, height = height, width
-            image.draft("L", (width // 8, height // 8))  # JPEG: an eighth of the size shows a torn file too
+            image.draft("L", (width // 8, height // 8))  # JPEG: an eighth also reveals a torn file
             image.load()
-    except Exception as error:  # Pillow's decoders raise nearly anything
+    except Exception as error:  # Pillow's decoders raise nearly any exception
         return str(error) or type(error).__name__
     return ImageFile(path, width, height, hashlib.sha256(content).digest())
 
 
 def note_shared(images: Mapping[str, Sequence[ImageFile]], root: Path, problems: Problems) -> None:
-    """Note the images whose content is in several splits.
+    """Note images with the same content in several splits.
 
     Args:
-        images: of each split, by its name.
-        root: where the noted paths begin.
-        problems: gets them.
+        images: the images per split name.
+        root: the folder that noted paths are relative to.
+        problems: receives them.
     """
     seen: dict[bytes, tuple[str, Path]] = {}
     for split, files in images.items():
@@ -162,7 +162,7 @@ def note_shared(images: Mapping[str, Sequence[ImageFile]], root: Path, problems:
 
 
 def relative(path: Path, folder: Path) -> str:
-    """A path as seen from a folder, with ``/``; as it is where it is not below it."""
+    """A path relative to a folder, with ``/``; unchanged if it is outside the folder."""
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
 
 
@@ -175,20 +175,20 @@ def write_coco(
 ) -> int:
     """Write a COCO file: category ids from 1 in the order of the classes, image ids from 1.
 
-    Boxes are clipped to their image and rounded to a hundredth of a pixel; those without area are left out.
+    Boxes are clipped to their image and rounded to a hundredth of a pixel; those without area are dropped.
 
     Args:
-        path: of the file.
-        folder: in which its ``file_name`` begin.
-        images: with their boxes.
-        classes: names by label.
-        made_by: the reader's name; a file that something else made is not overwritten.
+        path: the file to write.
+        folder: the folder that each ``file_name`` is relative to.
+        images: the images with their boxes.
+        classes: class names by label.
+        made_by: the reader's name; files from other sources are not overwritten.
 
     Returns:
-        How many boxes are in it.
+        The number of boxes written.
 
     Raises:
-        UserError: a file of something else is there, or it cannot be written.
+        UserError: a file from another source exists, or the file cannot be written.
     """
     _check_made_by(path, made_by)
     listed: list[dict[str, Any]] = []
@@ -211,7 +211,7 @@ def write_coco(
 
 
 def has_area(box: Box, width: int, height: int) -> bool:
-    """Whether something of a box is left within its image."""
+    """Whether any part of a box is inside its image."""
     return min(_clipped(box, width, height)[2:]) > 0
 
 

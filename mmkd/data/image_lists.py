@@ -18,20 +18,20 @@ ImageList = str | Sequence[str]
 def listed_images(
     listed: ImageList, root: str | Path = "", folder: str | Path = "", what: str = "images"
 ) -> dict[str, dict[str, Any]]:
-    """The image files that a list means, each once, in the order of the list; those of a folder by name.
+    """List the image files, each once, in the order of the list; files of a folder by name.
 
     Args:
-        listed: a folder, which is read with all that is below it; a ``.txt`` file with a name on each line; a
-            ``.json`` file in COCO's form, whose annotations are not read; an image file; or several of these.
-        root: where relative paths in ``listed`` begin.
-        folder: where the names within text and COCO files begin; they may be absolute.
-        what: how a message names the list.
+        listed: a folder, read recursively; a ``.txt`` file with one name per line; a ``.json`` file in COCO
+            format, whose annotations are ignored; an image file; or several of these.
+        root: the folder that relative paths in ``listed`` start from.
+        folder: the folder that names in text and COCO files start from; they may be absolute.
+        what: the list's name for messages.
 
     Returns:
-        By path, what the list tells of an image: ``id``, ``width`` and ``height`` if it is a COCO file.
+        By path, what the list says about an image: ``id``, ``width`` and ``height`` from a COCO file.
 
     Raises:
-        UserError: something is not there, cannot be read, or has no image in it.
+        UserError: something is missing, unreadable, or contains no image.
 
     Example:
         >>> list(listed_images("images", root="data/cards"))[0]
@@ -100,7 +100,7 @@ def _of_coco(path: Path, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _below(folder: Path) -> Iterator[str]:
-    """Image files below a folder, links to folders too; a folder that cannot be read is an error."""
+    """Image files below a folder, following links; an unreadable folder is an error."""
 
     def stop(error: OSError) -> None:
         raise error
@@ -109,7 +109,7 @@ def _below(folder: Path) -> Iterator[str]:
     for place, folders, files in os.walk(folder, onerror=stop, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         real = os.path.realpath(place)
-        if real in seen:  # links may lead round in a circle
+        if real in seen:  # links may form a circle
             folders.clear()
             continue
         seen.add(real)

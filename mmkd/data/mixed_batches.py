@@ -20,27 +20,28 @@ from mmkd.registry import DATA_SAMPLERS
 class MixedBatchSampler(BatchSampler):
     """Batches of several data sets in a fixed ratio; an epoch is one pass over the first.
 
-    mmdet's `MultiSourceSampler` draws for ever, so that a loop by epochs never ends its first one. Here an
-    epoch shows each image of the first data set once, as `DefaultSampler` would; the last batch is filled up
-    with others of it. The other data sets go on in the next epoch where they stopped, and begin anew, in
-    another order, when they are through. Each process has as many of each in every batch. What is drawn
-    depends on the sampler's seed and epoch alone, so a resumed training goes on with the same images.
+    mmdet's `MultiSourceSampler` never stops, so an epoch-based loop never ends its first epoch. Here an epoch
+    shows each image of the first data set once, as `DefaultSampler` does; the last batch is filled with
+    repeated images. The other data sets continue in the next epoch where they stopped, and restart in another
+    order when they are used up. Every batch of every process has the same number of images per data set. The
+    images drawn depend only on the sampler's seed and epoch, so a resumed training continues with the same
+    images.
 
-    It is the loader's ``batch_sampler``; its ``sampler`` says whether to shuffle. With an `InfiniteSampler`,
-    for `IterBasedTrainLoop`, epoch follows on epoch without end.
+    Use it as the loader's ``batch_sampler``; the ``sampler`` decides whether to shuffle. With an
+    `InfiniteSampler`, for `IterBasedTrainLoop`, epochs repeat forever.
 
     Args:
         sampler: `DefaultSampler` or `InfiniteSampler` of a `ConcatDataset`, the labelled data first.
-        batch_size: images of one process.
-        source_ratio: for each of the data sets its share in a batch, as in `MultiSourceSampler`: rounded
-            down, and the rest is of the first. With 0 it has none.
+        batch_size: images per process.
+        source_ratio: each data set's share of a batch, as in `MultiSourceSampler`: rounded down, the first
+            data set gets the rest. A share of 0 leaves a data set out.
 
     Raises:
-        UserError: the data set is no `ConcatDataset` of as many, one of them is empty, or a batch is too
-            small for the ratio.
+        UserError: the data set is not a `ConcatDataset` of the same length, one part is empty, or the batch
+            is too small for the ratio.
 
     Example:
-        Two labelled images and six others in each batch::
+        Two labelled and six other images in each batch::
 
             train_dataloader = dict(
                 batch_size=8,
@@ -52,7 +53,7 @@ class MixedBatchSampler(BatchSampler):
     def __init__(self, sampler: Any, batch_size: int, source_ratio: Sequence[float]) -> None:
         self.sampler: Any = sampler
         self.batch_size, self.source_ratio = batch_size, list(source_ratio)
-        self.drop_last = False  # which others ask of batch samplers
+        self.drop_last = False  # other code reads this from batch samplers
         parts: list[Any] = getattr(sampler.dataset, "datasets", [])
         if not hasattr(sampler.dataset, "cumulative_sizes") or len(parts) != len(self.source_ratio):
             raise UserError(
@@ -75,7 +76,7 @@ class MixedBatchSampler(BatchSampler):
             )
 
     def __len__(self) -> int:
-        """Batches of this process in an epoch."""
+        """The number of batches of this process in an epoch."""
         return math.ceil(self.sizes[0] / (self.counts[0] * self.sampler.world_size))
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -113,14 +114,14 @@ def _shuffled(size: int, *key: int) -> NDArray[np.int64]:
 
 
 def counts_of(source_ratio: Sequence[float], batch_size: int) -> list[int]:
-    """How many images of each data set are in a batch.
+    """The number of images of each data set in a batch.
 
     Args:
-        source_ratio: their shares, ≥ 0; the first is above 0.
-        batch_size: images of one process.
+        source_ratio: the data sets' shares, ≥ 0; the first is above 0.
+        batch_size: images per process.
 
     Raises:
-        UserError: a share is no such number, or a data set has a share and no place in the batch.
+        UserError: a share is invalid, or a data set has a share but no place in the batch.
 
     Example:
         >>> counts_of([1, 3], 8)

@@ -1,4 +1,4 @@
-"""Predictions in a file: boxes with scores from any detector, in COCO format.
+"""Prediction files: boxes with scores from any detector, in COCO format.
 
 Shape suffixes: N boxes of all images, M boxes of one image, K classes.
 """
@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.integer[Any]]
 
 _REMEDY = "write the file again; mmkd-predict continues where it was interrupted"
-# Rounded coordinates reach this far beyond an image, in px and as a share of its side.
+# Rounded coordinates may exceed an image by this much, in px and as a fraction of its side.
 _SLACK_PX, _SLACK = 2.0, 0.01
 
 
@@ -32,9 +32,9 @@ class ImagePredictions:
     Attributes:
         boxes_M4: x1, y1, x2, y2 in pixels of the image file.
         scores_M: in [0, 1].
-        labels_M: indices among the classes of the file.
+        labels_M: indices into the file's classes.
         class_scores_MK: a score in [0, 1] for each class, or ``None``.
-        size: (width, height) of the image, if the file tells it.
+        size: (width, height) of the image, if the file contains it.
     """
 
     boxes_M4: Floats
@@ -46,17 +46,17 @@ class ImagePredictions:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions for a set of images, in flat arrays: four bytes for a number, whatever wrote them.
+    """The predictions for a set of images, in compact flat arrays: four bytes per number.
 
     Attributes:
-        classes: names; the labels and columns of class scores are in this order.
-        ids: of the images, as the annotation file numbers them; ``None`` where only the name is known.
-        names: file names of the images, ``None`` where only the id is known.
+        classes: class names; labels and columns of class scores use this order.
+        ids: image ids as in the annotation file; ``None`` if only the name is known.
+        names: file names of the images, ``None`` if only the id is known.
         sizes: (width, height) of the images, or ``None``.
-        starts: where each image's boxes begin, and the end of the last.
+        starts: where each image's boxes start, and the end of the last.
         boxes_N4: x1, y1, x2, y2 in pixels of the image file, float32.
         scores_N: in [0, 1], float32.
-        labels_N: indices of classes.
+        labels_N: class indices.
         class_scores_NK: float16, in [0, 1]; ``None`` if not every box has them.
     """
 
@@ -72,7 +72,7 @@ class Predictions:
 
     @property
     def lists_images(self) -> bool:
-        """Whether it names images in which nothing was found; a list of COCO results does not."""
+        """Whether it lists images without detections; a list of COCO results does not."""
         return any(name is not None and name != key for name, key in zip(self.names, self.ids))
 
     def __len__(self) -> int:
@@ -84,8 +84,8 @@ class Predictions:
 
     @cached_property
     def _by_basename(self) -> dict[str, tuple[int, ...]]:
-        # Tuples of numbers are nothing to Python's garbage collector. Into lists it would write, and so copy
-        # them into each worker that is forked.
+        # Python's garbage collector skips tuples of numbers. It would write to lists, and so copy them into
+        # each forked worker.
         found: dict[str, tuple[int, ...]] = {}
         for i, name in enumerate(self.names):
             if name is not None:
@@ -94,18 +94,18 @@ class Predictions:
         return found
 
     def find(self, path: str, image_id: Any = None) -> int | None:
-        """Which of the images this is.
+        """Find an image.
 
         Args:
-            path: of the image file; its end must be the name in the predictions, with or without ``.jpg``.
-                Names count before ids, which belong to one annotation file.
-            image_id: its id in the annotation file.
+            path: of the image file; it must end with the name in the predictions, with or without ``.jpg``.
+                Names take precedence over ids, which belong to one annotation file.
+            image_id: the image's id in the annotation file.
 
         Returns:
-            Its index, ``None`` if there is none.
+            Its index, or ``None`` if it is not found.
 
         Raises:
-            UserError: several names in the predictions are an end of the path.
+            UserError: the path ends with several names in the predictions.
         """
         path = path.replace("\\", "/")
         if not self._by_basename:
@@ -129,7 +129,7 @@ class Predictions:
         return [i for i in near if f"/{path}".endswith(f"/{self.names[i]}")]
 
     def of(self, index: int) -> ImagePredictions:
-        """What is predicted for one of the images."""
+        """The predictions for one of the images."""
         rows = slice(int(self.starts[index]), int(self.starts[index + 1]))
         vectors = None if self.class_scores_NK is None else self.class_scores_NK[rows].astype(np.float32)
         return ImagePredictions(
@@ -138,21 +138,19 @@ class Predictions:
 
 
 def read_predictions(path: str | Path, classes: Sequence[str] | None = None) -> Predictions:
-    """Read predictions in COCO's format.
+    """Read predictions in COCO format.
 
-    A file holds either ``{"categories": […], "images": […], "annotations": […]}`` as a data set does, each
-    annotation with its ``score``; or COCO's list of results, whose items have ``image_id``, ``category_id``,
-    ``bbox`` and ``score``, and which names no classes. Each box may have ``scores``, one for each class in
-    the order of the categories. A folder holds such files, which are read one by one in the order of their
-    names.
+    A file contains either ``{"categories": […], "images": […], "annotations": […]}`` like a data set, where
+    each annotation has a ``score``; or COCO's list of results, whose items have ``image_id``,
+    ``category_id``, ``bbox`` and ``score``, without class names. Each box may have ``scores``, one per class
+    in the order of the categories. In a folder, such files are read one by one in the order of their names.
 
     Args:
         path: a JSON file, or a folder of them.
-        classes: the names of the classes, for a list of results: ``category_id`` 1 is the first, 0 if one of
-            the ids is 0.
+        classes: class names for a list of results: ``category_id`` 1 is the first, or 0 if any id is 0.
 
     Raises:
-        UserError: it is not there, not whole, or says what cannot be; the message names the file and box.
+        UserError: it is missing, incomplete or invalid; the message names the file and box.
     """
     path = Path(path)
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
@@ -242,7 +240,7 @@ def _from_results(file: Path, results: Sequence[Any], classes: Sequence[str] | N
     first = 0 if 0 in used else 1
     categories = {i + first: i for i in range(len(classes))}
     ids = list(dict.fromkeys(x.get("image_id") for x in results if isinstance(x, Mapping)))
-    names = [x if isinstance(x, str) else None for x in ids]  # as Ultralytics names an image in its results
+    names = [x if isinstance(x, str) else None for x in ids]  # Ultralytics uses names as ids in its results
     return _arrays(file, results, tuple(classes), categories, ids=ids, names=names, sizes=[None] * len(ids))
 
 
@@ -337,11 +335,11 @@ def _check_within(
 
 
 def beyond(boxes_N4: Floats, size_N2: Floats) -> npt.NDArray[np.bool_]:
-    """Which boxes reach beyond their image, by more than rounding does, (N,).
+    """Which boxes exceed their image by more than rounding does, (N,).
 
     Args:
         boxes_N4: x1, y1, x2, y2.
-        size_N2: width and height of the image of each.
+        size_N2: width and height of each box's image.
     """
     slack_N2 = np.where(np.isfinite(size_N2), _SLACK_PX + _SLACK * size_N2, np.inf)
     outside_N2 = (boxes_N4[:, :2] < -slack_N2) | (boxes_N4[:, 2:] > size_N2 + slack_N2)

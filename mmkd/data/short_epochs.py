@@ -1,4 +1,4 @@
-"""`ShortEpochs`: epochs of a few batches, for a training with a part of its budget."""
+"""`ShortEpochs`: epochs of a few batches, for trainings with a fraction of the budget."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from mmkd.registry import DATA_SAMPLERS
 
 @DATA_SAMPLERS.register_module()
 class ShortEpochs(BatchSampler):
-    """Epochs of a given number of batches, each beginning where the last one ended.
+    """Epochs of a given number of batches, each starting where the last one ended.
 
-    So a training can have a tenth of its iterations and all of its epochs: whatever counts in epochs
-    (schedules, hooks, ``stop_epoch``) keeps its place, and no image is left out for good. What is drawn
-    depends on the sampler's seed and epoch alone, so a resumed training goes on with the same images.
+    So a training can run a tenth of its iterations with all of its epochs: everything counted in epochs
+    (schedules, hooks, ``stop_epoch``) keeps its place, and every image is eventually used. The images drawn
+    depend only on the sampler's seed and epoch, so a resumed training continues with the same images.
 
-    It is the loader's ``batch_sampler``, for `EpochBasedTrainLoop`.
+    Use it as the loader's ``batch_sampler``, with `EpochBasedTrainLoop`.
 
     Args:
-        sampler: with ``set_epoch``, as `DefaultSampler`.
-        batch_size: images of one process.
-        batches: of an epoch, ≥ 1.
-        of: config of the batch sampler whose epochs become short; ``None`` for plain batches.
-        drop_last: of plain batches, whether an incomplete one at the end of the data is left out.
+        sampler: a sampler with ``set_epoch``, such as `DefaultSampler`.
+        batch_size: images per process.
+        batches: batches per epoch, ≥ 1.
+        of: config of the batch sampler whose epochs to shorten; ``None`` for plain batches.
+        drop_last: for plain batches, whether to drop an incomplete batch at the end of the data.
 
     Raises:
-        UserError: ``batches`` is out of its range, or the sampler counts no epochs.
+        UserError: ``batches`` is out of its range, or the sampler has no epochs.
 
     Example:
         Ten iterations in each epoch::
@@ -69,7 +69,7 @@ class ShortEpochs(BatchSampler):
         )
 
     def __len__(self) -> int:
-        """Batches of this process in an epoch."""
+        """The number of batches of this process in an epoch."""
         return self.batches
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -78,7 +78,7 @@ class ShortEpochs(BatchSampler):
         while left and len(self.inner):
             self.sampler.set_epoch(number)
             for batch in islice(self.inner, skipped, skipped + left):
-                self.sampler.set_epoch(epoch)  # it was read when this pass began
+                self.sampler.set_epoch(epoch)  # it was read when this pass started
                 yield batch
                 left -= 1
             number, skipped = number + 1, 0

@@ -1,4 +1,4 @@
-"""Split a COCO file in two by image name, so that the split is the same everywhere."""
+"""Splits a COCO file in two by image name, so that the split is the same everywhere."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 
 
 def split_by_hash(content: Mapping[str, Any], every: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Take every n-th image, in the order of the SHA-256 of their file names.
+    """Take every n-th image, ordered by the SHA-256 of the file names.
 
-    Neither the order in the file nor what names have in common decides then.
+    So neither the file's order nor patterns in the names affect the split.
 
     Args:
-        content: of a COCO file; ids stay as they are.
+        content: a COCO file's content; ids do not change.
         every: 4 takes a quarter.
 
     Returns:
-        The rest, and what was taken.
+        The rest, and the images taken.
 
     Example:
         >>> images = [{"id": i, "file_name": f"{i}.jpg"} for i in range(8)]

@@ -1,4 +1,4 @@
-"""`PackTwoViews`: the teacher sees an image as it is, the student a harder version of it."""
+"""`PackTwoViews`: the teacher sees the plain image, the student an augmented version."""
 
 from __future__ import annotations
 
@@ -13,30 +13,29 @@ from mmkd.errors import UserError
 from mmkd.registry import TRANSFORMS
 
 VIEW = "teacher_img"
-# What moves or mixes pixels and leaves no trace of it in a sample without objects.
+# Transforms that move or mix pixels without leaving a trace in a sample that has no objects.
 _TRACELESS = ("RandomShift", "Mosaic", "CachedMosaic", "MixUp", "CachedMixUp", "CopyPaste", "InstaBoost")
 
 
 @TRANSFORMS.register_module()
 class PackTwoViews(PackDetInputs):
-    """Pack a sample with the image for the teacher, and one changed by further transforms for the student.
+    """Pack a sample with the image for the teacher and a further augmented one for the student.
 
-    It stands in place of `PackDetInputs`. The transforms before it are of both views; those in ``strong`` of
-    the student's alone, and leave every pixel where it is: colours, noise, erased parts. The teacher is then
-    asked about the first view, normalised and padded as the student's. Labelled and unlabelled images may
-    have it alike.
+    Use it instead of `PackDetInputs`. The transforms before it apply to both views; those in ``strong`` apply
+    only to the student's, and must not move pixels: colours, noise, erased parts. The teacher then runs on
+    the first view, normalised and padded like the student's. Works for labelled and unlabelled images.
 
-    With a cache (`CachedTeacher`) what ``strong`` does is no matter: the teacher's view alone counts.
+    With a cache (`CachedTeacher`), ``strong`` does not matter: only the teacher's view counts.
 
     Source: weak and strong augmentation of FixMatch (https://arxiv.org/abs/2001.07685), for detectors STAC
     (https://arxiv.org/abs/2005.04757).
 
     Args:
-        strong: configs of transforms.
-        **options: those of `PackDetInputs`.
+        strong: the transforms' configs.
+        **options: options of `PackDetInputs`.
 
     Raises:
-        UserError: one of them moves pixels, at the latest when it first does.
+        UserError: one of them moves pixels; raised at the latest when it first does.
 
     Example:
         ``dict(type='PackTwoViews', strong=[dict(type='PhotoMetricDistortion')])``
@@ -51,7 +50,7 @@ class PackTwoViews(PackDetInputs):
                     raise _moves(type(inner).__name__)
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        """As `PackDetInputs`; the data sample has the teacher's image, C×H×W, as ``teacher_img``."""
+        """As `PackDetInputs`; the data sample also has the teacher's image, C×H×W, as ``teacher_img``."""
         view = results["img"].copy()
         before = _geometry(results)
         changed: Any = results
@@ -68,7 +67,7 @@ class PackTwoViews(PackDetInputs):
 
 
 def nested(transform: Any) -> Iterator[Any]:
-    """A transform and those inside of it, of `RandomChoice` and its like."""
+    """A transform and the transforms inside it, for `RandomChoice` and the like."""
     yield transform
     inner = getattr(transform, "transforms", ())
     for one in inner if isinstance(inner, (list, tuple)) else getattr(inner, "transforms", ()):
@@ -76,7 +75,7 @@ def nested(transform: Any) -> Iterator[Any]:
 
 
 def _geometry(results: dict[str, Any]) -> tuple[Any, ...]:
-    """What tells where pixels are."""
+    """The geometry of a sample: where its pixels are."""
     flip = results.get("flip", False), results.get("flip_direction")
     return results["img"].shape, results.get("homography_matrix", 0), flip, results.get("scale_factor", 0)
 

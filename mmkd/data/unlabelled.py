@@ -17,7 +17,7 @@ from mmkd.data.two_views import nested
 from mmkd.errors import UserError
 from mmkd.registry import DATASETS
 
-# So many images in a row without a sample are no accident.
+# This many consecutive images without a sample are no coincidence.
 _DROPPED = 50
 
 
@@ -25,24 +25,23 @@ _DROPPED = 50
 class UnlabelledImages(BaseDetDataset):
     """Images without annotations: used by the distillation losses, ignored by the student's own losses.
 
-    It takes the pipeline of a labelled data set. Annotations are then empty, and each sample says
-    ``labelled=False`` in its metadata, whatever the pipeline keeps there. No image is opened before it is
-    trained on; width and height are read where a sampler asks for them.
+    Use it with the pipeline of a labelled data set. Annotations are then empty, and each sample has
+    ``labelled=False`` in its metadata, whichever keys the pipeline keeps. Images are opened only when they
+    are trained on; width and height are read when a sampler needs them.
 
     Args:
-        images: a folder, read with all that is below it; a ``.txt`` file with a name on each line; a
-            ``.json`` file in COCO's form, whose annotations are not read; image files;
-            or a list of these. Relative to ``data_root``.
-        leave_out: images that are not taken, in the same form, like those that are labelled.
-        data_prefix: ``img`` is the folder in which the names within text and COCO files are, relative to
-            ``data_root``; as in `CocoDataset`.
-        filter_cfg: ``min_size`` leaves out images with a shorter side; it opens all at the start unless they
-            are listed in a COCO file. ``filter_empty_gt`` is not read.
-        **options: those of `BaseDetDataset`: ``pipeline``, ``data_root``, ``indices``, ``metainfo``, …
+        images: a folder, read recursively; a ``.txt`` file with one name per line; a ``.json`` file in COCO
+            format, whose annotations are ignored; image files; or a list of these. Relative to ``data_root``.
+        leave_out: images to exclude, such as the labelled ones, in the same form.
+        data_prefix: ``img`` is the folder that names in text and COCO files are relative to, itself relative
+            to ``data_root``; as in `CocoDataset`.
+        filter_cfg: ``min_size`` excludes images with a shorter side; this opens all images at the start,
+            except those listed in a COCO file. ``filter_empty_gt`` is ignored.
+        **options: options of `BaseDetDataset`: ``pipeline``, ``data_root``, ``indices``, ``metainfo``, …
 
     Raises:
-        UserError: a list cannot be read or is empty, all images are left out, or a transform drops whatever
-            has no object.
+        UserError: a list is unreadable or empty, all images are excluded, or a transform drops samples
+            without objects.
 
     Example:
         >>> data = UnlabelledImages(images="images/train", data_root="data/cards")
@@ -72,7 +71,7 @@ class UnlabelledImages(BaseDetDataset):
                 _check_keeps_empty(inner)
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """The images of the lists, with no instances."""
+        """The images of the lists, without instances."""
         root, folder = self.data_root or "", self.data_prefix.get("img", "")
         found = listed_images(self.images, root, folder, "images")
         if self.leave_out is not None:
@@ -95,13 +94,13 @@ class UnlabelledImages(BaseDetDataset):
             else {}
         )
         return [
-            # By its path, so that other images in the list change nothing for the teacher's cache.
+            # Keyed by path, so that other images in the list do not affect the teacher's cache.
             {"img_path": path, "img_id": os.path.relpath(path, root or "."), "instances": [], **text, **about}
             for path, about in found.items()
         ]
 
     def filter_data(self) -> list[dict[str, Any]]:
-        """Without images that are too small."""
+        """Remove images that are too small."""
         least = (self.filter_cfg or {}).get("min_size", 0)
         if self.test_mode or not least:
             return self.data_list
@@ -115,7 +114,7 @@ class UnlabelledImages(BaseDetDataset):
         """A sample of the pipeline, marked as unlabelled.
 
         Raises:
-            UserError: the pipeline gives no packed sample, or drops image after image.
+            UserError: the pipeline returns no packed sample, or drops image after image.
         """
         data = self.pipeline(self.get_data_info(idx))
         if data is None:
@@ -136,13 +135,13 @@ class UnlabelledImages(BaseDetDataset):
             )
         sample.set_metainfo({"labelled": False})
         for instances in (sample.gt_instances, sample.ignored_instances):
-            if "bboxes" not in instances:  # of a pipeline that loads no annotations
+            if "bboxes" not in instances:  # the pipeline loads no annotations
                 instances.bboxes = torch.zeros(0, 4)
                 instances.labels = torch.zeros(0, dtype=torch.long)
         return data
 
     def _which_drops(self, idx: int) -> str:
-        """The name of the transform that drops an image; of the last one if it does not do so again."""
+        """The name of the transform that drops an image; the last one's if it does not happen again."""
         data: Any = self.get_data_info(idx)
         for transform in self.pipeline.transforms:
             data = transform(data)
@@ -162,12 +161,12 @@ class _Info(dict[str, Any]):
 
 
 def is_labelled(sample: Any) -> bool:
-    """Whether a data sample has annotations, be there objects in it or not."""
+    """Whether a data sample has annotations, even if they contain no objects."""
     return bool(sample.metainfo.get("labelled", True))
 
 
 def _size_of(info: Mapping[str, Any]) -> tuple[int, int]:
-    """Width and height, as mmcv reads the image."""
+    """Width and height, as mmcv loads the image."""
     if "width" in info and "height" in info:
         return info["width"], info["height"]
     path = Path(info["img_path"])

@@ -21,10 +21,10 @@ from mmengine.dataset import Compose
 from mmkd.errors import UserError
 
 Floats = npt.NDArray[np.floating[Any]]
-# Of each step that moves the image: the homography, and (height, width) after it.
+# For each step that moves the image: the homography, and (height, width) after it.
 View = list[tuple[Floats, tuple[int, int]]]
 
-# They leave the origin and the scale of an image as they are.
+# They keep the image's origin and scale.
 _STAY = (
     mmcv_transforms.LoadImageFromFile,
     mmcv_transforms.LoadAnnotations,
@@ -44,7 +44,7 @@ _STAY = (
     mmdet_transforms.PackDetInputs,
     ColorTransform,
 )
-# They write `homography_matrix`, or do it with a resize of their own.
+# They write `homography_matrix`, or use a resize that does.
 _RECORD = (
     mmdet_transforms.Resize,
     mmdet_transforms.FixShapeResize,
@@ -64,10 +64,10 @@ class TracedPipeline(Compose):
     """A pipeline that records its geometric transforms in each sample's metadata, as ``view``.
 
     Args:
-        transforms: of the pipeline that it takes the place of, built.
+        transforms: the built transforms of the pipeline that it replaces.
 
     Raises:
-        UserError: one of them moves the image in a way that is not known.
+        UserError: a transform moves the image in an unknown way.
     """
 
     def __init__(self, transforms: Sequence[Any]) -> None:
@@ -75,7 +75,7 @@ class TracedPipeline(Compose):
         self.transforms = list(transforms)
 
     def __call__(self, data: Any) -> Any:
-        """A sample, ``None`` if a transform drops it."""
+        """A sample, or ``None`` if a transform drops it."""
         view: View = []
         for transform in self.transforms:
             stays = isinstance(transform, _STAY)
@@ -104,11 +104,11 @@ class TracedPipeline(Compose):
 
 
 def check_followed(transforms: Iterable[Any], within: str = "") -> None:
-    """Raise `UserError` for a transform whose way with boxes is not known.
+    """Raise `UserError` for a transform whose effect on boxes is unknown.
 
     Args:
-        transforms: of a pipeline, built.
-        within: what chooses among them.
+        transforms: the built transforms of a pipeline.
+        within: the name of the transform that chooses among them.
     """
     for transform in transforms:
         name = type(transform).__name__
@@ -120,7 +120,7 @@ def check_followed(transforms: Iterable[Any], within: str = "") -> None:
             if not isinstance(transform.resize, _RECORD):
                 raise _refused(f"{within}{name} with a {type(transform.resize).__name__}")
         elif isinstance(transform, mmdet_transforms.RandomAffine):
-            if within:  # only the chosen one knows its matrix
+            if within:  # only the chosen transform knows its matrix
                 raise _refused(f"{within}{name}")
         elif not isinstance(transform, (*_STAY, *_RECORD)) or isinstance(transform, mmdet_transforms.Albu):
             raise _refused(f"{within}{name}")
@@ -137,7 +137,7 @@ def _refused(name: str) -> UserError:
 
 
 def _affine(transform: Any, height: int, width: int) -> Floats:
-    """The matrix that `RandomAffine` is about to draw."""
+    """The matrix that `RandomAffine` will draw next."""
     states = random.getstate(), np.random.get_state()
     matrix: Floats = transform._get_random_homography_matrix(
         height + transform.border[1] * 2, width + transform.border[0] * 2
@@ -148,15 +148,15 @@ def _affine(transform: Any, height: int, width: int) -> Floats:
 
 
 def follow(boxes_M4: Floats, view: View) -> tuple[Floats, npt.NDArray[np.intp]]:
-    """Move boxes as mmdet's transforms move those of annotations.
+    """Move boxes as mmdet's transforms move annotated boxes.
 
     Args:
-        boxes_M4: in pixels of the image file.
-        view: what `TracedPipeline` wrote.
+        boxes_M4: boxes in pixels of the image file.
+        view: the ``view`` written by `TracedPipeline`.
 
     Returns:
-        The boxes in pixels of the view, clipped to it, and which of the M they are: those that were cut
-        away are not among them.
+        The boxes in pixels of the view, clipped to it, and their indices among the M; boxes that were cut off
+        are dropped.
 
     Example:
         >>> half = np.diag([0.5, 0.5, 1.0])

@@ -1,6 +1,6 @@
-"""Pascal VOC annotations, as labelImg and Roboflow write them too, converted to COCO JSON: `convert_voc`.
+"""Converts Pascal VOC annotations, also from labelImg and Roboflow, to COCO JSON: `convert_voc`.
 
-For the reasons of `mmkd.data.yolo`, and because VOC's own metric is not COCO's mAP.
+For the reasons given in `mmkd.data.yolo`, and because VOC's own metric is not COCO mAP.
 """
 
 from __future__ import annotations
@@ -28,28 +28,29 @@ from mmkd.errors import UserError
 
 MADE_BY = "mmkd.data.voc"
 FOLDERS = {"train": ("train", "trainval"), "val": ("val", "valid", "validation"), "test": ("test",)}
-# An object of a file: name of the class, corners, whether it is difficult.
+# An object in a file: class name, corners, whether it is difficult.
 _Object = tuple[str, tuple[float, float, float, float], bool]
 
 
 def convert_voc(data: str | Path, out: str | Path | None = None) -> Converted:
-    """Write a COCO file for each split of a data set with an XML file for each image.
+    """Write a COCO file for each split of a data set with one XML file per image.
 
-    Classes are all that the files name, sorted. Coordinates are taken as they are, as mmdet's `XMLDataset`
-    does, and ``difficult`` objects become ``iscrowd``, which neither teach nor count. An image that cannot be
-    read, or whose XML cannot, is left out; one without XML is background.
+    Classes are all class names in the files, sorted. Coordinates are used as they are, as in mmdet's
+    `XMLDataset`. ``difficult`` objects become ``iscrowd``, which are ignored in training and evaluation.
+    Images whose file or XML is unreadable are left out; images without XML are background.
 
     Args:
-        data: a folder with ``Annotations`` and ``JPEGImages`` (or ``images``) in it or below it, and
+        data: a folder with ``Annotations`` and ``JPEGImages`` (or ``images``) in it or below it, and with
             ``ImageSets/Main/train.txt``, ``val.txt``, ``test.txt`` if it is split; or with ``train``,
-            ``valid`` and ``test``, images and XML side by side; or with images and XML side by side.
-        out: folder of the COCO files; by default ``annotations`` in the data set's root.
+            ``valid`` and ``test``, each with images and XML side by side; or with images and XML side by
+            side.
+        out: folder for the COCO files; by default ``annotations`` in the data set's root.
 
     Returns:
         Root, classes, splits and problems.
 
     Raises:
-        UserError: there are no annotations, or a file of something else would be overwritten.
+        UserError: there are no annotations, or a file from another source would be overwritten.
 
     Example:
         >>> convert_voc("VOCdevkit/VOC2007").classes[:3]  # doctest: +SKIP
@@ -91,10 +92,10 @@ def convert_voc(data: str | Path, out: str | Path | None = None) -> Converted:
 
 
 def find_voc(data: str | Path) -> Path:
-    """The folder that holds a VOC data set: the given one, or the only one with ``Annotations`` below it.
+    """The folder of a VOC data set: the given one, or the only one with ``Annotations`` below it.
 
     Raises:
-        UserError: there is none, or there are several.
+        UserError: there is none, or several.
     """
     root = Path(data)
     if _has_xml(root / "Annotations") or _has_xml(root) or any(_split_folders(root)):
@@ -123,7 +124,7 @@ def _split_folders(root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _splits(root: Path, problems: Problems) -> dict[str, dict[Path, Path]]:
-    """Of each split, the XML file of each image; whether it exists is not looked at."""
+    """The XML file of each image, per split; it may not exist."""
     if not _has_xml(root / "Annotations"):
         folders = dict(_split_folders(root)) or {"train": root}
         return {split: _paired(folder, folder, None, root, problems) for split, folder in folders.items()}

@@ -1,4 +1,4 @@
-"""Write predictions piece by piece, so that an interruption loses little and nothing is predicted twice.
+"""Writes predictions in pieces, so that an interruption loses little and no image is predicted twice.
 
 Shape suffixes: M boxes of one image, K classes.
 """
@@ -22,22 +22,23 @@ _LOCK = ".lock"
 
 
 class PredictionsWriter:
-    """Writes what `read_predictions` reads, image by image, from any detector.
+    """Writes files for `read_predictions`, image by image, from any detector.
 
-    It is a context manager. What is added goes to the disk after each ``every`` images, and when the context
-    ends, by an error or Ctrl-C too. Another writer to the same place then goes on: ``name in writer`` says
-    whether an image is finished.
+    Use it as a context manager. Predictions are written to disk after every ``every`` images and at the end
+    of the context, also on an error or Ctrl-C. Another writer for the same place then continues:
+    ``name in writer`` tells whether an image is finished.
 
     Args:
-        out: a file that ends in ``.json``, which is made of its pieces at the end; or a folder of such
-            files, for large sets.
-        classes: names of the classes, in the order of the labels.
-        about: what the predictions depend on, as JSON values, for example a digest of the weights; it is
-            written into the files, and predictions of something else are not mixed with these.
-        every: images in a piece.
+        out: a file ending in ``.json``, assembled from its pieces at the end; or, for large sets, a folder of
+            such files.
+        classes: class names, in the order of the labels.
+        about: what the predictions depend on, as JSON values, for example a digest of the weights. It is
+            stored in the files, and predictions with another value are not mixed in.
+        every: images per piece.
 
     Raises:
-        UserError: what is there is of another detector, or cannot be read; another process writes there.
+        UserError: existing files belong to another detector or are unreadable, or another process writes
+            there.
 
     Example:
         >>> import tempfile
@@ -116,17 +117,17 @@ class PredictionsWriter:
         """Add the predictions for one image; boxes are clipped to it, empty ones dropped.
 
         Args:
-            name: of the file, with as much of its folders as tells it apart; an end of the path that the
-                student's data set gives.
+            name: the file name, with enough of its folders to be unique; the path from the student's data set
+                must end with it.
             size: (width, height) of the image file.
-            boxes_M4: x1, y1, x2, y2 in its pixels.
+            boxes_M4: x1, y1, x2, y2 in pixels of that file.
             scores_M: in [0, 1].
-            labels_M: indices of classes.
-            class_scores_MK: a score in [0, 1] for each class, if the detector tells them.
-            image_id: its id in an annotation file; a number of its own if that is taken, or no number.
+            labels_M: class indices.
+            class_scores_MK: a score in [0, 1] for each class, if available.
+            image_id: its id in an annotation file; replaced by a new number if it is taken or not a number.
 
         Raises:
-            UserError: numbers are not finite or out of their range, or the image is there already.
+            UserError: numbers are not finite or out of range, or the image was already added.
         """
         if name in self._names:
             raise UserError(
@@ -230,7 +231,7 @@ class PredictionsWriter:
         self._put(
             path, [one for one, _ in self._pending], [box for _, found in self._pending for box in found]
         )
-        self._pending = []  # before the number: an interrupt between the two leaves nothing to write again
+        self._pending = []  # before the counter: an interrupt between the two must not write it twice
         self._next_piece += 1
 
     def _join(self) -> None:

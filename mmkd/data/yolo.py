@@ -1,8 +1,8 @@
-"""YOLO labels, as Ultralytics writes and reads them, converted to COCO JSON once: `convert_yolo`.
+"""Converts YOLO labels, as written and read by Ultralytics, to COCO JSON: `convert_yolo`.
 
-Converted, not read by a data set class: the evaluation needs a COCO file anyway, and every tool of
-MMDetection (data sets, metrics, browsers, the doctor, comparisons) reads one. One conversion serves them
-all, shows what is wrong with the labels before a training, and no start has to open 100,000 text files.
+They are converted instead of read by a data set class because evaluation needs a COCO file anyway, and every
+MMDetection tool (data sets, metrics, browsers, the doctor, comparisons) reads one. One conversion serves them
+all, reports label problems before training, and avoids opening 100,000 text files at each start.
 
     python -m mmkd.data.yolo my_data/data.yaml
 """
@@ -38,7 +38,7 @@ from mmkd.errors import UserError
 
 MADE_BY = "mmkd.data.yolo"
 SPLITS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
-# Ultralytics accepts numbers this far outside of [0, 1].
+# Ultralytics accepts numbers this far outside [0, 1].
 _TOLERANCE = 0.01
 _NO_LABELS = ("classes.txt", "notes.txt", "readme.txt", "train.txt", "val.txt", "test.txt")
 
@@ -46,26 +46,27 @@ _NO_LABELS = ("classes.txt", "notes.txt", "readme.txt", "train.txt", "val.txt", 
 def convert_yolo(data: str | Path, out: str | Path | None = None, drop_duplicates: bool = False) -> Converted:
     """Write a COCO file for each split of a data set with YOLO labels.
 
-    Category ids are 1, 2, … in the order of ``names``, image ids 1, 2, … in the order of the files' names.
-    ``file_name`` begins at the images' folder, which `Split.images` tells. Rows are ``class x y w h``, or
-    ``class x1 y1 x2 y2 …`` for an outline, which becomes ``segmentation``, all in parts of the image's
+    Category ids are 1, 2, … in the order of ``names``, image ids 1, 2, … in the order of the file names. Each
+    ``file_name`` is relative to the image folder, `Split.images`. Rows are ``class x y w h``, or
+    ``class x1 y1 x2 y2 …`` for an outline, which becomes ``segmentation``, all as fractions of the image
     size. An image without labels, or with an empty label file, is background. As in Ultralytics, an image
-    that cannot be read or has a wrong row is left out: its unlabelled objects would be taught as background.
+    that is unreadable or has an invalid row is left out: otherwise its unlabelled objects would be taught as
+    background.
 
     Args:
-        data: ``data.yaml``, or the folder that holds it. ``names`` is a list or mapping; ``train``, ``val``
-            and ``test`` are folders, lists of folders, or ``.txt`` files of paths, which begin at ``path``.
-            Labels are where the last ``images`` in a path is replaced by ``labels``, else beside the image.
-        out: folder of the COCO files; by default ``annotations`` in the data set's root. All places of all
-            problems are listed there in ``problems.txt``.
-        drop_duplicates: leave out rows that repeat another of their file, as Ultralytics does; without it
-            they stay, so that the boxes are those that were published.
+        data: ``data.yaml``, or its folder. ``names`` is a list or mapping; ``train``, ``val`` and ``test``
+            are folders, lists of folders, or ``.txt`` files of paths, relative to ``path``. For labels, the
+            last ``images`` in a path is replaced by ``labels``; otherwise they are beside the image.
+        out: folder for the COCO files; by default ``annotations`` in the data set's root. Its
+            ``problems.txt`` lists every place of every problem.
+        drop_duplicates: drop rows that repeat another row of the same file, as Ultralytics does. By default
+            they are kept, so that the boxes match the published ones.
 
     Returns:
         Root, classes, splits and problems.
 
     Raises:
-        UserError: the YAML file or a split cannot be read, no image has labels, or a file of something else
+        UserError: the YAML file or a split is unreadable, no image has labels, or a file from another source
             would be overwritten.
 
     Example:
@@ -126,10 +127,10 @@ def find_yaml(data: str | Path) -> Path:
     """The YAML file of a YOLO data set.
 
     Args:
-        data: the file, or a folder with ``data.yaml`` or one other YAML file that has ``names`` in it.
+        data: the file, or a folder with ``data.yaml`` or exactly one other YAML file that contains ``names``.
 
     Raises:
-        UserError: there is none, or several could be meant.
+        UserError: there is none, or several candidates.
     """
     path = Path(data)
     if path.is_file():
@@ -149,7 +150,7 @@ def find_yaml(data: str | Path) -> Path:
 
 
 def label_file(image: Path) -> Path:
-    """Where the labels of an image are: the last folder ``images`` of its path is ``labels`` there.
+    """The path of an image's labels: the last folder ``images`` in its path becomes ``labels``.
 
     Example:
         >>> label_file(Path("data/images/train/a.jpg")).as_posix()
@@ -229,7 +230,7 @@ def _names(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
 
 
 def _root(content: Mapping[str, Any], path: Path) -> Path:
-    """Where the paths begin. ``path`` may lie in Ultralytics' folder of data sets, not known here."""
+    """The folder that paths start from. ``path`` may be in Ultralytics' own data folder, unknown here."""
     given = content.get("path")
     candidates = [path.parent]
     if given:
@@ -251,7 +252,7 @@ def _entries(content: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
 
 
 def _found(entry: str, root: Path) -> Path | None:
-    """Where a path of the YAML file leads: Roboflow writes ``../train/images`` for ``train/images``."""
+    """Resolve a path of the YAML file: Roboflow writes ``../train/images`` for ``train/images``."""
     candidates = [root / entry, root / entry.removeprefix("../"), Path(entry)]
     return next((Path(os.path.normpath(one)) for one in candidates if one.exists()), None)
 
@@ -281,13 +282,13 @@ def _of_list(file: Path, root: Path) -> Iterator[Path]:
 
 
 def _common_folder(files: Sequence[Path]) -> Path:
-    """The folder below which all images of a split are."""
+    """The deepest folder that contains all images of a split."""
     return Path(os.path.commonpath([file.parent for file in files]))
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads label files; ``keypoints`` says that rows go on with points after the box."""
+    """Reads label files; with ``keypoints``, rows continue with points after the box."""
 
     class_count: int
     keypoints: bool
@@ -296,7 +297,7 @@ class _Reader:
     problems: Problems
 
     def boxes(self, image: ImageFile) -> list[Box] | None:
-        """The boxes of an image; ``None`` if one of its rows is wrong."""
+        """The boxes of an image; ``None`` if a row is invalid."""
         label, add = label_file(image.path), self.problems.add
         name = relative(label, self.root)
         if not label.is_file():
@@ -369,7 +370,7 @@ def _scaled(
 
 
 def _note_orphans(images: Sequence[Path], root: Path, problems: Problems) -> None:
-    """Note label files that belong to no image, in the folders where labels of these images are."""
+    """Note label files without an image, in the folders with these images' labels."""
     known = {label_file(image) for image in images}
     for folder in sorted({label.parent for label in known}):
         for file in sorted(folder.glob("*.txt")) if folder.is_dir() else []:
@@ -378,7 +379,7 @@ def _note_orphans(images: Sequence[Path], root: Path, problems: Problems) -> Non
 
 
 def _has_image(label: Path) -> bool:
-    """Whether a label is of an image of another split, which may share the folder."""
+    """Whether a label belongs to an image of another split, which may share the folder."""
     folder = label.parent
     parts = list(folder.parts)
     if "labels" in parts:
