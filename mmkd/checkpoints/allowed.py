@@ -1,7 +1,7 @@
 """The names allowed in a checkpoint's pickle: data only.
 
-A pickle names functions and has them called. Here each name stands for a function of this file that checks
-its arguments and makes data, never for what another library has under that name.
+A pickle names functions and calls them. Here each name maps to a function of this file that checks its
+arguments and creates data, never to another library's function of that name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_EXPANDED = 1 << 20  # elements that a tensor may have beyond its storage, by strides of zero
+_EXPANDED = 1 << 20  # elements that a tensor may have beyond its storage, through zero strides
 _NUMERIC = re.compile(r"[<>|=]?([?bBhHiIlLqQefdgFDG]|[biufcSUa]\d{1,9})")
 _PLAIN = re.compile(
     r"float|double|half|b?float\d+|float8_\w+|complex\d+|bool|u?int(8|16|32|64)|short|int|long"
@@ -26,11 +26,11 @@ _ATOMS = (str, bytes, int, float, complex, type(None), np.generic)
 
 
 class RefusedError(ValueError):
-    """The file needs more than data; the text names what it needs."""
+    """The file needs more than data; the text names it."""
 
 
 class RefusedNameError(RefusedError):
-    """It names something that the user may allow; the text is that name."""
+    """The file names something that the user may allow; the text is that name."""
 
 
 class DamagedError(ValueError):
@@ -38,21 +38,21 @@ class DamagedError(ValueError):
 
 
 class Name(str):
-    """A class that is only ever an argument, or is made in one way; never called."""
+    """A class that is only used as an argument, or created in one way; never called."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True)
 class StorageType:
-    """What a name like ``torch.FloatStorage`` stands for."""
+    """The meaning of a name like ``torch.FloatStorage``."""
 
     dtype: torch.dtype
 
 
 @dataclass(frozen=True)
 class Storage:
-    """The elements that tensors are views of, of one dtype, flat."""
+    """The flat elements of one dtype that tensors are views of."""
 
     flat: Tensor
 
@@ -63,14 +63,14 @@ HISTORY = Name("mmengine.logging.history_buffer.HistoryBuffer")
 
 
 def check_keys(keys: Any) -> None:
-    """Refuse keys other than atoms and flat tuples of them: hashing deep nests overflows Python's stack."""
+    """Refuse keys other than atoms and flat tuples: hashing deeply nested keys overflows Python's stack."""
     for key in keys:
         if not all(isinstance(part, _ATOMS) for part in (key if type(key) is tuple else (key,))):
             raise RefusedError(f"{type(key).__name__} as a key")
 
 
 def history_buffer_method(owner: object, name: str) -> Callable[..., Any]:
-    """Stand in for ``builtins.getattr``, through which a pickled `HistoryBuffer` names its statistics."""
+    """Replace ``builtins.getattr``, through which a pickled `HistoryBuffer` names its statistics."""
     from mmengine.logging import HistoryBuffer
 
     if not (owner is HISTORY or owner is HistoryBuffer) or name not in ("min", "max", "mean", "current"):
@@ -111,7 +111,7 @@ def _tensor_v3(
     dtype: torch.dtype,
     metadata: Any = None,
 ) -> Tensor:
-    """For dtypes that have no storage class of their own."""
+    """For dtypes without their own storage class."""
     return _tensor_v2(Storage(storage.flat.view(dtype)), offset, size, stride, grad, hooks, metadata)
 
 
@@ -120,7 +120,7 @@ def _parameter(data: Tensor, grad: bool, *_: Any) -> nn.Parameter:
 
 
 def _from_type(function: Any, kind: Any, arguments: Any, state: Any) -> Tensor:
-    """A tensor that carried attributes of Python; they are left out."""
+    """A tensor with Python attributes, which are dropped."""
     if (function is not _tensor_v2 and function is not _tensor_v3) or kind is not TENSOR:
         raise RefusedError(f"a tensor of class {kind}")
     tensor: Tensor = function(*arguments)
@@ -159,7 +159,7 @@ def _frozenset(items: Any = ()) -> frozenset[Any]:
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """Bytes, as the pickle protocol of checkpoints writes them."""
+    """Bytes, in the form that checkpoints' pickle protocol uses."""
     if encoding not in ("latin1", "latin-1"):
         raise RefusedError(f"encoding {encoding!r}")
     return text.encode("latin1")
@@ -195,7 +195,7 @@ def _scalar(dtype: np.dtype[Any], raw: bytes) -> Any:
 
 
 def build_array(array: np.ndarray[Any, Any], state: Any) -> None:
-    """Fill an array in place; of numbers, truth values or text."""
+    """Fill an array in place, with numbers, booleans or text."""
     *_, shape, dtype, fortran, raw = state
     if not isinstance(raw, bytes):
         raise RefusedError("a NumPy array of objects")
@@ -205,7 +205,7 @@ def build_array(array: np.ndarray[Any, Any], state: Any) -> None:
 
 
 def build_dtype(dtype: np.dtype[Any], state: Any) -> None:
-    """Set the byte order, which is all that differs among dtypes of one code."""
+    """Set the byte order, the only difference between dtypes of one code."""
     if state[1] not in ("<", ">", "=", "|") or any(part is not None for part in state[2:5]):
         raise RefusedError("a NumPy dtype with fields")
     own = dtype.__reduce__()[2]
@@ -213,7 +213,7 @@ def build_dtype(dtype: np.dtype[Any], state: Any) -> None:
 
 
 def build_ordered_dict(target: OrderedDict[Any, Any], state: Any) -> None:
-    """Take over ``_metadata``, the versions of modules, and no other attribute."""
+    """Copy only ``_metadata``, the versions of modules."""
     metadata = state.get("_metadata") if isinstance(state, Mapping) else None
     if isinstance(metadata, Mapping):
         versions = {key: value for key, value in metadata.items() if isinstance(value, Mapping)}

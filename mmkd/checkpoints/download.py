@@ -1,4 +1,4 @@
-"""Download checkpoints: limited in size and time, verified, and never half written."""
+"""Downloads checkpoints: limited in size and time, verified, and never half written."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from mmkd.errors import UserError
 SIZE_LIMIT = "MMKD_MAX_DOWNLOAD_GB"
 _DEFAULT_GB = 4.0
 TIMEOUT = (10.0, 30.0)  # seconds to connect, and to wait for the next bytes
-TRIES = 4  # of a request, and of a body that breaks off
-BACKOFF = 0.5  # seconds; doubles from try to try
+TRIES = 4  # per request, and per interrupted body
+BACKOFF = 0.5  # seconds; doubles with each try
 _CHUNK = 1 << 18
 _BUSY = (429, 500, 502, 503, 504)
 
 
 class _BrokenOffError(Exception):
-    """The connection broke; another request can fetch the rest."""
+    """The connection broke; a further request can fetch the rest."""
 
 
 def fetch(url: str) -> Path:
-    """Return the file at an HTTP(S) address, from torch.hub's cache if present.
+    """Return the file at an HTTP(S) address, from torch.hub's cache if it is there.
 
-    One process of a machine downloads, the others wait. A cached file that is not
-    what its name says is downloaded again.
+    One process per machine downloads, the others wait. A cached file that does not match the hash in its name
+    is downloaded again.
 
     Args:
-        url: the address; the hash in its last part is verified, see `mmkd.checkpoints.names`.
+        url: the address; a hash in its last part is verified, see `mmkd.checkpoints.names`.
 
     Raises:
-        UserError: it cannot be downloaded, is too large, or is another file than its name says.
+        UserError: the download fails, is too large, or does not match the hash in its name.
     """
     try:
         path = Path(torch.hub.get_dir()) / "checkpoints" / cached_name(url)
@@ -62,7 +62,7 @@ def fetch(url: str) -> Path:
                 _download(url, path)
     except requests.RequestException as error:
         raise _unreachable(url, error) from error
-    except (OSError, NotImplementedError) as error:  # the latter of file systems without locks
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: file systems without locks
         raise UserError(
             f"Cannot store {url}.",
             expected=f"a writable folder with enough space, at {path.parent}",
@@ -73,7 +73,7 @@ def fetch(url: str) -> Path:
 
 
 def cached_name(url: str) -> str:
-    """The name in the cache: torch.hub's where it carries a hash, else one that is the address's own."""
+    """The name in the cache: torch.hub's if it contains a hash, otherwise one unique to the address."""
     name = re.sub(r"[^\w.-]", "_", PurePosixPath(unquote(urlsplit(url).path)).name)
     if hash_in_name(name):
         return name
@@ -102,8 +102,8 @@ def _download(url: str, path: Path) -> None:
 
 
 def _session() -> requests.Session:
-    """A session that asks again; by itself it follows redirects to HTTP(S) alone."""
-    # A server may ask for any wait by Retry-After.
+    """A session that retries, and follows redirects only to HTTP(S)."""
+    # With Retry-After, a server may ask for any wait.
     retry = Retry(
         TRIES - 1,
         backoff_factor=BACKOFF,
@@ -124,7 +124,7 @@ class _Body:
     def __init__(self, session: requests.Session, url: str, file: IO[bytes]) -> None:
         self.session, self.url, self.file = session, url, file
         self.limit = size_limit()
-        self.version: str | None = None  # of the file at the server, for going on with the same
+        self.version: str | None = None  # the server's version of the file, to continue with the same one
 
     def receive(self) -> None:
         for left in reversed(range(TRIES)):
@@ -201,7 +201,7 @@ def size_limit() -> float:
     """The largest download, in bytes.
 
     Raises:
-        UserError: the environment variable is no number above 0.
+        UserError: the environment variable is not a number above 0.
     """
     given = os.environ.get(SIZE_LIMIT) or _DEFAULT_GB
     try:

@@ -1,4 +1,4 @@
-"""mmengine's loaders of checkpoints, by the beginning of their names."""
+"""mmengine's checkpoint loaders, by name prefix."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ACCEPTED = "a path, or http://, https://, torchvision://, open-mmlab://, mmcls:/
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Read a checkpoint file; refuse an unsupported scheme.
+    """Read a checkpoint file; refuse unsupported schemes.
 
     Args:
-        filename: path of the file; ``~`` is the home folder.
-        map_location: as for `torch.load`, but ``None`` is the CPU.
+        filename: the file's path; ``~`` is the home folder.
+        map_location: as for `torch.load`, but ``None`` means the CPU.
 
     Raises:
-        UserError: see `mmkd.checkpoints.local.read_file`.
+        UserError: as in `mmkd.checkpoints.local.read_file`.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", filename) or filename.startswith("file:"):
         raise UserError(
@@ -45,17 +45,17 @@ def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
 
 
 def load_from_http(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Download a checkpoint, or take it from torch.hub's cache, and read it; errors as of both."""
+    """Download a checkpoint, or take it from torch.hub's cache, and read it; raises the errors of both."""
     return read_file(fetch(filename), map_location)
 
 
 def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Read a checkpoint by its name in a model zoo that mmengine knows.
+    """Read a checkpoint by its name in a model zoo that mmengine supports.
 
-    Without a torchvision that runs, the names of torchvision 0.12, like ``resnet18``, are those in mmengine.
+    Without a working torchvision, names like ``resnet18`` are those of torchvision 0.12, stored in mmengine.
 
     Raises:
-        UserError: the zoo has no such name, or its file cannot be downloaded.
+        UserError: the zoo has no such name, or the download fails.
     """
     scheme, _, name = filename.partition("://")
     addresses, lacking = _addresses(scheme)
@@ -77,7 +77,7 @@ def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
             remedy="correct the name, or give the file's URL",
         )
     address = addresses[name]
-    if not address.startswith(("http://", "https://")):  # the user's own, below mmengine's folder
+    if not address.startswith(("http://", "https://")):  # the user's own file, below mmengine's folder
         address = str(Path(mmengine_checkpoint._get_mmengine_home()) / address)
         return load_from_local(address, map_location)
     if lacking:
@@ -101,10 +101,10 @@ def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
 
 
 def _addresses(scheme: str) -> tuple[Mapping[str, str], str]:
-    """The addresses of a zoo by name, and why torchvision could not be asked for them; empty if it could."""
+    """A zoo's addresses by name, and why torchvision could not provide them; empty if it could."""
     try:
         return _ZOOS[scheme](), ""
-    except Exception as error:  # an unfit torchvision fails by many
+    except Exception as error:  # a broken torchvision fails in many ways
         if scheme not in ("torchvision", "modelzoo"):
             raise
         kept = mmengine.load(Path(mmengine.__path__[0]) / "hub/torchvision_0.12.json")
@@ -115,7 +115,7 @@ def load_from_storage(filename: str, map_location: Any = None) -> dict[str, Any]
     """Read a checkpoint from an object store, through mmengine's own client.
 
     Raises:
-        UserError: the store cannot be asked, or the file cannot be read.
+        UserError: the store cannot be reached, or the file cannot be read.
     """
     try:
         content = get_file_backend(filename, backend_args={"backend": "petrel"}).get(filename)
@@ -139,9 +139,9 @@ _ZOOS: dict[str, Callable[[], Mapping[str, str]]] = {
 
 
 def register_loaders() -> None:
-    """Have mmengine, and so `load_from`, `resume` and `init_cfg`, read checkpoints as data."""
+    """Make mmengine, and so `load_from`, `resume` and `init_cfg`, read checkpoints as data."""
     register = CheckpointLoader.register_scheme
-    # The loader of pavi:// reads with torch.load.
+    # The pavi:// loader uses torch.load.
     register(["", "pavi://"], load_from_local, force=True)
     register(["http://", "https://"], load_from_http, force=True)
     register([f"{scheme}://" for scheme in _ZOOS], load_from_zoo, force=True)

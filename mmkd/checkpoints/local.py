@@ -1,4 +1,4 @@
-"""Read local checkpoint files, with a clear error for each kind of failure."""
+"""Reads local checkpoint files, with a clear error for each kind of failure."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def read_file(path: Path, map_location: Any = None) -> dict[str, Any]:
         map_location: as in `mmkd.checkpoints.reader.read`.
 
     Raises:
-        UserError: the file is missing, truncated, another than its name says, no
-            checkpoint, or holds objects that are not data.
+        UserError: the file is missing or truncated, does not match the hash in its name, is not a checkpoint,
+            or contains objects that are not data.
     """
     path = path.expanduser()
     if not path.is_file():
@@ -46,7 +46,7 @@ def read_file(path: Path, map_location: Any = None) -> dict[str, Any]:
 
 
 def read_bytes(content: bytes, name: str, map_location: Any = None) -> dict[str, Any]:
-    """Read a checkpoint that another storage than this machine's disk holds; as `read_file`."""
+    """Read a checkpoint from another storage than a local disk; as `read_file`."""
     try:
         if _trusted():
             loaded = torch.load(io.BytesIO(content), map_location=map_location, weights_only=False)
@@ -59,7 +59,7 @@ def read_bytes(content: bytes, name: str, map_location: Any = None) -> dict[str,
 
 
 def checked(content: Any, name: str) -> dict[str, Any]:
-    """What a file holds, if that is a dict, with weights by name.
+    """Return a file's content if it is a dict with weights by name.
 
     Raises:
         UserError: it is not.
@@ -120,5 +120,5 @@ def _missing(path: Path) -> UserError:
 
 
 def _trusted() -> bool:
-    """Whether the user told torch to read any pickle; before torch 2.6 too."""
+    """Whether the user told torch to read any pickle; also before torch 2.6."""
     return os.environ.get(TRUST, "0").lower() in ("1", "y", "yes", "true")

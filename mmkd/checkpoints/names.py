@@ -1,4 +1,4 @@
-"""Hashes in the names of files, as OpenMMLab and torchvision publish theirs."""
+"""Hashes in file names, as OpenMMLab and torchvision publish them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _HASH = re.compile(r"-([0-9a-f]{8})(?:\.[A-Za-z]\w*)+$")
 
 
 def hash_in_name(name: str) -> str | None:
-    """The first eight digits of a file's SHA-256 that its name promises.
+    """The first eight digits of a file's SHA-256, if its name contains them.
 
-    They stand between the last ``-`` and the suffix: ``atss_r50_fpn_1x_coco_20200209-985f7bd0.pth``. Eight
-    lower-case hexadecimal digits, of which one at least is a letter: decimal digits alone may be a date or
-    a count of steps, and are not taken for a hash.
+    They are between the last ``-`` and the suffix: ``atss_r50_fpn_1x_coco_20200209-985f7bd0.pth``. Eight
+    lower-case hexadecimal digits, at least one of them a letter: decimal digits only may be a date or a step
+    count, and do not count as a hash.
     """
     found = _HASH.search(name)
     return found[1] if found and not found[1].isdecimal() else None
@@ -36,10 +36,10 @@ def verify(path: Path, name: str | None = None) -> None:
 
     Args:
         path: the file.
-        name: the name that it is to have, if that is another.
+        name: the name to check against, if different from the path's.
 
     Raises:
-        UserError: it is another file than its name says.
+        UserError: the file does not match the hash.
     """
     expected = hash_in_name(name or path.name)
     if expected is None:

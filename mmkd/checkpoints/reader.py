@@ -1,4 +1,4 @@
-"""The two formats that ``torch.save`` has written since 0.1.10, read as data on any version of torch."""
+"""Reads the two formats of ``torch.save`` since 0.1.10 as data, with any torch version."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from mmkd.checkpoints.allowed import DamagedError, RefusedError, Storage, StorageType
 from mmkd.checkpoints.unpickle import DataUnpickler
 
-DEEPEST = 100  # containers in containers; a checkpoint of mmengine has six
+DEEPEST = 100  # nested containers; an mmengine checkpoint has six
 _CHUNK = 1 << 20
 _LEGACY_PROTOCOL = 1001
 
@@ -23,16 +23,17 @@ _LEGACY_PROTOCOL = 1001
 def read(file: BinaryIO, map_location: Any = None) -> Any:
     """Read what ``torch.save`` wrote, without running anything that it names.
 
-    Sums of a zip file (CRC-32) are checked. No more memory is taken than the file is large, but for what
-    Python's own objects need.
+    CRC-32 checksums of zip files are verified. Apart from Python's own objects, it uses no more memory than
+    the file's size.
 
     Args:
-        file: from its beginning; can be sought.
-        map_location: as for `torch.load`, but ``None`` is the CPU.
+        file: a seekable file, at its beginning.
+        map_location: as for `torch.load`, but ``None`` means the CPU.
 
     Raises:
-        RefusedError: it holds more than data.
-        DamagedError: it is no such file, or contradicts itself. So do errors of zipfile, struct and torch.
+        RefusedError: the file contains more than data.
+        DamagedError: it is not such a file, or is inconsistent. zipfile, struct and torch errors also mean
+            this.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -59,7 +60,7 @@ def _read_zip(file: BinaryIO, size: int, map_location: Any) -> Any:
         root = roots[0]
         if f"{root}constants.pkl" in names:
             raise RefusedError("a TorchScript model, which contains code")
-        # torch.save compresses nothing; a file that says so may unpack to any size.
+        # torch.save does not compress; a compressed file may unpack to any size.
         stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
         if not stored or sum(entry.file_size for entry in entries) > size:
             raise DamagedError("a compressed zip file, which torch.save does not write")
@@ -78,7 +79,7 @@ def _read_zip(file: BinaryIO, size: int, map_location: Any) -> Any:
                 )
                 with archive.open(entry) as data:
                     _fill(storages[key].flat, data)
-                    if data.read(1):  # also has zipfile compare the sum
+                    if data.read(1):  # also makes zipfile verify the checksum
                         raise DamagedError(f"{entry.filename} is longer than declared")
             return _of_kind(storages[key], kind)
 
@@ -120,7 +121,7 @@ def _read_stream(file: _Bounded, map_location: Any) -> Any:
 
 
 class _Bounded:
-    """A file that is never asked for more than it has, since asking allocates memory first."""
+    """A file that never reads more than it has, because reading allocates memory first."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self.size = file, size
@@ -133,7 +134,7 @@ class _Bounded:
 
 
 def _parts(pid: Any) -> tuple[StorageType, str, str, int]:
-    """Type, key, location and count of a persistent id; legacy files add a view, which is never used."""
+    """Type, key, location and count from a persistent id; legacy files add a view, which is never used."""
     if not (
         isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage" and pid[5:] in ((), (None,))
     ):
@@ -152,7 +153,7 @@ def _of_kind(storage: Storage, kind: StorageType) -> Storage:
 
 
 def _fill(flat: Tensor, source: Any) -> None:
-    """Read a storage, in chunks, so that it is in memory once."""
+    """Read a storage in chunks, so that it is in memory only once."""
     on_cpu = flat if flat.device.type == "cpu" else torch.empty_like(flat, device="cpu")
     view: Any = on_cpu.view(torch.uint8).numpy().data
     filled = 0
@@ -181,7 +182,7 @@ def _check_byteorder(order: str) -> None:
 
 
 def _check_depth(content: Any) -> None:
-    """Refuse nests on which whoever walks over them by recursion would fail."""
+    """Refuse content nested too deeply for recursive code."""
     level, seen = [content], set()
     for _ in range(DEEPEST):
         inner = [part for container in level for part in _items(container)]

@@ -1,4 +1,4 @@
-"""Read a pickle without running code."""
+"""Reads a pickle without running code."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from mmkd.checkpoints.allowed import (
     check_keys,
 )
 
-# What torch.save writes by any of pickle's binary protocols. Without the text of protocol 0, the registry
-# of extensions, and instances made of classes by name.
+# The operations that torch.save uses in pickle's binary protocols. Excluded are the text of protocol 0, the
+# extension registry, and instances of named classes.
 _OPCODES = (
     pickle.PROTO + pickle.FRAME + pickle.STOP + pickle.MARK + pickle.POP + pickle.POP_MARK,
     pickle.NONE + pickle.NEWTRUE + pickle.NEWFALSE,
@@ -39,23 +39,23 @@ _OPCODES = (
 )
 
 
-_InPython: Any = pickle._Unpickler  # typed as if it were the one in C
+_InPython: Any = pickle._Unpickler  # typed like the C version
 
 
 class DataUnpickler(_InPython):
-    """Python's own unpickler in Python, on a list of names and with fewer operations.
+    """Python's own pure-Python unpickler, with an allowlist of names and fewer operations.
 
-    What a pickle has called is a function of `mmkd.checkpoints.allowed`, or what the user allowed by
-    ``torch.serialization.add_safe_globals``. Operations that change an object take plain containers only.
-    torch's own ``weights_only`` reader runs code before 2.6 (CVE-2025-32434), writes beyond its memory
-    before 2.10 (CVE-2026-24747), and on each version takes another set of names.
+    A pickle can only call functions of `mmkd.checkpoints.allowed`, or those that the user allowed with
+    ``torch.serialization.add_safe_globals``. Operations that change an object accept only plain containers.
+    torch's own ``weights_only`` reader runs code before 2.6 (CVE-2025-32434), writes out of bounds before
+    2.10 (CVE-2026-24747), and accepts different names in each version.
 
     Args:
-        file: where the pickle begins.
-        storage: makes a tensor's storage of the pickle's ``('storage', type, key, location, count)``.
+        file: positioned at the pickle.
+        storage: makes a tensor's storage from the pickle's ``('storage', type, key, location, count)``.
 
     Raises:
-        RefusedError: by `load`, for what is more than data.
+        RefusedError: in `load`, for content that is more than data.
     """
 
     dispatch = {code: _InPython.dispatch[code] for codes in _OPCODES for code in codes}  # noqa: RUF012
@@ -69,7 +69,7 @@ class DataUnpickler(_InPython):
         self._callable = {id(value) for value in named}
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name stands for."""
+        """The function or class that a name maps to."""
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
         if full in ALLOWED:
             return ALLOWED[full]
@@ -175,7 +175,7 @@ class DataUnpickler(_InPython):
 
 
 def _allowed_by_user() -> dict[str, Any]:
-    """Names of ``torch.serialization.add_safe_globals``, which torch has since 2.4."""
+    """Names from ``torch.serialization.add_safe_globals``, available in torch since 2.4."""
     entries: list[Any] = getattr(torch.serialization, "get_safe_globals", list)()
     named = (entry if isinstance(entry, tuple) else (entry, _full_name(entry)) for entry in entries)
     return {name: value for value, name in named}
