@@ -12,22 +12,22 @@ from mmkd.errors import UserError
 
 
 def in_sweep() -> bool:
-    """Whether W&B's agent or the local controller has started this process."""
+    """Whether W&B's agent or the local controller started this process."""
     return in_hosted_sweep() or bool(os.environ.get("MMKD_SWEEP"))
 
 
 def in_hosted_sweep() -> bool:
-    """Whether W&B's agent has started this process."""
+    """Whether W&B's agent started this process."""
     return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
 def run_id() -> str | None:
-    """The id of the run that W&B's agent wants, the same again after a pre-emption."""
+    """The run id given by W&B's agent; it stays the same after a preemption."""
     return os.environ.get("WANDB_RUN_ID") if in_hosted_sweep() else None
 
 
 def parameters() -> dict[str, Any]:
-    """The values of this run's parameters, from the file that W&B's agent writes; empty without one.
+    """This run's parameter values, from the file that W&B's agent writes; empty without one.
 
     Raises:
         UserError: the file cannot be read.

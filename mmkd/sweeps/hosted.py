@@ -1,4 +1,4 @@
-"""A sweep that W&B hosts: created there, and run by an agent here."""
+"""A sweep hosted by W&B: created there, run by an agent here."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ KILL_AFTER_SECONDS = 60
 class HostedSweep:
     """Creates a sweep at W&B and runs W&B's function agent for it.
 
-    Each run is the sweep file's ``command`` in a process of its own: the Runner's
-    singletons and the handlers of signals do not share one.
+    Each run executes the sweep file's ``command`` in its own process, because runs cannot share the Runner's
+    singletons and signal handlers.
 
     Args:
         sweep: the sweep file.
@@ -43,7 +43,7 @@ class HostedSweep:
         """Create the sweep; returns its id.
 
         Raises:
-            UserError: W&B cannot be reached or does not accept it.
+            UserError: W&B cannot be reached or rejects the sweep.
         """
         content = yaml.safe_load(self.sweep.path.read_text(encoding="utf-8"))
         try:
@@ -69,13 +69,13 @@ class HostedSweep:
     def _trial(self) -> None:
         self._runs += 1
         command = self.sweep.command_for(parameters())
-        # The agent's own connection is not for its children.
+        # Do not pass the agent's own connection to its children.
         env = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
         process = subprocess.Popen(command, env=env, start_new_session=True)
         try:
             while process.poll() is None:
                 time.sleep(POLL_SECONDS)
-        except BaseException:  # how W&B's agent stops a run: an exception out of nowhere
+        except BaseException:  # W&B's agent stops a run by raising an exception at any point
             end(process, KILL_AFTER_SECONDS)
             raise
         if process.returncode != 0:

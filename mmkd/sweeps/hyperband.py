@@ -1,4 +1,4 @@
-"""W&B's early stopping of hopeless runs."""
+"""W&B's early stopping of poor runs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ from mmkd.errors import UserError
 class Hyperband:
     """Stop a run that is not among the best 1/η at a band.
 
-    The rule of W&B's hosted controller, read from its open-source package
-    (https://github.com/wandb/sweeps, ``hyperband_stopping.py``): it counts the
-    logged values of the metric from zero, so band b looks at the value logged
-    after b others. The threshold of a band is the value at position
-    ``int(count / η)`` of all runs that have reached it, best first; a run is
-    stopped if its value at the last band it has reached is worse than that.
+    The rule of W&B's hosted controller, taken from its open-source package (https://github.com/wandb/sweeps,
+    ``hyperband_stopping.py``): it counts the metric's logged values from zero, so band b looks at the value
+    logged after b others. A band's threshold is the value at position ``int(count / η)`` among all runs that
+    have reached it, best first; a run is stopped if its value at the last band it reached is worse.
     After Li et al., "Hyperband", 2018 (https://arxiv.org/abs/1603.06560).
 
     Attributes:
         bands: counts of logged values, ascending.
-        eta: η > 1, of which 1/η of the runs pass a band.
+        eta: η > 1; 1/η of the runs pass a band.
         maximize: whether a larger value is better.
     """
 
@@ -33,10 +31,10 @@ class Hyperband:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], maximize: bool) -> Hyperband:
-        """From the ``early_terminate`` entry of a sweep file.
+        """Create it from a sweep file's ``early_terminate`` entry.
 
         Raises:
-            UserError: the entry is not one that W&B accepts.
+            UserError: W&B would not accept the entry.
         """
         eta = config.get("eta", 3)
         if config.get("type") != "hyperband" or eta <= 1 or not ({"min_iter", "max_iter"} & set(config)):
@@ -57,8 +55,8 @@ class Hyperband:
         """Whether to stop a run with these logged values.
 
         Args:
-            values: of the run, in the order logged.
-            others: of all other runs of the sweep, finished or not.
+            values: the run's values, in logged order.
+            others: the values of all other runs of the sweep, finished or not.
         """
         reached = [band for band in self.bands if band < len(values)]
         if not reached:

@@ -35,13 +35,13 @@ class TrialError(RuntimeError):
 
 @dataclass
 class LocalSweep:
-    """Runs the trials of a sweep file as processes of this machine.
+    """Runs the trials of a sweep file as processes on this machine.
 
     Args:
         sweep: the sweep file.
-        work_dir: for the study, the trials and the results.
-        jobs: trials at once.
-        seed: of the sampler.
+        work_dir: folder for the study, the trials and the results.
+        jobs: number of parallel trials.
+        seed: the sampler's seed.
     """
 
     sweep: SweepFile
@@ -59,12 +59,11 @@ class LocalSweep:
         """Run trials until ``count`` have ended, then write the results.
 
         Args:
-            count: number of trials, those of an earlier call included.
-            resume: go on with the study in ``work_dir``.
+            count: number of trials, including those of an earlier call.
+            resume: continue the study in ``work_dir``.
 
         Raises:
-            UserError: there is a study already and it is not to be resumed, or
-                five trials in a row crashed.
+            UserError: there is a study but ``resume`` is off, or five trials in a row crashed.
         """
         study = self._open(resume)
         done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED])
@@ -114,7 +113,7 @@ class LocalSweep:
         )
         again = {trial.user_attrs.get("again") for trial in study.trials}
         for trial in study.trials:
-            if trial.state == TrialState.RUNNING:  # of a controller that was killed
+            if trial.state == TrialState.RUNNING:  # left by a killed controller
                 study.tell(trial.number, state=TrialState.FAIL)
             elif not trial.user_attrs.get("interrupted") or trial.number in again:
                 continue
@@ -125,7 +124,7 @@ class LocalSweep:
                     user_attrs={"again": trial.number},
                 )
             )
-        study.sampler = self._sampler()  # only now: a grid's would stop at a trial that is told
+        study.sampler = self._sampler()  # only now: a grid sampler would stop at a trial that is told
         return study
 
     def _sampler(self) -> optuna.samplers.BaseSampler:
@@ -153,7 +152,7 @@ class LocalSweep:
                 command,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # its data loaders end with it
+                start_new_session=True,  # so that its data loaders end with it
                 env={**os.environ, "WANDB_MODE": "offline", "MMKD_SWEEP": self.sweep.path.stem},
             )
             self._running.add(process)
@@ -186,7 +185,7 @@ class LocalSweep:
         return best
 
     def _follow(self, trial: Trial, process: subprocess.Popen[bytes], folder: Path) -> bool:
-        """Report values as they come; whether the rule stopped the trial."""
+        """Report values as they come; returns whether the rule stopped the trial."""
         reported = 0
         while True:
             ended = process.poll() is not None
@@ -195,7 +194,7 @@ class LocalSweep:
                 trial.report(history[step], step)
             reported = len(history)
             if self._interrupted.is_set():
-                raise KeyboardInterrupt  # leaves the trial unfinished, to be tried again
+                raise KeyboardInterrupt  # leaves the trial unfinished, to be retried
             if ended:
                 return False
             if self._rule is not None and self._rule.should_stop(history, _histories(trial)):
@@ -203,7 +202,7 @@ class LocalSweep:
             time.sleep(POLL_SECONDS)
 
     def _interrupt(self, *_: Any) -> None:
-        """End the running trials, which are in process groups of their own."""
+        """End the running trials, which have their own process groups."""
         self._interrupted.set()
         raise KeyboardInterrupt
 
@@ -227,7 +226,7 @@ class LocalSweep:
 
 
 def suggest(trial: Trial, key: str, description: Mapping[str, Any]) -> Any:
-    """One value of a parameter, from W&B's description of its values."""
+    """Suggest one value of a parameter, from W&B's description of its values."""
     values = _values(description)
     if values is not None:
         return values[trial.suggest_categorical(key, list(values))]
@@ -244,7 +243,7 @@ def suggest(trial: Trial, key: str, description: Mapping[str, Any]) -> Any:
 
 
 def read_history(folder: Path, metric: str) -> list[float]:
-    """The values of a metric over the validations of a trial, 0 where mmdet gave none.
+    """The values of a metric over a trial's validations, 0 where mmdet returned none.
 
     Args:
         folder: the trial's work dir.
@@ -261,7 +260,7 @@ def read_history(folder: Path, metric: str) -> list[float]:
 
 
 def _values(description: Mapping[str, Any]) -> dict[Any, Any] | None:
-    """What optuna is shown (scalars as they are, lists as text) → what the trial is given."""
+    """Map the values shown to optuna (scalars unchanged, lists as text) to the trial's values."""
     values = [description["value"]] if "value" in description else description.get("values")
     if values is None:
         return None
@@ -269,7 +268,7 @@ def _values(description: Mapping[str, Any]) -> dict[Any, Any] | None:
 
 
 def _histories(trial: Trial) -> list[list[float]]:
-    """The values that all other trials of the study have reported."""
+    """The values reported by all other trials of the study."""
     trials = trial.study.get_trials(deepcopy=False)
     return [list(t.intermediate_values.values()) for t in trials if t.number != trial.number]
 

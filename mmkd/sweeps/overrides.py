@@ -1,4 +1,4 @@
-"""``--cfg-options`` that keep their values, and the short names of sweeps."""
+"""``--cfg-options`` that keep their values, and short names for sweeps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmengine.config import Config, DictAction
 from mmkd.errors import UserError
 from mmkd.registry import REGISTRIES, accepted_arguments, class_of
 
-# What wandb.config.lr and the like mean in an MMDetection config.
+# The meaning of wandb.config.lr and the like in an MMDetection config.
 ALIASES = {
     "lr": "optim_wrapper.optimizer.lr",
     "weight_decay": "optim_wrapper.optimizer.weight_decay",
@@ -23,17 +23,17 @@ ALIASES = {
     "task_loss_weight": "model.task_loss_weight",
     "seed": "randomness.seed",
 }
-# Arguments of the Runner that a config may leave out and an override may add.
+# Runner arguments that a config may omit and an override may add.
 _OPTIONAL = ("randomness", "auto_scale_lr", "optim_wrapper.clip_grad", "model.task_loss_weight", "work_dir")
-# What the detector takes out of a loss's config before it is built.
+# What the detector removes from a loss's config before building it.
 _OF_LOSSES = re.compile(r"model\.distill\.\w+\.share")
 
 
 class KeepingDictAction(DictAction):
-    """mmengine's ``key=value`` options, without its loss of spaces in values.
+    """mmengine's ``key=value`` options, without losing spaces in values.
 
-    A value that is a Python literal is that literal; any other is parsed as
-    mmengine does (``a,b`` is a list) unless it has a space, and is then a string.
+    A Python literal is read as that literal; any other value is parsed as in mmengine (``a,b`` is a list),
+    unless it contains a space: then it is a string.
     """
 
     @staticmethod
@@ -42,31 +42,31 @@ class KeepingDictAction(DictAction):
             value = ast.literal_eval(val)
         except (ValueError, SyntaxError):
             return val if " " in val.strip() and val[0] not in "([" else DictAction._parse_iterable(val)
-        # To mmengine `1,2` is a list; only `(1,2)` is a tuple.
+        # In mmengine `1,2` is a list; only `(1,2)` is a tuple.
         return list(value) if isinstance(value, tuple) and not val.strip().startswith("(") else value
 
 
 def resolve_aliases(cfg: Config, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace the short names by the dotted keys that they stand for.
+    """Replace short names by their dotted keys.
 
     Args:
-        cfg: a config; a key that it has itself is no short name.
+        cfg: a config; its own keys are not treated as short names.
         options: key → value.
     """
     return {key if key in cfg else ALIASES.get(key, key): value for key, value in options.items()}
 
 
 def check_overrides(cfg: Config, options: Mapping[str, Any], strict: bool) -> None:
-    """Refuse overrides that would silently do something else than was meant.
+    """Refuse overrides that would silently do something other than intended.
 
     Args:
         cfg: the config before the overrides.
         options: dotted key → value.
-        strict: refuse keys that neither the config nor the class there has, as in a sweep, where
-            a misspelled key would search over nothing. mmengine adds them.
+        strict: refuse keys that neither the config nor the class there has, as in a sweep, where a misspelled
+            key would search over nothing. mmengine adds such keys.
 
     Raises:
-        UserError: a dict would replace a part of the config, or a key is unknown.
+        UserError: a dict would replace part of the config, or a key is unknown.
     """
     for key, value in options.items():
         found, missing = _follow(cfg, key)
@@ -93,7 +93,7 @@ def check_overrides(cfg: Config, options: Mapping[str, Any], strict: bool) -> No
 
 
 def _arguments(part: Any) -> set[str]:
-    """What the class that a part of a config names by its ``type`` accepts."""
+    """The arguments accepted by the class that a part of a config names in ``type``."""
     for registry in REGISTRIES if isinstance(part, Mapping) and "type" in part else ():
         found = class_of(part, registry)
         if found is not None:
@@ -102,7 +102,7 @@ def _arguments(part: Any) -> set[str]:
 
 
 def _follow(cfg: Any, dotted: str) -> tuple[Any, str]:
-    """The deepest part of a config on the way of a key, and the first step that is not there."""
+    """The deepest part of a config along a key, and the first step that does not exist."""
     for step in dotted.split("."):
         if isinstance(cfg, (list, tuple)) and step.isdigit() and int(step) < len(cfg):
             cfg = cfg[int(step)]

@@ -1,4 +1,4 @@
-"""Ending the processes of trials."""
+"""Ends the processes of trials."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 
 
 def end(process: subprocess.Popen[bytes], patience: float) -> None:
-    """Ask a process to end; after some time, end it and all that it started.
+    """Ask a process to end; after some time, kill it and everything it started.
 
     Args:
         process: the leader of its process group.
@@ -17,9 +17,9 @@ def end(process: subprocess.Popen[bytes], patience: float) -> None:
     """
     if process.poll() is not None:
         return
-    process.terminate()  # the leader alone: data loaders end with it, torchrun tells its workers
+    process.terminate()  # only the leader: data loaders end with it, torchrun tells its workers
     with suppress(subprocess.TimeoutExpired):
         process.wait(patience)
-    with suppress(ProcessLookupError):  # nothing is left of the group
+    with suppress(ProcessLookupError):  # the process group has already ended
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -25,9 +25,9 @@ class SweepFile:
 
     Attributes:
         path: the file.
-        program: what each trial runs.
+        program: the program that each trial runs.
         method: ``bayes``, ``random`` or ``grid``.
-        metric: the key that the sweep follows.
+        metric: the key of the metric to optimise.
         maximize: whether a larger metric is better.
         parameters: dotted config key → W&B's description of its values.
         early_terminate: W&B's description of the stopping rule, or ``None``.
@@ -45,7 +45,7 @@ class SweepFile:
 
     @property
     def config(self) -> str:
-        """The config that the command trains: its first word that ends in ``.py`` after the program."""
+        """The config to train: the command's first word ending in ``.py`` after the program."""
         words = [word for word in self.command if word.endswith(".py") and word != self.program]
         if not words:
             raise UserError(f"{self.path}: `command` names no config file to train")
@@ -53,17 +53,17 @@ class SweepFile:
 
     @property
     def fixed_arguments(self) -> list[str]:
-        """What every trial's command has after the config, whatever the parameters are."""
+        """The arguments after the config that every trial has, whatever the parameters."""
         after = self.command[self.command.index(self.config) + 1 :]
         words = [_with_environment(word) for word in after if word not in _macros("", {})]
         pairs = zip(words, [*words[1:], "--"], strict=False)
         return [word for word, following in pairs if word != "--cfg-options" or following[:2] != "--"]
 
     def command_for(self, values: Mapping[str, Any]) -> list[str]:
-        """The command of a trial, macros replaced as W&B's agent does.
+        """The command of a trial, with macros replaced as W&B's agent does.
 
         Args:
-            values: of the parameters.
+            values: the parameters' values.
         """
         lists = _macros(self.program, values)
         words: list[str] = []
