@@ -18,17 +18,17 @@ from torch import Tensor
 from mmkd.doctor.findings import Finding
 from mmkd.functional import pairwise_iou
 
-# A class is judged by at least this many of its objects.
+# Judge a class only with at least this many of its objects.
 _ENOUGH = 10
-# The chance that objects with right and wrong names would favour another order as clearly.
+# The probability that right and wrong names would favour another order this clearly by chance.
 _CHANCE = 0.01
 # Another order must raise AP by at least this much, absolute and as a factor.
 _MORE, _TIMES = 0.05, 1.25
-# Of the objects of classes that change places, at least this share more must get the right name.
+# Among the objects of classes that move, at least this much larger a share must get the right name.
 _GAIN = 0.3
-# AP below these is no teacher's, whatever the data; below the second, hardly one's.
+# Below the first AP it cannot be a trained teacher, whatever the data; below the second, hardly.
 _NOTHING, _LITTLE = 0.05, 0.15
-# Below this recall, the classes of the few objects that are found tell nothing.
+# Below this recall, the classes of the few detected objects mean nothing.
 _RECALL = 0.3
 
 
@@ -37,12 +37,12 @@ class Detections:
     """Detections and ground truth of one image.
 
     Attributes:
-        height: of the image as it is on disk.
-        width: of the same.
-        boxes_N4: x1, y1, x2, y2 in its pixels.
+        height: height of the image file.
+        width: width of the image file.
+        boxes_N4: x1, y1, x2, y2 in pixels of the file.
         scores_N: in [0, 1].
-        labels_N: in the data set's classes.
-        instances: the ground truth, as mmengine's data sets give it.
+        labels_N: indices of the data set's classes.
+        instances: the ground truth, as in mmengine's data sets.
     """
 
     height: int
@@ -55,15 +55,15 @@ class Detections:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Detections against the ground truth.
+    """How well detections agree with the ground truth.
 
     Attributes:
         ap: COCO's box AP, in [0, 1].
-        ap_best: the same in the order of classes that fits best; equal if none fits clearly better.
-        recall: share of the objects that some box meets with an IoU of 0.5, whatever its class.
-        matched: their number.
-        right: share of these that have the right class.
-        order: from the class that is said to the class that it is, where they differ for certain.
+        ap_best: the AP in the best-fitting class order; equal to ``ap`` if none fits clearly better.
+        recall: share of the objects that a box overlaps with an IoU of at least 0.5, whatever its class.
+        matched: the number of these objects.
+        right: share of these objects with the right class.
+        order: from the predicted class to the true one, where they differ for certain.
     """
 
     ap: float
@@ -78,8 +78,8 @@ def judge(detections: Sequence[Detections], classes: Sequence[str]) -> Agreement
     """Compare detections with the ground truth of the same images.
 
     Args:
-        detections: of at least one object in all.
-        classes: the data set's.
+        detections: with at least one object in total.
+        classes: the data set's classes.
     """
     confusion_KK, objects = match(detections, len(classes))
     matched = int(confusion_KK.sum())
@@ -93,7 +93,7 @@ def judge(detections: Sequence[Detections], classes: Sequence[str]) -> Agreement
             table_K[said] = is_
         moved = [replace(one, labels_N=table_K[one.labels_N]) for one in detections]
         ap_best = average_precision(moved, classes)
-        if not (ap_best >= ap + _MORE and ap_best >= ap * _TIMES):  # it explains names, and no detection
+        if not (ap_best >= ap + _MORE and ap_best >= ap * _TIMES):  # it may explain names, but not detections
             order, ap_best = {}, ap
     return Agreement(
         ap=ap,
@@ -109,16 +109,16 @@ def compared(seen: Agreement, images: int, expected: float | None, source: str) 
     """Compare an AP on a few images with that on the whole data set.
 
     Args:
-        seen: what was measured.
-        images: on how many.
-        expected: what is known, in [0, 1].
-        source: where from, in words.
+        seen: the measurement.
+        images: the number of images measured.
+        expected: the expected AP, in [0, 1].
+        source: the source of the expectation, in words.
     """
     text = f"{seen.ap:.3f} on {images} images, {seen.recall:.0%} of objects found with an IoU of 0.5"
     remedy = "see the findings below; if there are none, check that this is the right checkpoint"
     if expected is not None:
         text += f"; {source} {expected:.3f}"
-        # The AP of few images scatters.
+        # The AP of few images varies.
         if seen.ap < min(expected / 2, expected - scatter(images)):
             return Finding("error", "teacher: AP", text, remedy)
         if seen.ap < expected - scatter(images):
@@ -131,12 +131,12 @@ def compared(seen: Agreement, images: int, expected: float | None, source: str) 
 
 
 def scatter(images: int) -> float:
-    """By how much the AP of so few images may differ from that of all by chance."""
+    """How much the AP of this many images may differ from the overall AP by chance."""
     return 0.05 + 0.6 / math.sqrt(max(1, images))
 
 
 def average_precision(detections: Sequence[Detections], classes: Sequence[str]) -> float:
-    """COCO's box AP by mmdet's evaluator, over these images alone; in [0, 1]."""
+    """COCO's box AP from mmdet's evaluator, over these images only; in [0, 1]."""
     metric = CocoMetric(metric="bbox", metric_items=["mAP"])
     metric.dataset_meta = {"classes": list(classes)}
     samples = [
@@ -150,16 +150,16 @@ def average_precision(detections: Sequence[Detections], classes: Sequence[str]) 
     ]
     metric.process({}, samples)
     values = metric.evaluate(len(samples))
-    return max(0.0, float(values.get("coco/bbox_mAP", 0.0)))  # without a single box there is none
+    return max(0.0, float(values.get("coco/bbox_mAP", 0.0)))  # missing if there is no box at all
 
 
 def match(detections: Sequence[Detections], num_classes: int) -> tuple[NDArray[np.int64], int]:
     """The predicted class of each object.
 
-    Each object takes the surest box that meets it with an IoU of at least 0.5, whatever the class.
+    Each object takes the highest-scoring box with an IoU of at least 0.5, whatever its class.
 
     Returns:
-        K×K counts, the class that is said by the class that it is; and the number of objects.
+        K×K counts, predicted class by true class; and the number of objects.
     """
     confusion_KK = np.zeros((num_classes, num_classes), dtype=np.int64)
     objects = 0
@@ -180,21 +180,21 @@ def match(detections: Sequence[Detections], num_classes: int) -> tuple[NDArray[n
 
 
 def better_order(confusion_KK: NDArray[np.int64]) -> dict[int, int]:
-    """The order of classes that explains a confusion, where it is clearly another one.
+    """The class order that explains a confusion matrix, if it clearly differs from the current one.
 
-    Every class counts the same, however frequent it is: the assignment maximises the mean over classes of
+    Every class has the same weight, whatever its frequency: the assignment maximises the mean over classes of
     the share of objects that get the right name.
 
     Args:
-        confusion_KK: counts, the class that is said by the class that it is.
+        confusion_KK: counts, predicted class by true class.
 
     Returns:
-        From the class that is said to the class that it is, a permutation without its fixed points; empty
-        if the classes are in order, or too few objects of one that moves were seen to tell chance from fault.
+        From predicted to true class, a permutation without its fixed points; empty if the classes are in
+        order, or a moved class has too few objects to rule out chance.
     """
     seen_K = confusion_KK.sum(axis=0)
     share_KK = confusion_KK / np.maximum(seen_K, 1) * (seen_K >= _ENOUGH)
-    # Where nothing is known, a class stays where it is.
+    # Without evidence, a class stays where it is.
     said_K, is_K = linear_sum_assignment(share_KK + 1e-3 * np.eye(len(share_KK)), maximize=True)
     moved = {int(said): int(is_) for said, is_ in zip(said_K, is_K) if said != is_}
     known = [(said, is_) for said, is_ in moved.items() if seen_K[is_] >= _ENOUGH]

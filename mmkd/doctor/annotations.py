@@ -1,4 +1,4 @@
-"""Annotation files against the config: paths, classes, counts."""
+"""Compares annotation files with the config: paths, classes, counts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def read_source(which: str, cfg: Mapping[str, Any]) -> Generator[Finding, None, 
 
 
 def read_coco(what: str, path: Path) -> Generator[Finding, None, Mapping[str, Any] | None]:
-    """Read a file of annotations in COCO's format; the generator's value is what it holds, or ``None``."""
+    """Read an annotation file in COCO format; the generator's value is its content, or ``None``."""
     try:
         coco = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -75,11 +75,11 @@ def _has_dicts(part: Any) -> bool:
 
 
 def examine_names(which: str, cfg: Mapping[str, Any]) -> Iterator[Finding]:
-    """Whether the config of a data set writes its classes as a list of names.
+    """Check that a data set's config lists its classes as names.
 
     Args:
         which: ``train``, ``val`` or ``test``, for messages.
-        cfg: the data set's.
+        cfg: the data set's config.
     """
     problem = _problem(cfg.get("metainfo"))
     if problem is not None:
@@ -87,7 +87,7 @@ def examine_names(which: str, cfg: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _problem(metainfo: Any) -> tuple[str, str] | None:
-    """What is wrong with how a config writes its classes, and what to do; ``None`` if it is right."""
+    """What is wrong with a config's classes, and what to do; ``None`` if nothing is."""
     if metainfo is None:
         return None
     if not isinstance(metainfo, Mapping):
@@ -97,7 +97,7 @@ def _problem(metainfo: Any) -> tuple[str, str] | None:
         return None if other is None else (f"nothing reads metainfo.{other}", "rename it to metainfo.classes")
     names = metainfo["classes"]
     if isinstance(names, str):
-        if Path(names).is_file():  # mmengine reads it
+        if Path(names).is_file():  # mmengine reads the file
             return None
         written = tuple(name.strip() for name in names.split(",") if name.strip())
         remedy = f"write a tuple, with its comma: classes={written}"
@@ -117,7 +117,7 @@ def examine_classes(source: Source, *, unlabelled: bool = False) -> Iterator[Fin
 
     Args:
         source: the data set.
-        unlabelled: it needs no box: the task's losses have no weight.
+        unlabelled: whether boxes are not needed, because the task's losses have no weight.
     """
     what = f"{source.which}: classes"
     names = {category["id"]: str(category["name"]) for category in source.coco["categories"]}
@@ -198,12 +198,12 @@ def examine_classes(source: Source, *, unlabelled: bool = False) -> Iterator[Fin
 def examine_keys(
     what: str, coco: Mapping[str, Any], wanted: Mapping[str, Sequence[str]]
 ) -> Iterator[Finding]:
-    """Whether each entry of an annotation file has what is read of it.
+    """Check that each entry of an annotation file has the required keys.
 
     Args:
-        what: for messages.
-        coco: what the file holds.
-        wanted: keys, by ``annotations`` or ``images``.
+        what: name for messages.
+        coco: the file's content.
+        wanted: the required keys, for ``annotations`` or ``images``.
     """
     for part, keys in wanted.items():
         for key in keys:
@@ -221,12 +221,12 @@ def _short(text: str, most: int = 300) -> str:
 
 
 def _is_plain(cfg: Mapping[str, Any]) -> bool:
-    """LVIS and Objects365 number their classes otherwise."""
+    """Whether classes are numbered as in COCO, unlike LVIS and Objects365."""
     return getattr(class_of(cfg, DATASETS), "load_data_list", None) is CocoDataset.load_data_list
 
 
 def classes_of(cfg: Mapping[str, Any]) -> tuple[str, ...]:
-    """The classes of a data set by its config, else those of its type; empty if neither lists any."""
+    """The classes in a data set's config, or else of its type; empty if neither lists any."""
     if _problem(cfg.get("metainfo")) is not None:
         return ()
     given = (cfg.get("metainfo") or {}).get("classes")

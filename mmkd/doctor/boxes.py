@@ -8,17 +8,17 @@ from typing import Any
 
 from mmkd.doctor.findings import Finding, shortened
 
-# Coordinates may be rounded past the border.
+# Rounding may move coordinates past the border.
 _TOLERANCE = 1.0
 _MANY_OUTSIDE = 0.1
 
 
 def examine_boxes(which: str, coco: Mapping[str, Any]) -> Iterator[Finding]:
-    """Look at all boxes of a file.
+    """Check all boxes of a file.
 
     Args:
         which: ``train`` or ``val``, for messages.
-        coco: what the file holds.
+        coco: the file's content.
     """
     what = f"{which}: boxes"
     sizes = {image["id"]: (image["width"], image["height"]) for image in coco["images"]}

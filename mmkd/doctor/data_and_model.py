@@ -12,21 +12,21 @@ from mmkd.doctor.findings import Finding, NotExamined, shortened
 from mmkd.doctor.setup import TrainingSetup
 from mmkd.registry import DATASETS, TRANSFORMS, accepted_arguments, class_of, is_kind, package_of
 
-# What a prediction is turned back into an image's coordinates by, and found again by.
+# Needed to map a prediction back to its image, and to find that image.
 _META_OF_TESTS = ("img_id", "ori_shape", "img_shape", "scale_factor")
-# Of these packages it is known what a transform does to channels.
+# For transforms of these packages, the effect on channels is known.
 _STOCK = ("mmcv", "mmdet", "mmengine", "mmkd")
 _CHANGE_CHANNELS = ("Albu", "RandomGrayscale")
-# Heads that classify something else than the data set's classes, by the name that they have in a model.
+# Heads that classify something other than the data set's classes, by their name in a model.
 _OTHER_CLASSES = ("rpn_head", "semantic_head", "panoptic_head", "panoptic_fusion_head")
-# Parts that have heads in them: of two stages, of semi-supervised detectors, of test-time augmentation.
+# Parts that contain heads: in two-stage and semi-supervised detectors and test-time augmentation.
 _WITH_HEADS = ("roi_head", "detector", "module")
-# Tracks have classes of their own; of things and stuff, the heads that classify objects know the things.
+# Tracks have their own classes; in panoptic data, object heads only have the thing classes.
 _NOT_OF_HEADS = (BaseVideoDataset, CocoPanopticDataset)
 
 
 def examine_samples(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iterator[Finding]:
-    """What the transforms leave in a sample, and how many channels its image has."""
+    """Check the keys that transforms leave in a sample, and the image's number of channels."""
     what, option = f"{which}: pipeline", f"{which}_dataloader.dataset.pipeline"
     transforms = [one for one in cfg.get("pipeline") or () if isinstance(one, Mapping)]
     packs = [one for one in transforms if is_transform(one, "PackDetInputs")]
@@ -35,7 +35,7 @@ def examine_samples(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) ->
         wanted = ("img_shape",) if which == "train" else _META_OF_TESTS
         if keys is None:
             continue
-        # CenterNet and CornerNet pad images by a border instead of resizing them.
+        # CenterNet and CornerNet pad images with a border instead of resizing them.
         lacking = [
             key for key in wanted if key not in keys and not (key == "scale_factor" and "border" in keys)
         ]
@@ -50,7 +50,7 @@ def examine_samples(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) ->
 
 
 def _channels(setup: TrainingSetup, what: str, transforms: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    """Whether images have as many channels as preprocessor and backbone take, where transforms tell it."""
+    """Check that images have the channels that preprocessor and backbone expect, as far as is known."""
     model = setup.cfg.get("model") or {}
     preprocessor = model.get("data_preprocessor") or setup.cfg.get("data_preprocessor") or {}
     mean = preprocessor.get("mean")
@@ -99,7 +99,7 @@ def _channels(setup: TrainingSetup, what: str, transforms: Sequence[Mapping[str,
 
 
 def examine_heads(setup: TrainingSetup, which: Sequence[str]) -> Iterator[Finding]:
-    """Whether the heads are for as many classes as the data sets have."""
+    """Check that heads and data sets have the same number of classes."""
     names = next((found for name in which for found in named_classes(setup, name)), ())
     if not names:
         raise NotExamined("the data set's config names no classes")
@@ -122,15 +122,15 @@ def examine_heads(setup: TrainingSetup, which: Sequence[str]) -> Iterator[Findin
 
 
 def named_classes(setup: TrainingSetup, which: str) -> list[tuple[str, ...]]:
-    """The classes of each part of a data set that names any, but for those whose heads are for others."""
+    """The class names of each part of a data set, except those whose heads have other classes."""
     parts = [one for one in setup.parts(which) if not is_kind(one, *_NOT_OF_HEADS, registry=DATASETS)]
     return [names for part in parts if (names := classes_of(part))]
 
 
 def heads_of(model: Mapping[str, Any], place: str = "model") -> Iterator[tuple[str, Any]]:
-    """The heads of a model's config that classify objects: where each stands, and for how many classes.
+    """The heads in a model's config that classify objects: place and number of classes.
 
-    The number is as the config has it, which may be no number; ``None`` if a head needs one and has none.
+    The number is as in the config, so it may be invalid; ``None`` if a head needs one and has none.
     """
     for name, part in model.items():
         if name in _OTHER_CLASSES:
@@ -150,5 +150,5 @@ def heads_of(model: Mapping[str, Any], place: str = "model") -> Iterator[tuple[s
 
 
 def is_transform(cfg: Mapping[str, Any], name: str) -> bool:
-    """Whether a config means the transform of this name, or a subclass of it."""
+    """Whether a config's transform is of this name, or a subclass of it."""
     return is_kind(cfg, TRANSFORMS.get(name), registry=TRANSFORMS)

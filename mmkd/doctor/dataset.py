@@ -14,7 +14,7 @@ from mmkd.doctor.unlabelled import examine_leaks, examine_readable
 
 
 def examine_dataset(setup: TrainingSetup) -> Iterator[Finding]:
-    """What training asks first, then boxes and images, and training and validation together."""
+    """Check what training checks first, then boxes and images, then training and validation together."""
     yield from examine_preconditions(setup)
     train, val = (setup.sources.get(which, []) for which in ("train", "val"))
     for source in [*train, *val]:

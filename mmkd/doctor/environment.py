@@ -21,8 +21,8 @@ from mmkd.doctor.setup import TrainingSetup
 from mmkd.registry import VISBACKENDS, is_kind
 from mmkd.visualization import WandbBackend
 
-# From, below, and the newest that mmkd's own tests ran with (docs/stacks.md, forks included). mmdet itself
-# refuses an mmcv that is not for it.
+# Minimum, exclusive maximum, and the newest version tested (docs/stacks.md, including forks). mmdet itself
+# refuses an incompatible mmcv.
 SUPPORTED = {
     "python": ("3.10", "3.13", "3.12"),
     "torch": ("2.1", None, "2.13"),
@@ -36,7 +36,7 @@ _INSTALL = "see 'Install' in mmkd's README for supported versions"
 
 
 def examine_environment(setup: TrainingSetup) -> Iterator[Finding]:
-    """Versions and whether they go together, mmcv's operators, devices, the work dir, W&B."""
+    """Check versions and their compatibility, mmcv's operators, devices, the work dir, W&B."""
     yield from versions({name: _version(name) for name in [*SUPPORTED, "mmkd"]})
     yield _operators(setup.device)
     yield _devices()
@@ -47,7 +47,7 @@ def examine_environment(setup: TrainingSetup) -> Iterator[Finding]:
 
 
 def versions(found: dict[str, str]) -> Iterator[Finding]:
-    """Whether versions by name of package are among those that mmkd supports."""
+    """Check that package versions are among those that mmkd supports."""
     known: list[str] = []
     for name, version in found.items():
         known.append(f"{name} {version}")

@@ -20,19 +20,19 @@ from mmkd.doctor.setup import TrainingSetup
 from mmkd.errors import nearest, type_of
 from mmkd.registry import HOOKS, METRICS, TRANSFORMS, class_of, is_kind
 
-# What pycocotools reads of the annotations and images that it evaluates.
+# What pycocotools reads from annotations and images.
 _EVALUATED = {"annotations": ("image_id", "category_id", "bbox", "area", "iscrowd"), "images": ("id",)}
-# What `CocoMetric` computes, and what it gives if it is not told.
+# What `CocoMetric` computes, and returns by default.
 _METRICS = ("bbox", "segm", "proposal", "proposal_fast")
 _PRECISION = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
 _RECALL = ("AR@100", "AR@300", "AR@1000", "AR_s@1000", "AR_m@1000", "AR_l@1000")
 
 
 def examine_evaluators(setup: TrainingSetup, which: str) -> Iterator[Finding]:
-    """Whether there are evaluators, and whether they are of the data set that they judge.
+    """Check that there are evaluators, and that they match their data set.
 
     Args:
-        setup: the config, the annotations of its data sets read.
+        setup: the training, with the annotations of its data sets read.
         which: ``val`` or ``test``.
     """
     option = f"{which}_evaluator"
@@ -47,7 +47,7 @@ def examine_evaluators(setup: TrainingSetup, which: str) -> Iterator[Finding]:
 
 
 def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iterator[Finding]:
-    """Its type, its file, and whether that file is of the data set's images and classes."""
+    """Check its type, its file, and that the file has the data set's images and classes."""
     option = f"{which}_evaluator"
     kind = class_of(cfg, METRICS)
     if kind is None:
@@ -70,7 +70,7 @@ def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iter
         yield Finding("error", option, f"no file {path}", f"{where_from(path)}, or correct {option}.ann_file")
         return
     sources = setup.sources.get(which) or []
-    if not sources:  # which was said where they were read
+    if not sources:  # reported when they were read
         return
     if not (isinstance(kind, type) and issubclass(kind, CocoMetric)):
         raise NotExamined(f"whether {path} matches the images of {which}_dataloader")
@@ -79,7 +79,7 @@ def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iter
     if coco is None:
         return
     yield from examine_keys(option, coco, _EVALUATED)
-    # Files that were numbered anew share their numbers, so the names count as well.
+    # Renumbered files share ids, so compare names as well.
     there, asked = (
         {(image.get("id"), Path(str(image.get("file_name"))).name) for image in images}
         for images in (coco["images"], [image for source in sources for image in source.coco["images"]])
@@ -103,7 +103,7 @@ def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iter
 
 
 def _coco_options(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iterator[Finding]:
-    """Options that `CocoMetric` looks at when a whole epoch has been trained, or says little about."""
+    """Check options that `CocoMetric` only reads after a whole epoch, or reports badly."""
     option = f"{which}_evaluator"
     metrics, items = _wrong_options(cfg)
     for name in metrics:
@@ -129,7 +129,7 @@ def _coco_options(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> I
 
 
 def _wrong_options(cfg: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
-    """What ``metric`` and ``metric_items`` have that `CocoMetric` does not know."""
+    """The values in ``metric`` and ``metric_items`` that `CocoMetric` does not know."""
     metrics = [one for one in _listed(cfg.get("metric", "bbox")) if one not in _METRICS]
     items = cfg.get("metric_items") or ()
     if isinstance(items, str):
@@ -142,7 +142,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _followed(setup: TrainingSetup) -> Iterator[Finding]:
-    """Whether the evaluators give the figures that hooks follow after each validation."""
+    """Check that the evaluators return the metrics that hooks follow after each validation."""
     checkpoint = (setup.cfg.get("default_hooks") or {}).get("checkpoint") or {}
     followed: list[tuple[Level, str, Any]] = [
         ("error", "save_best", key) for key in _listed(checkpoint.get("save_best"))
@@ -163,7 +163,7 @@ def _followed(setup: TrainingSetup) -> Iterator[Finding]:
 
 
 def _gives(cfg: Any, key: str) -> bool:
-    """Whether a metric gives a figure of this name, as far as that is known."""
+    """Whether an evaluator returns a metric of this name, as far as is known."""
     kind = class_of(cfg, METRICS)
     prefix = (cfg.get("prefix") if isinstance(cfg, Mapping) else None) or getattr(
         kind, "default_prefix", None
@@ -175,7 +175,7 @@ def _gives(cfg: Any, key: str) -> bool:
 
 
 def _figures(cfg: Any) -> list[str]:
-    """The names of the figures that `CocoMetric` gives; empty for other metrics."""
+    """The names of the metrics that `CocoMetric` returns; empty for other evaluators."""
     if not isinstance(cfg, Mapping) or not _is_coco(class_of(cfg, METRICS)) or any(_wrong_options(cfg)):
         return []
     names: list[str] = []

@@ -1,4 +1,4 @@
-"""All checks in order."""
+"""Runs all checks in order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mmkd.doctor.validation import examine_validation
 
 
 def examine_nothing_of(setup: TrainingSetup) -> Iterator[Finding]:
-    """What no examination looks at."""
+    """Report what no check covers."""
     rest = ["later epochs and changes made by hooks", "schedules after the first step", "several processes"]
     if setup.cfg.get("test_dataloader") and setup.cfg.test_dataloader != setup.cfg.get("val_dataloader"):
         rest.append("test_dataloader")
@@ -50,16 +50,16 @@ def examine(
     titles: Sequence[str] = tuple(EXAMINATIONS),
     begin: Callable[[str], object] = lambda _: None,
 ) -> list[Section]:
-    """Examine a config; whatever happens in an examination, the others go on.
+    """Check a config; if a check fails, the others still run.
 
     Args:
-        setup: the config and what to do with it.
-        titles: of the examinations to make, in their order.
-        begin: told each title before its examination.
+        setup: the training to check.
+        titles: titles of the checks to run, in order.
+        begin: called with each title before its check.
 
     Returns:
-        The findings. Random numbers begin with the config's seed, so that they are the same each time. What
-        the libraries print meanwhile is left out.
+        The findings. Random numbers start from the config's seed, so the findings are reproducible. Output of
+        the libraries is suppressed.
     """
     init_default_scope(setup.cfg.get("default_scope") or "mmdet")
     sections = []
@@ -75,7 +75,7 @@ def examine(
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Leave out what libraries print and log."""
+    """Suppress what libraries print and log."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

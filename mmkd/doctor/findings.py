@@ -16,14 +16,14 @@ NOT_EXAMINED = "not checked"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the page.
+    """One line of the report.
 
     Attributes:
-        level: a warning does not stop a training and may spoil it; an error does either for certain; a note
-            says what was not examined.
-        what: what was looked at.
-        found: what was seen there.
-        remedy: what to do about it; empty where nothing is wrong.
+        level: an error stops or certainly spoils a training; a warning does not stop it but may spoil it; a
+            note says what was not checked.
+        what: what was checked.
+        found: what the check found.
+        remedy: what to do about it; empty if nothing is wrong.
     """
 
     level: Level
@@ -49,8 +49,8 @@ def collect(what: str, findings: Callable[[], Iterator[Finding]]) -> Iterator[Fi
     """The findings of a check; an exception ends it and becomes a finding.
 
     Args:
-        what: the examination's name.
-        findings: the examination.
+        what: the check's name.
+        findings: the check.
     """
     try:
         yield from findings()
@@ -74,7 +74,7 @@ def collect(what: str, findings: Callable[[], Iterator[Finding]]) -> Iterator[Fi
 
 
 def from_error(what: str, error: UserError) -> Finding:
-    """A finding of the fields of an error."""
+    """Convert an error's fields to a finding."""
     found = _on_one_line(error.what)
     if error.expected is not None:
         found += f" Expected: {_on_one_line(error.expected)}. Found: {_on_one_line(error.found or '')}."
@@ -86,6 +86,6 @@ def _on_one_line(text: str) -> str:
 
 
 def shortened(names: Any, most: int = 8) -> str:
-    """Names, with the rest of a long list counted."""
+    """Join names, replacing the rest of a long list by its count."""
     names = [str(name) for name in names]
     return ", ".join(names[:most]) + (f", … {len(names) - most} more" if len(names) > most else "")

@@ -22,7 +22,7 @@ from mmkd.registry import HOOKS, class_of
 from mmkd.torchvision import survive
 
 _NAME = "mmkd-doctor"
-# They write, watch over a long run, or are made by the examination itself.
+# Hooks that write, monitor a long run, or are created by this check itself.
 _LEFT_OUT = (
     CheckpointHook,
     DetVisualizationHook,
@@ -49,16 +49,16 @@ _STAGES = ("before_run", "before_train", "before_train_epoch")
 
 @contextmanager
 def first_iteration(setup: TrainingSetup, model: Any, wrapper: Any, batch: Any) -> Iterator[list[Finding]]:
-    """Recreate the Runner's state at the first iteration; returns the errors on the way.
+    """Recreate the Runner's state at the first iteration; yields the errors on the way.
 
-    The Runner is real: its config, its loops, its message hub and those hooks of the config that may change
-    the model or its input. It writes to a folder that is gone afterwards, and so is its message hub.
+    The Runner is real: its config, its loops, its message hub and the config's hooks that may change the
+    model or its input. It writes to a temporary folder, and its message hub is removed afterwards.
 
     Args:
-        setup: the config.
-        model: built, on its device.
-        wrapper: its optimizer's.
-        batch: of the data loader.
+        setup: the training to check.
+        model: the built model, on its device.
+        wrapper: the model's optimizer wrapper.
+        batch: a batch from the data loader.
     """
     hooks, later = _hooks(setup)
     findings: list[Finding] = []
@@ -83,7 +83,7 @@ def first_iteration(setup: TrainingSetup, model: Any, wrapper: Any, batch: Any) 
 
 
 def _hooks(setup: TrainingSetup) -> tuple[list[Any], list[str]]:
-    """The configs of the hooks that are asked, and the names of those that act later."""
+    """The configs of the hooks to run, and the names of those that act later."""
     given = list(setup.cfg.get("custom_hooks") or [])
     defaults = setup.cfg.get("default_hooks") or {}
     given += [hook for name, hook in defaults.items() if name not in ("runtime_info", *_DEFAULTS)]

@@ -12,22 +12,22 @@ import mmcv
 
 from mmkd.doctor.findings import Finding, shortened
 
-# How many files are looked for, evenly spaced, and how many of the first are opened.
+# The number of files to look for, evenly spaced, and how many of the first to open.
 _LOOKED_FOR = 2000
 _OPENED = 20
-# Pairs of files of one name whose content is compared.
+# The number of same-named file pairs whose content to compare.
 _COMPARED = 50
 
 Images = Sequence[tuple[Path, Mapping[str, Any]]]
 
 
 def examine_files(which: str, folder: Path, images: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    """Look for the images.
+    """Check that the images exist.
 
     Args:
         which: ``train`` or ``val``, for messages.
-        folder: of the images.
-        images: as COCO lists them.
+        folder: the images' folder.
+        images: the images, as listed in COCO.
     """
     what = f"{which}: image files"
     names = [str(image.get("file_name")) for image in images[:: max(1, len(images) // _LOOKED_FOR)]]
@@ -50,9 +50,9 @@ def examine_images(
 
     Args:
         which: ``train`` or ``val``, for messages.
-        folder: of the images.
-        images: as COCO lists them.
-        most: how many to open, at most.
+        folder: the images' folder.
+        images: the images, as listed in COCO.
+        most: the maximum number to open.
     """
     what = f"{which}: image files"
     unreadable: list[str] = []
@@ -90,9 +90,9 @@ def examine_images(
 
 
 def examine_overlap(train: Images, val: Images) -> Iterator[Finding]:
-    """Whether images of validation are trained on.
+    """Check that no validation image is used for training.
 
-    Two files are one image if they are one file, or have one name and the same content.
+    Two entries are the same image if they are the same file, or have the same name and content.
     """
     seen = {os.path.realpath(_path(*image)) for image in train}
     same = [image["file_name"] for folder, image in val if os.path.realpath(_path(folder, image)) in seen]

@@ -15,7 +15,7 @@ from mmkd.doctor.findings import Finding, shortened
 from mmkd.errors import nearest, type_of
 from mmkd.registry import class_of
 
-# Taken from the config by mmengine's Runner; the rest is torch's.
+# Removed from the config by mmengine's Runner; the rest goes to torch.
 _OF_RUNNER = {"dataset", "sampler", "batch_sampler", "collate_fn", "worker_init_fn", "num_batch_per_epoch"}
 _REGISTRIES = {
     "sampler": DATA_SAMPLERS,
@@ -26,11 +26,11 @@ _REGISTRIES = {
 
 
 def examine_loader(which: str, loader: Mapping[str, Any]) -> Iterator[Finding]:
-    """Whether a data loader can be built of its options.
+    """Check that a data loader can be built from its options.
 
     Args:
         which: ``train``, ``val`` or ``test``, for messages.
-        loader: its config.
+        loader: the loader's config.
     """
     what, option = f"{which}: loader", f"{which}_dataloader"
     if not isinstance(loader.get("dataset"), Mapping):
@@ -67,7 +67,7 @@ def examine_loader(which: str, loader: Mapping[str, Any]) -> Iterator[Finding]:
             "error", what, f"num_batch_per_epoch={batches!r} is not a number ≥ 1", f"correct {option}"
         )
     if loader.get("batch_sampler"):
-        options.pop("batch_size", None)  # the batch sampler takes it
+        options.pop("batch_size", None)  # the batch sampler uses it
         options["batch_sampler"] = [[0]]
     elif options.get("batch_size", 1) is None:
         yield Finding(

@@ -16,7 +16,7 @@ from mmkd.doctor.findings import Finding, NotExamined
 if TYPE_CHECKING:
     from mmkd.doctor.setup import TrainingSetup
 
-# Workspaces of convolutions, fragmentation, and what lives for one operation only.
+# Convolution workspaces, fragmentation, and tensors that live for one operation only.
 _MARGIN = 1.25
 
 
@@ -25,15 +25,15 @@ class StepMemory:
     """Bytes of one training step.
 
     Attributes:
-        images: in its batch.
-        pixels: of one padded image.
+        images: number of images in the batch.
+        pixels: number of pixels of one padded image.
         inputs: the batch itself.
-        parameters: the student's, with its losses' own.
-        gradients: of the same.
-        optimizer: its state after a step.
-        activations: what the forward pass kept for the backward pass.
+        parameters: the student's parameters, including its losses' own.
+        gradients: the gradients of these parameters.
+        optimizer: the optimizer's state after a step.
+        activations: tensors that the forward pass keeps for the backward pass.
         teacher: the teachers' parameters.
-        teacher_layers: the most that a layer of a teacher takes and gives.
+        teacher_layers: the largest input and output of a teacher's layer.
     """
 
     images: int
@@ -47,7 +47,7 @@ class StepMemory:
     teacher_layers: int
 
     def peak(self, batch_size: int) -> float:
-        """The estimated peak for a batch of as many such images."""
+        """The estimated peak for a batch of this many such images."""
         fixed = self.parameters + self.gradients + self.optimizer + self.teacher
         return _MARGIN * (
             fixed + (self.inputs + self.activations + self.teacher_layers) * batch_size / self.images
@@ -56,7 +56,7 @@ class StepMemory:
 
 @dataclass
 class Tally:
-    """Bytes that were counted."""
+    """A byte counter."""
 
     bytes: int = 0
 
@@ -98,7 +98,7 @@ def examine_memory(setup: TrainingSetup) -> Iterator[Finding]:
 
 @contextmanager
 def count_saved(model: nn.Module) -> Iterator[Tally]:
-    """While open, count what autograd keeps for a backward pass, each storage once; parameters not."""
+    """While open, count what autograd keeps for the backward pass, each storage once, without parameters."""
     known = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
     tally = Tally()
 
@@ -107,7 +107,7 @@ def count_saved(model: nn.Module) -> Iterator[Tally]:
         if tensor.device.type != "meta" and storage.data_ptr() not in known:
             known.add(storage.data_ptr())
             tally.bytes += storage.nbytes()
-        return tensor  # held until the backward pass, so its place is not used again meanwhile
+        return tensor  # held until the backward pass, so its memory is not reused meanwhile
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield tally
@@ -115,7 +115,7 @@ def count_saved(model: nn.Module) -> Iterator[Tally]:
 
 @contextmanager
 def largest_layer(model: nn.Module) -> Iterator[Tally]:
-    """While open, the most bytes that one layer without parts takes and gives."""
+    """While open, record the most bytes that a single leaf layer takes and returns."""
     tally = Tally()
 
     def look(_: nn.Module, args: Any, result: Any) -> None:
@@ -131,12 +131,12 @@ def largest_layer(model: nn.Module) -> Iterator[Tally]:
 
 
 def of_parameters(parameters: Iterable[Tensor]) -> int:
-    """Their bytes."""
+    """The parameters' size in bytes."""
     return sum(p.nbytes for p in parameters)
 
 
 def free_bytes(device: str) -> int | None:
-    """What a device has left, or for ``cpu`` the host; ``None`` where that is not known."""
+    """The free memory of a device, or of the host for ``cpu``; ``None`` if unknown."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info()[0])
     try:

@@ -1,4 +1,4 @@
-"""The findings as printed text and as data."""
+"""Formats the findings as text, HTML and data."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _WHAT = 22
 
 
 def page(title: str, sections: Sequence[Section], *, colour: bool = False, width: int = 110) -> str:
-    """A page of plain text.
+    """Format the findings as plain text.
 
     Args:
-        title: its first line.
-        sections: one for each examination.
-        colour: mark the levels by colours of a terminal.
-        width: of the page in characters.
+        title: the first line.
+        sections: one per check.
+        colour: mark levels with terminal colours.
+        width: line width in characters.
     """
     lines = [title]
     for section in sections:
@@ -40,13 +40,13 @@ def page(title: str, sections: Sequence[Section], *, colour: bool = False, width
 
 
 def summary(sections: Sequence[Section]) -> str:
-    """How many errors and warnings there are, and what follows."""
+    """The numbers of errors and warnings, and what follows."""
     errors, warnings = count(sections, "error"), count(sections, "warning")
     return f"{_of(errors, 'error')}, {_of(warnings, 'warning')}: {verdict(sections)}"
 
 
 def verdict(sections: Sequence[Section]) -> str:
-    """What to do now."""
+    """What to do next."""
     if count(sections, "error"):
         return "fix the errors before training"
     notes = any(one.found.startswith(NOT_EXAMINED) for section in sections for one in section.findings)
@@ -55,11 +55,11 @@ def verdict(sections: Sequence[Section]) -> str:
 
 
 def html_page(title: str, sections: Sequence[Section]) -> str:
-    """The findings as one HTML text, errors and warnings first; needs jinja2.
+    """The findings as one HTML page, errors and warnings first; needs jinja2.
 
     Args:
-        title: its heading.
-        sections: one for each examination.
+        title: the page's heading.
+        sections: one per check.
     """
     from mmkd import html  # jinja2 is an extra
 
@@ -93,7 +93,7 @@ def as_data(title: str, sections: Sequence[Section]) -> dict[str, Any]:
 
 
 def count(sections: Sequence[Section], level: Level) -> int:
-    """How many findings of a level there are."""
+    """The number of findings of a level."""
     return sum(finding.level == level for section in sections for finding in section.findings)
 
 

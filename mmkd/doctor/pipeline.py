@@ -12,15 +12,15 @@ from mmkd.datasets import innermost
 from mmkd.doctor.findings import Finding, NotExamined, collect
 from mmkd.doctor.setup import TrainingSetup
 
-# Images of training whose sizes are looked at.
+# The number of training images whose sizes are checked.
 _SAMPLES = 16
-# Training and testing may differ so much in the size of what they show.
+# Sizes in training and testing may differ by this factor.
 FAR = 1.5
-# Normalised pixels have a mean and a deviation of about this.
+# Normalised pixels have about this mean and deviation.
 _MEAN, _STD = 3.0, (0.2, 5.0)
 # Means and deviations may be rounded differently.
 _SAME = 0.5
-# By the beginning of the name of pretrained weights: mean, std and order of the pixels that they know.
+# Mean, std and channel order that pretrained weights expect, by the prefix of their name.
 _PRETRAINED: Mapping[str, tuple[Sequence[float], Sequence[float], bool]] = {
     "torchvision://": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), True),
     "open-mmlab://detectron2/": ((103.53, 116.28, 123.675), (1.0, 1.0, 1.0), False),
@@ -28,7 +28,7 @@ _PRETRAINED: Mapping[str, tuple[Sequence[float], Sequence[float], bool]] = {
 
 
 def examine_pipeline(setup: TrainingSetup) -> Iterator[Finding]:
-    """One batch; the scale in training and testing; objects against the head's priors; pixels."""
+    """Check one batch; the scale in training and testing; objects against the head's priors; pixels."""
     yield from collect("batch", lambda: _batch(setup))
     yield from collect("pixels", lambda: _pretrained(setup))
     yield from collect("scale", lambda: _scales(setup))
@@ -38,7 +38,7 @@ def examine_pipeline(setup: TrainingSetup) -> Iterator[Finding]:
 def _batch(setup: TrainingSetup) -> Iterator[Finding]:
     batch = setup.batch()
     shapes = [tuple(image.shape) for image in batch["inputs"]]
-    data = setup.data_preprocessor()(batch, False)  # batch augmentations ask for a training, see the step
+    data = setup.data_preprocessor()(batch, False)  # batch augmentations need training mode, see the step
     inputs, samples = data["inputs"], data["data_samples"]
     objects = sum(len(sample.gt_instances) for sample in samples)
     where = f"{len(shapes)} images, {_sizes(shapes)}; padded {inputs.shape[-1]}×{inputs.shape[-2]}"
@@ -62,7 +62,7 @@ def _batch(setup: TrainingSetup) -> Iterator[Finding]:
     text = f"mean {mean:.2f}, std {std:.2f}, range {float(pixels.min()):.2f} to {float(pixels.max()):.2f}"
     normalised = bool(getattr(setup.data_preprocessor(), "_enable_normalize", False))
     usual = abs(mean) < _MEAN and _STD[0] < std < _STD[1]
-    wide = normalised and bool((setup.data_preprocessor().std == 1).all())  # Caffe's weights know such pixels
+    wide = normalised and bool((setup.data_preprocessor().std == 1).all())  # normal for Caffe weights
     if normalised and not usual and not wide:
         yield Finding(
             "warning",
@@ -125,7 +125,7 @@ def _scales(setup: TrainingSetup) -> Iterator[Finding]:
 
 
 def object_sizes(setup: TrainingSetup, which: str) -> Tensor:
-    """Sizes of objects as the network sees them: square roots of areas in pixels, of a few images."""
+    """Object sizes as the network sees them: square roots of areas in pixels, for a few images."""
     dataset = setup.dataset(which)
     sizes: list[Tensor] = []
     for index in range(min(len(dataset), _number(setup))):
@@ -133,7 +133,7 @@ def object_sizes(setup: TrainingSetup, which: str) -> Tensor:
         if which == "train":
             boxes = sample.gt_instances.bboxes
             boxes = getattr(boxes, "tensor", boxes)  # mmdet's HorizontalBoxes
-        else:  # a pipeline for testing may load no boxes, or not resize them
+        else:  # a test pipeline may load no boxes, or not resize them
             things = dataset.get_data_info(index)["instances"]
             boxes = torch.tensor([thing["bbox"] for thing in things]).reshape(-1, 4)
             boxes = boxes * boxes.new_tensor(sample.get("scale_factor", (1.0, 1.0))).repeat(2)
@@ -142,7 +142,7 @@ def object_sizes(setup: TrainingSetup, which: str) -> Tensor:
 
 
 def _number(setup: TrainingSetup) -> int:
-    """How many images' objects are measured, at most."""
+    """The maximum number of images whose objects are measured."""
     return min(_SAMPLES, max(4, setup.images))
 
 
@@ -181,7 +181,7 @@ def _priors(setup: TrainingSetup) -> Iterator[Finding]:
 
 
 def transforms_of(cfg: Mapping[str, Any], which: str) -> list[Any]:
-    """The transforms of the config of the first data set below a loader."""
+    """The transforms in the config of the first data set below a loader."""
     return list(next(innermost(cfg[f"{which}_dataloader"]["dataset"]))["pipeline"])
 
 

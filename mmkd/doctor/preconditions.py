@@ -26,7 +26,7 @@ from mmkd.doctor.wrappers import examine_wrappers
 from mmkd.errors import UserError
 from mmkd.registry import VISBACKENDS, class_of
 
-# What mmdet reads of each annotation and image.
+# What mmdet reads from each annotation and image.
 _READ = {
     "annotations": ("image_id", "category_id", "bbox", "area"),
     "images": ("id", "file_name", "height", "width"),
@@ -43,7 +43,7 @@ _PACKAGES = {
     "AimVisBackend": ("aim",),
 }
 
-# Of mmengine's Runner: all three or none.
+# In mmengine's Runner: all three or none.
 _TOGETHER = (
     ("train_dataloader", "train_cfg", "optim_wrapper"),
     ("val_dataloader", "val_cfg", "val_evaluator"),
@@ -52,10 +52,10 @@ _TOGETHER = (
 
 
 def examine_preconditions(setup: TrainingSetup, which: Sequence[str] = ("train", "val")) -> Iterator[Finding]:
-    """All of them, for some of the data loaders.
+    """Check all preconditions for the given data loaders.
 
     Args:
-        setup: the config.
+        setup: the training to check.
         which: ``train``, ``val`` or ``test``.
     """
     yield from collect("spelling", partial(examine_spelling, setup.cfg))
@@ -102,11 +102,11 @@ def examine_preconditions(setup: TrainingSetup, which: Sequence[str] = ("train",
 
 
 def require(cfg: Config, which: Sequence[str]) -> list[Finding]:
-    """Raise one `UserError` for all preconditions that do not hold; give the warnings.
+    """Raise one `UserError` for all failed preconditions; returns the warnings.
 
     Args:
         cfg: the config, ready for the Runner.
-        which: the data loaders that are used.
+        which: the data loaders in use.
     """
     findings = list(examine_preconditions(TrainingSetup(cfg), which))
     errors = [one for one in findings if one.level == "error"]
@@ -120,7 +120,7 @@ def require(cfg: Config, which: Sequence[str]) -> list[Finding]:
 
 
 def _backends(setup: TrainingSetup) -> Iterator[Finding]:
-    """Whether what the visualizer logs by is installed."""
+    """Check that the packages of the visualizer's backends are installed."""
     for backend in (setup.cfg.get("visualizer") or {}).get("vis_backends") or []:
         name = getattr(class_of(backend, VISBACKENDS), "__name__", "")
         packages = _PACKAGES.get(name, ())
@@ -134,7 +134,7 @@ def _backends(setup: TrainingSetup) -> Iterator[Finding]:
 
 
 def _loops(cfg: Config) -> Iterator[Finding]:
-    """Whether what belongs together is there, as mmengine's Runner demands it, whatever it is used for."""
+    """Check that settings which mmengine's Runner requires together are all there."""
     for loader, *others in _TOGETHER:
         names = (loader, *others)
         given = [name for name in names if cfg.get(name) is not None]
@@ -157,7 +157,7 @@ def _reading(which: str, cfg: Mapping[str, Any], found: list[Source]) -> Iterato
 
 
 def _images_elsewhere(parts: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether images come from no folder of this machine, or are read by another transform than mmcv's."""
+    """Whether images are not in a local folder, or are read by a transform other than mmcv's."""
     for part in parts:
         loads = [one for one in part.get("pipeline") or () if is_transform(one, "LoadImageFromFile")]
         if not loads or any(is_remote(one) for one in loads):
@@ -166,7 +166,7 @@ def _images_elsewhere(parts: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _same_classes(setup: TrainingSetup, which: Sequence[str]) -> Iterator[Finding]:
-    """Parts of one data set, and training and validation, number the same classes in the same order."""
+    """Check that all parts of a data set, and training and validation, have the same classes in order."""
     orders = {name: list(dict.fromkeys(named_classes(setup, name))) for name in which}
     for name, found in orders.items():
         if len(found) > 1:

@@ -22,29 +22,29 @@ from mmkd.hooks.teacher_views import trace
 from mmkd.registry import DATASETS, MODELS, is_kind
 from mmkd.teachers import is_detector, plain_detector, teacher_entries
 
-# A training step is measured on at most this many images, and its memory scaled to the batch.
+# Measure a training step with at most this many images, and scale its memory to the batch.
 MOST_IMAGES_OF_A_STEP = 4
 
 T = TypeVar("T")
 
 
 def has_no_labels(dataset: Any) -> bool:
-    """Whether a data set's config, below its wrappers, has images without labels alone."""
+    """Whether a data set's config, below its wrappers, contains only images without labels."""
     parts = list(innermost(dataset))
     return bool(parts) and all(is_kind(part, UnlabelledImages, registry=DATASETS) for part in parts)
 
 
 @dataclass(frozen=True)
 class Source:
-    """One data set of the config, its annotations read.
+    """One data set of the config, with its annotations read.
 
     Attributes:
         which: ``train`` or ``val``, for messages.
         file: the annotation file.
-        folder: of the images.
+        folder: the images' folder.
         classes: the config's, or the data set type's own.
-        numbered_by_file: mmdet numbers its classes by the order of the file, as `CocoDataset` does.
-        coco: what the file holds.
+        numbered_by_file: whether mmdet numbers its classes in the file's order, as in `CocoDataset`.
+        coco: the file's content.
     """
 
     which: str
@@ -56,7 +56,7 @@ class Source:
 
     @property
     def has_none(self) -> bool:
-        """Whether the config names classes, and none of them is in the file."""
+        """Whether the config names classes but the file has none of them."""
         return bool(self.classes) and not {str(one.get("name")) for one in self.coco["categories"]} & {
             *self.classes
         }
@@ -66,15 +66,15 @@ class Source:
 class TrainingSetup:
     """A training to check: its config, and its data sets and models, built on first use.
 
-    Nothing is built twice. What could not be built raises `NotExamined` for those who ask for it later.
+    Nothing is built twice. If an object could not be built, later accesses raise `NotExamined`.
 
     Attributes:
-        cfg: the config, ready for the Runner; it stays as it is.
-        images: how many validation images the teacher predicts, ≥ 1.
-        device: where the models run.
-        step_memory: what the training step kept, once it is made.
-        sources: by ``train``, ``val`` or ``test``, the annotations that were read.
-        unlabelled: the paths of the images of training without labels, each once.
+        cfg: the config, ready for the Runner; not modified.
+        images: the number of validation images for the teacher, ≥ 1.
+        device: the models' device.
+        step_memory: the memory of the training step, once it has run.
+        sources: the annotations read, by ``train``, ``val`` or ``test``.
+        unlabelled: the paths of the unlabelled training images, each once.
     """
 
     cfg: Config
@@ -87,12 +87,12 @@ class TrainingSetup:
 
     @property
     def teachers(self) -> list[Mapping[str, Any]]:
-        """The entries of trained detectors; others, like an average of the student, are not examined."""
+        """The entries of trained detectors; others, like an average of the student, are not checked."""
         return [entry for entry in teacher_entries(self.cfg.model.get("teacher")) if is_detector(entry)]
 
     @property
     def is_unlabelled(self) -> bool:
-        """Whether training reads no labels: the task's losses have no weight, or the data none."""
+        """Whether training reads no labels: the task's losses have no weight, or the data have no labels."""
         loader = self.cfg.get("train_dataloader") or {}
         weightless = (self.cfg.get("model") or {}).get("task_loss_weight", 1) == 0
         return bool(weightless or has_no_labels(loader.get("dataset")))
@@ -124,28 +124,28 @@ class TrainingSetup:
         dataset = DATASETS.build(copy.deepcopy(self.cfg[f"{which}_dataloader"]["dataset"]))
         entries = teacher_entries((self.cfg.get("model") or {}).get("teacher"))
         if which == "train" and any("predictions" in entry for entry in entries):
-            with suppress(UserError):  # it is said where the teacher is examined
+            with suppress(UserError):  # reported where the teacher is checked
                 trace(dataset)
         return dataset
 
     def batch(self) -> dict[str, Any]:
-        """A first batch of training as the data loader gives it, of few images."""
+        """A first training batch from the data loader, with few images."""
         dataset = self.dataset("train")
         return self._once("a training batch", lambda: self._first_batch(dataset))
 
     def data_preprocessor(self) -> Any:
-        """The student's, built."""
+        """The student's data preprocessor, built."""
         cfg = self.cfg.model.get("data_preprocessor") or self.cfg.get("data_preprocessor")
         cfg = cfg or ConfigDict(type="mmdet.DetDataPreprocessor")
         return self._once("the data preprocessor", lambda: MODELS.build(copy.deepcopy(cfg))).to(self.device)
 
     def student(self) -> Any:
-        """The model that does not train here: the student without its teacher, for its head."""
+        """A model that is not trained here: the student without its teacher, for its head."""
         return self._once("the student", lambda: MODELS.build(plain_detector(copy.deepcopy(self.cfg.model))))
 
     def model(self) -> Any:
-        """The model as it would train, with its teacher; built, not initialised."""
-        self.student()  # what is wrong with it is not said twice
+        """The model as for training, with its teacher; built but not initialised."""
+        self.student()  # so that its errors are not reported twice
         return self._once("the model", self._build_model)
 
     def _build_model(self) -> Any:
@@ -157,10 +157,10 @@ class TrainingSetup:
         return MODELS.build(cfg)
 
     def loader(self, which: str, batch_size: int | None) -> dict[str, Any]:
-        """The config of a data loader without its data set, in this process, with another batch size."""
+        """A data loader's config without its data set, in this process, with another batch size."""
         cfg = {name: value for name, value in self.cfg[f"{which}_dataloader"].items() if name != "dataset"}
         cfg = {**copy.deepcopy(cfg), "num_workers": 0, "persistent_workers": False, "timeout": 0}
-        for option in ("prefetch_factor", "multiprocessing_context"):  # of worker processes
+        for option in ("prefetch_factor", "multiprocessing_context"):  # options of worker processes
             cfg.pop(option, None)
         return cfg if batch_size is None else {**cfg, "batch_size": batch_size}
 
@@ -170,7 +170,7 @@ class TrainingSetup:
         mix = (self.cfg.train_dataloader.get("batch_sampler") or {}).get("source_ratio")
         try:
             size = size if mix is None else sum(counts_of(mix, size))
-        except UserError:  # too few to have all kinds among them
+        except UserError:  # too few images to include all kinds
             size = whole
         loader = {**self.loader("train", size), "dataset": dataset}
         for batch in Runner.build_dataloader(loader, seed=0):

@@ -1,4 +1,4 @@
-"""Find misspelt config keys: unused keys similar to a known name."""
+"""Finds misspelt config keys: unused keys similar to a known name."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mmkd.errors import nearest
 from mmkd.registry import OPTIM_WRAPPERS, REGISTRIES, accepted_arguments, class_of, is_kind
 from mmkd.sweeps.overrides import ALIASES
 
-# Of short names like ``lr``, and of others.
+# For short names like ``lr``, and for others.
 _CLOSE = {True: 0.8, False: 0.83}
-# What a config has at its top beside the Runner's arguments.
+# Top-level keys of a config besides the Runner's arguments.
 _AT_TOP = (
     "auto_scale_lr",
     "backend_args",
@@ -36,7 +36,7 @@ _AT_TOP = (
 )
 _RUNNERS = (Runner, FlexibleRunner)
 KNOWN = sorted({*_AT_TOP, *(name for kind in _RUNNERS for name in inspect.signature(kind).parameters)})
-# Beside the short names of sweeps. (Configs that are inherited have a variable max_epochs of their own.)
+# Besides the short names of sweeps. (Inherited configs have a variable max_epochs of their own.)
 _SETTINGS = {
     "num_classes": "model.bbox_head.num_classes",
     "num_workers": "train_dataloader.num_workers",
@@ -67,7 +67,7 @@ def examine_spelling(cfg: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _stray(cfg: Mapping[str, Any]) -> Iterator[Finding]:
-    """Variables at the top that are named like a setting further down and say something else."""
+    """Top-level variables that have the name of a deeper setting but another value."""
     for name, place in {**ALIASES, **_SETTINGS}.items():
         value = cfg.get(name)
         part: Any = cfg
@@ -89,7 +89,7 @@ def _loop(train_cfg: Any) -> Iterator[Finding]:
     for name in ("max_epochs", "max_iters", "val_interval"):
         value = train_cfg.get(name)
         remedy = f"set train_cfg.{name} to 1 or more"
-        # mmengine takes an interval of 100.0.
+        # mmengine accepts an interval of 100.0.
         if value is not None and not isinstance(value, (int, float) if name == "val_interval" else int):
             kind = "number" if name == "val_interval" else "whole number"
             yield Finding("error", "train_cfg", f"{name}={value!r} is not a {kind}", remedy)
@@ -114,7 +114,7 @@ def _class(part: Mapping[str, Any]) -> type | None:
     for registry in (*REGISTRIES, OPTIMIZERS, PARAM_SCHEDULERS) if "type" in part else ():
         try:
             kind = class_of(part, registry)
-        except Exception:  # a name with dots that is nobody's, which building it reports
+        except Exception:  # an unknown dotted name, reported when it is built
             return None
         if isinstance(kind, type):
             return kind
@@ -122,7 +122,7 @@ def _class(part: Mapping[str, Any]) -> type | None:
 
 
 def _unknown(part: Mapping[str, Any], place: str, kind: type) -> Iterator[Finding]:
-    """Keys that a class does not take, where one that it takes is near."""
+    """Keys that a class does not accept, if they are similar to one that it accepts."""
     if any(hasattr(vars(one).get("__init__"), "__wrapped__") for one in kind.__mro__):
         return  # a decorator may translate older names
     valid, takes_any = accepted_arguments(kind)
@@ -132,7 +132,7 @@ def _unknown(part: Mapping[str, Any], place: str, kind: type) -> Iterator[Findin
         near = nearest(key, valid, cutoff=_CLOSE[len(key) <= 4])
         if near:
             yield Finding(
-                # Detectors and heads may take an option out of a part before it is built.
+                # Detectors and heads may remove an option from a part before building it.
                 "warning" if takes_any or place.startswith("model.") else "error",
                 place,
                 f"{kind.__name__} has no option {key}",

@@ -19,14 +19,14 @@ from mmkd.hooks.ema_teacher import ema_teacher
 from mmkd.losses import AutoWeight
 from mmkd.teachers import single_teachers
 
-# Between a term's gradient and the task's, a larger factor than this is out of balance.
+# If a term's gradient differs from the task's by more than this factor, they are out of balance.
 _DROWN = 10.0
 
 
 def examine_step(setup: TrainingSetup) -> Iterator[Finding]:
-    """Build the model, initialise it, one step with its own optimizer.
+    """Build the model, initialise it, and run one step with its own optimizer.
 
-    What it keeps in memory is left in ``setup.step_memory`` for `examine_memory`.
+    Stores its memory use in ``setup.step_memory`` for `examine_memory`.
     """
     model = setup.model()
     try:

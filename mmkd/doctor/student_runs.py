@@ -1,4 +1,4 @@
-"""Check, from runs in sibling folders, whether the student alone is already as good as its teacher."""
+"""Checks, from runs in sibling folders, whether the student alone is already as good as its teacher."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mmkd.doctor.findings import Finding
 from mmkd.hooks.metrics_file import LAST
 from mmkd.teachers import plain_detector, teacher_entries
 
-# Below the folder that holds the work dirs, as the tools for one training, sweeps and comparisons make them.
+# Below the folder with the work dirs, as the train, sweep and compare tools create them.
 _DEPTHS = ("*", "*/*", "*/*/*")
-_MOST = 30  # the newest; each is a config to read
+_MOST = 30  # the newest runs; each needs a config to be read
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class StudentRun:
 
 
 def behind_student(cfg: Config, ap: float, source: str, scatter: float) -> Iterator[Finding]:
-    """A warning if a finished training of the same student is better than the teacher; else nothing, or ok.
+    """Warn if a finished training of the same student beats the teacher; otherwise ok, or nothing.
 
     Args:
-        cfg: of the training that is examined, with its ``work_dir``.
+        cfg: the config to check, with its ``work_dir``.
         ap: the teacher's box AP, in [0, 1].
-        source: of that, in words.
-        scatter: of that, as it was measured on few images.
+        source: the AP's source, in words.
+        scatter: the AP's uncertainty, if measured on few images.
     """
     student = newest_run(cfg)
     if student is None:
@@ -93,7 +93,7 @@ def _last_validation(file: Path) -> tuple[float, int, int] | None:
 
 
 def _same_student(cfg: Config, other: Mapping[str, Any]) -> bool:
-    """Whether the other trains this student alone, and validates it on the same images."""
+    """Whether the other config trains only this student, and validates on the same images."""
     if not other.get("model") or teacher_entries(other["model"].get("teacher")):
         return False
     return _identity(cfg) == _identity(other)
@@ -101,7 +101,7 @@ def _same_student(cfg: Config, other: Mapping[str, Any]) -> bool:
 
 def _identity(cfg: Mapping[str, Any]) -> str:
     model = plain_detector(copy.deepcopy(cfg["model"])).to_dict()
-    model.pop("type", None)  # of the distilled one it may be a base class
+    model.pop("type", None)  # the distilled student's type may be a base class
     val = (cfg.get("val_dataloader") or {}).get("dataset") or {}
     where = [val.get(key) for key in ("data_root", "ann_file", "metainfo")]
     return json.dumps([model, where], sort_keys=True, default=str)
@@ -110,5 +110,5 @@ def _identity(cfg: Mapping[str, Any]) -> str:
 def _read(path: Path) -> Mapping[str, Any]:
     try:
         return Config.fromfile(path, import_custom_modules=False)
-    except Exception:  # whatever it is, it is not this student
+    except Exception:  # any error means that it is not this student
         return {}

@@ -28,7 +28,7 @@ from mmkd.teachers.pixels import Renormalizer
 
 
 def examine_teachers(setup: TrainingSetup) -> Iterator[Finding]:
-    """Each teacher of the config that is trained, or gives boxes."""
+    """Check each trained teacher in the config, and each that provides boxes."""
     others = teacher_entries(setup.cfg.model.get("teacher"))
     boxes = [(number, entry) for number, entry in enumerate(others) if gives_boxes(entry)]
     for number, entry in boxes:
@@ -74,7 +74,7 @@ def _examine(
         pixels = list(collect("teacher: pixels", partial(examine_pixels, trial)))
         scale = list(collect("teacher: scale", partial(examine_scale, trial)))
         if trial.adopted and all(finding.level == "ok" for finding in pixels):
-            # On a wrong scale nothing is seen of the pixels.
+            # On a wrong scale, pixels cannot be judged.
             pixels = list(collect("teacher: pixels", partial(examine_pixels, trial)))
         yield from [*pixels, *scale]
         yield from collect("teacher: class order", partial(examine_order, trial))
@@ -106,7 +106,7 @@ def _pixels(setup: TrainingSetup, teacher: LoadedTeacher) -> Iterator[Finding]:
 
 
 def _quality(setup: TrainingSetup, teacher: LoadedTeacher) -> Iterator[Finding]:
-    """Its AP on the first validation images, beside what is known of it."""
+    """Compare its AP on the first validation images with the expected AP."""
     dataset = setup.dataset("val")
     numbers = range(min(setup.images, len(dataset)))
     seen = judge(detect(setup, teacher, numbers), class_names(dataset.metainfo) or ())

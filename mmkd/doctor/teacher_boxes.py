@@ -24,14 +24,14 @@ from mmkd.teachers import BoxesTeacher, PredictionsTeacher, check_class_map, sin
 from mmkd.teachers.config import registered_class
 from mmkd.teachers.pipeline import base_datasets
 
-# So large a share of the validation images must be in the file for its AP to be measured there.
+# To measure AP there, at least this share of the validation images must be in the file.
 _SHARE = 0.5
-# A function that finds less than this share of the objects in a batch is asked or answers wrongly.
+# A function that finds less than this share of a batch's objects is wrong, or gets wrong input.
 _RECALL, _OBJECTS = 0.1, 10
 
 
 def gives_boxes(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry is that of predictions in a file, or of a function."""
+    """Whether an entry is a prediction file or a function."""
     return issubclass(registered_class(entry) or object, BoxesTeacher)
 
 
@@ -39,9 +39,9 @@ def examine_boxes(setup: TrainingSetup, entry: Mapping[str, Any], number: int) -
     """Check a teacher that provides only boxes.
 
     Args:
-        setup: the training.
-        entry: the teacher's in the config.
-        number: which it is among all teachers of the config.
+        setup: the training to check.
+        entry: the teacher's entry in the config.
+        number: the teacher's index in the config.
     """
     if not issubclass(registered_class(entry) or object, PredictionsTeacher):
         yield from examine_function(setup, number)
@@ -68,14 +68,14 @@ def _pipeline(train: Any) -> Iterator[Finding]:
 def examine_predictions(
     known: Predictions, entry: Mapping[str, Any], train: Any, val: Any, most: int
 ) -> Iterator[Finding]:
-    """Compare predictions with the data of a training.
+    """Compare predictions with a training's data.
 
     Args:
         known: the predictions.
-        entry: the teacher's in the config.
-        train: the data set of training, built.
-        val: that of validation, or ``None``.
-        most: how many images AP is measured on.
+        entry: the teacher's entry in the config.
+        train: the training data set, built.
+        val: the validation data set, or ``None``.
+        most: the number of images to measure AP on.
     """
     infos = _infos(train)
     at = [known.find(str(info["img_path"]), info.get("img_id")) for info in infos]
@@ -161,14 +161,14 @@ def _quality(
     val: Any,
     most: int,
 ) -> Iterator[Finding]:
-    """Its AP where its images are, first of all in the validation set."""
+    """Measure AP on images that the file contains, preferably those of the validation set."""
     pairs = [(info, place) for info, place in zip(infos, at) if place is not None]
     trained = {place: str(info["img_path"]) for info, place in pairs}
     where = "the training annotations, which the detector may have been trained on"
     if val is not None:
         scored = _infos(val)
         found = [(info, known.find(str(info["img_path"]), info.get("img_id"))) for info in scored]
-        # Names that end alike, or ids of two annotation files, may be those of a training image.
+        # A similar file name, or an id from another annotation file, may belong to a training image.
         there = [
             (info, place)
             for info, place in found
@@ -206,11 +206,11 @@ def _detections(known: Predictions, info: Any, place: int, table: Any, min_score
 
 
 def examine_function(setup: TrainingSetup, number: int) -> Iterator[Finding]:
-    """Ask a function about a batch of training.
+    """Run a function on a training batch.
 
     Args:
-        setup: the training.
-        number: which teacher it is.
+        setup: the training to check.
+        number: the teacher's index.
     """
     model = setup.model().to(setup.device)
     model.check_class_names(setup.dataset("train").metainfo)

@@ -10,7 +10,7 @@ from mmkd.doctor.trial import Trial
 
 
 def examine_order(trial: Trial) -> Iterator[Finding]:
-    """Whether its classes are in another order than it is thought."""
+    """Check whether the teacher's classes are in another order than assumed."""
     teacher = trial.teacher
     seen = trial.ask(trial.many)
     yield order_found(seen, len(trial.many), trial.classes, teacher.names, teacher.class_map)
@@ -27,12 +27,12 @@ def order_found(
     """The finding on the order of the teacher's classes.
 
     Args:
-        seen: what was measured.
-        images: on how many.
-        classes: the data set's.
-        names: the teacher's, if they are known.
-        class_map: from a name of the data set's to the teacher's.
-        where: the teacher's names are from.
+        seen: the measurement.
+        images: the number of images measured.
+        classes: the data set's classes.
+        names: the teacher's class names, if known.
+        class_map: from the data set's class names to the teacher's.
+        where: the source of the teacher's names.
     """
     what = "teacher: class order"
     if not seen.order:
@@ -46,7 +46,7 @@ def order_found(
         )
     said = ", ".join(f"{classes[is_]} is predicted as {classes[a]}" for a, is_ in sorted(seen.order.items()))
     if names is None:
-        # A place in the teacher's order is a class of the data set's, said by mistake.
+        # Place i in the teacher's order gets the data set's class that its label i really means.
         order = tuple(classes[seen.order.get(place, place)] for place in range(len(classes)))
         remedy = (
             f"write its class order into the checkpoint, meta['dataset_meta']={{'classes': {order}}}: "

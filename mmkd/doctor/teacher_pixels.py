@@ -10,7 +10,7 @@ from mmkd.doctor.trial import Trial
 
 _RGB = [123.675, 116.28, 103.53]
 _BGR = _RGB[::-1]
-# By where they are usual.
+# Keyed by where they are common.
 NORMALISATIONS: Mapping[str, tuple[Sequence[float], Sequence[float], bool]] = {
     "torchvision": (_RGB, [58.395, 57.12, 57.375], True),
     "Caffe": (_BGR, [1.0, 1.0, 1.0], False),
@@ -22,7 +22,7 @@ NORMALISATIONS: Mapping[str, tuple[Sequence[float], Sequence[float], bool]] = {
 
 
 def examine_pixels(trial: Trial) -> Iterator[Finding]:
-    """Red and blue exchanged, and the usual normalisations."""
+    """Check for swapped red and blue, and for other common normalisations."""
     if trial.teacher.channels != 3:
         found = f"images with {trial.teacher.channels} channels have no other common normalisation"
         yield Finding("ok", "teacher: pixels", found)
@@ -64,7 +64,7 @@ def _swapped(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def same_pixels(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two configs of a data preprocessor make the same of an image."""
+    """Whether two data preprocessor configs produce the same pixels."""
 
     def key(way: Mapping[str, Any]) -> tuple[Any, ...]:
         swaps = bool(way.get("bgr_to_rgb") or way.get("rgb_to_bgr"))

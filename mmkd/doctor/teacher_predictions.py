@@ -20,22 +20,22 @@ from mmkd.teachers import build_detector, check_class_map, teacher_model_and_che
 from mmkd.teachers.building import class_names_of
 from mmkd.teachers.pixels import Renormalizer
 
-# A teacher without class names has at most this many classes more than the data set.
+# A teacher without class names has at most this many more classes than the data set.
 _MANY = 20_000
 
 
 @dataclass(frozen=True)
 class LoadedTeacher:
-    """A teacher with all of its layers, and its classes among the data set's.
+    """A teacher with all its layers, and how its classes map to the data set's.
 
     Attributes:
-        entry: the teacher's in the config.
-        detector: it, frozen.
+        entry: the teacher's entry in the config.
+        detector: the frozen detector.
         checkpoint: path or URL; ``None`` if its weights are random.
         preprocessor: the config of its data preprocessor.
-        names: its classes, if the checkpoint names them.
-        class_map: from a name of the data set's to its own.
-        channels: of its images.
+        names: its class names, if the checkpoint has them.
+        class_map: from the data set's class names to its own.
+        channels: its images' number of channels.
     """
 
     entry: Mapping[str, Any]
@@ -47,29 +47,29 @@ class LoadedTeacher:
     channels: int
 
     def table(self, classes: Sequence[str]) -> Tensor:
-        """For each class of the teacher's the data set's, −1 for none; by name, else by order."""
+        """For each of the teacher's classes the data set's class, −1 for none; by name, else by order."""
         if self.names is None:
             return torch.tensor([*range(len(classes)), *[-1] * _MANY])
         return class_table(self.names, classes, self.class_map)
 
 
 def class_table(names: Sequence[str], classes: Sequence[str], class_map: Mapping[str, str]) -> Tensor:
-    """For each of a teacher's names the class of the data set's that it means, −1 for none.
+    """For each of a teacher's class names the data set's matching class, −1 for none.
 
     Args:
-        names: the teacher's.
-        classes: the data set's.
-        class_map: from a name of the data set's to the teacher's.
+        names: the teacher's class names.
+        classes: the data set's classes.
+        class_map: from the data set's class names to the teacher's.
     """
     theirs = [class_map.get(name, name) for name in classes]
     return torch.tensor([theirs.index(name) if name in theirs else -1 for name in names])
 
 
 def load_teacher(entry: Mapping[str, Any], device: str) -> LoadedTeacher:
-    """Build a teacher whole and load it strictly.
+    """Build a complete teacher and load it strictly.
 
     Raises:
-        UserError: as `teacher_model_and_checkpoint` and `build_detector`.
+        UserError: as in `teacher_model_and_checkpoint` and `build_detector`.
     """
     model_cfg, checkpoint = teacher_model_and_checkpoint(entry)
     detector, meta = build_detector(copy.deepcopy(model_cfg), checkpoint, head=None)
@@ -89,7 +89,7 @@ def load_teacher(entry: Mapping[str, Any], device: str) -> LoadedTeacher:
 def load_images(
     setup: TrainingSetup, numbers: Sequence[int], pipeline: Sequence[Any] | None = None
 ) -> list[Any]:
-    """Validation images by number, through their own pipeline or another."""
+    """Load validation images by index, through their own pipeline or another."""
     dataset = setup.dataset("val")
     if pipeline is None:
         return [dataset[number] for number in numbers]
@@ -106,13 +106,13 @@ def detect(
     images: Sequence[Any] | None = None,
     preprocessor: Mapping[str, Any] | None = None,
 ) -> list[Detections]:
-    """What a teacher predicts, the student's pixels turned into its own.
+    """A teacher's predictions, with the student's pixels converted to its own.
 
     Args:
-        setup: the training.
+        setup: the training to check.
         teacher: the teacher.
-        numbers: of validation images.
-        images: what `load_images` gave for them; read one by one if not given.
+        numbers: indices of validation images.
+        images: the result of `load_images` for them; loaded one by one if not given.
         preprocessor: another data preprocessor for the teacher.
     """
     dataset = setup.dataset("val")

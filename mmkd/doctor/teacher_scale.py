@@ -17,9 +17,9 @@ from mmkd.doctor.teacher_predictions import load_images
 from mmkd.doctor.trial import Trial, clearly_better
 from mmkd.registry import TRANSFORMS, is_kind
 
-# So little may two scales differ by rounding.
+# Two scales may differ this much by rounding.
 _SAME = 0.05
-# Enlarged images are not made longer than this.
+# The longest side of enlarged images.
 _LONGEST = 1400
 
 
@@ -59,7 +59,7 @@ def examine_scale(trial: Trial) -> Iterator[Finding]:
 
 
 def _training_scale(trial: Trial, transforms: Sequence[Any]) -> Iterator[Finding]:
-    """It is asked in training: what is right in validation may be wrong there."""
+    """Check the scale in training too: it may be wrong there even if validation's is right."""
     train, val = (object_sizes(trial.setup, which) for which in ("train", "val"))
     if not (len(train) and len(val)):
         return
@@ -87,13 +87,13 @@ def own_pipeline(entry: Mapping[str, Any]) -> Sequence[Any] | None:
         loader = None if config is None else config.get(name)
         for dataset in innermost((loader or {}).get("dataset")):
             if dataset.get("pipeline"):
-                # Of what is in the images only the student's data set knows, and that without the pipeline.
+                # The annotations come from the student's data set and do not pass through the pipeline.
                 return [one for one in dataset["pipeline"] if not _is(one, LoadAnnotations)]
     return None
 
 
 def rescaled(transforms: Sequence[Any], factor: float) -> list[Any] | None:
-    """A pipeline with the scale of its resizes multiplied; ``None`` if it has none that is plain."""
+    """A pipeline with its resize scales multiplied; ``None`` if it has no plain resize."""
     changed = copy.deepcopy(list(transforms))
     resizes = [one for one in changed if _is_resize(one)]
     for one in resizes:
@@ -124,7 +124,7 @@ def _longest(transforms: Sequence[Any]) -> int:
 
 
 def _ratio(trial: Trial, pipeline: Sequence[Any]) -> float:
-    """How much larger another pipeline shows an image, by its side."""
+    """How much larger another pipeline makes an image, per side."""
 
     def side(way: Sequence[Any] | None) -> float:
         sample = load_images(trial.setup, trial.few[:1], way)[0]["data_samples"]

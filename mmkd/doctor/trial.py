@@ -1,4 +1,4 @@
-"""Try a teacher with several input variants on a few images."""
+"""Tries a teacher with several input variants on a few images."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mmkd.doctor.agreement import Agreement, judge
 from mmkd.doctor.setup import TrainingSetup
 from mmkd.doctor.teacher_predictions import LoadedTeacher, detect, load_images
 
-# How many images a guess is tried on, and how many confirm it.
+# The number of images to try a variant on, and to confirm it.
 _TRIED, _CONFIRMED = 8, 32
-# A guess is better if it raises AP by at least this much, absolute and as a factor.
+# A variant is better if it raises AP by at least this much, absolute and as a factor.
 _MORE, _TIMES = 0.05, 1.25
 
 
@@ -20,7 +20,7 @@ class Trial:
     """A teacher and the few images used to try input variants.
 
     Args:
-        setup: the training.
+        setup: the training to check.
         teacher: the teacher.
     """
 
@@ -39,7 +39,7 @@ class Trial:
         self._judged: dict[str, Agreement] = {}
 
     def ask(self, numbers: Sequence[int], preprocessor: Any = None, pipeline: Any = None) -> Agreement:
-        """How well it agrees with the ground truth of these images, asked in this way."""
+        """The teacher's agreement with the ground truth of these images, with these inputs."""
         pixels = self.preprocessor if preprocessor is None else preprocessor
         way = self._pipeline if pipeline is None else pipeline
         key = (repr(way), len(numbers))
@@ -52,7 +52,7 @@ class Trial:
         return self._judged[question]
 
     def best(self, ways: Mapping[str, Mapping[str, Any]]) -> tuple[str, Agreement, Agreement] | None:
-        """The way of asking that is clearly better than the present one, and both agreements."""
+        """The input variant that is clearly better than the current one, and both agreements."""
         if not ways:
             return None
         now = self.ask(self.few)
@@ -64,14 +64,14 @@ class Trial:
         return (name, now, then) if clearly_better(then, now) else None
 
     def adopt(self, preprocessor: Any = None, pipeline: Any = None) -> None:
-        """Ask in this way from now on, so that a second fault shows too."""
+        """Use this input variant from now on, so that a second fault can be found."""
         self.adopted = True
         self.preprocessor = self.preprocessor if preprocessor is None else preprocessor
         self._pipeline = self._pipeline if pipeline is None else pipeline
 
 
 def clearly_better(one: Agreement, other: Agreement) -> bool:
-    """Whether an agreement is better than another beyond chance."""
+    """Whether one agreement is better than another beyond chance."""
     return one.ap_best >= other.ap_best + _MORE and one.ap_best >= other.ap_best * _TIMES
 
 

@@ -21,7 +21,7 @@ from mmkd.doctor.setup import TrainingSetup, has_no_labels
 from mmkd.registry import DATA_SAMPLERS, DATASETS, class_of, is_kind
 from mmkd.teachers import distills
 
-# How many headers are read, evenly spaced, and how many images of these are decoded.
+# The number of headers to read, evenly spaced, and how many of these images to decode.
 _HEADERS = 2000
 _DECODED = 20
 
@@ -100,7 +100,7 @@ def _multi_source(
         found = f"MultiSourceSampler.batch_size is {sampler.get('batch_size')}, the loader's is {batch_size}"
         yield Finding("error", what, found, f"make them equal, or {remedy}")
     counts = counts_of(sampler.get("source_ratio") or [], batch_size)
-    if 0 in counts:  # mmdet's sampler then looks for the end of nothing
+    if 0 in counts:  # mmdet's sampler then never finds an end
         yield Finding("error", what, f"MultiSourceSampler hangs with {counts} images in a batch", remedy)
     elif not by_epoch:
         without = sum(count for count, unlabelled in zip(counts, kinds) if unlabelled)
@@ -109,7 +109,7 @@ def _multi_source(
 
 
 def examine_unlabelled(setup: TrainingSetup, part: Mapping[str, Any]) -> Iterator[Finding]:
-    """How many images there are; their paths are left in ``setup.unlabelled``."""
+    """Count the images; stores their paths in ``setup.unlabelled``."""
     options = {name: value for name, value in part.items() if name not in ("type", "_scope_", "indices")}
     dataset = class_of(part, DATASETS)(**{**options, "pipeline": [], "serialize_data": False})
     paths = [info["img_path"] for info in dataset.data_list]
@@ -118,11 +118,11 @@ def examine_unlabelled(setup: TrainingSetup, part: Mapping[str, Any]) -> Iterato
 
 
 def examine_readable(paths: Iterable[str], decoded: int) -> Iterator[Finding]:
-    """Whether the images can be read.
+    """Check that the images can be read.
 
     Args:
-        paths: of the files; up to two thousand headers are read.
-        decoded: how many of these are decoded at most.
+        paths: paths of the files; up to two thousand headers are read.
+        decoded: the maximum number to decode.
     """
     what, paths = "train: unlabelled", list(paths)
     chosen = paths[:: max(1, len(paths) // _HEADERS)]
@@ -152,12 +152,12 @@ def _readable(path: str, decode: bool) -> bool:
 def examine_leaks(
     unlabelled: Iterable[str], labelled: Iterable[Path], val: Iterable[Path]
 ) -> Iterator[Finding]:
-    """Whether images of validation are among those without labels, by their content.
+    """Check by content that no validation image is among the unlabelled ones.
 
     Args:
-        unlabelled: paths of the images without labels.
-        labelled: those of training with labels.
-        val: those of validation.
+        unlabelled: paths of the unlabelled images.
+        labelled: paths of the labelled training images.
+        val: paths of the validation images.
     """
     what, val, unlabelled = "unlabelled and val", list(val), list(unlabelled)
     found = _same_content(unlabelled, val)
@@ -181,7 +181,7 @@ def examine_leaks(
 
 
 def _same_content(paths: Iterable[str], others: Iterable[Path]) -> list[Path]:
-    """Which of the others have the content of one of these files; only files of one length are read."""
+    """Those of the others with the content of one of these files; only files of equal length are read."""
     by_length = defaultdict(list)
     for path in paths:
         by_length[_length(path)].append(path)

@@ -41,7 +41,7 @@ def examine_validation(setup: TrainingSetup) -> Iterator[Finding]:
 
 
 def _writing_nothing(cfg: Any) -> Any:
-    """A metric's config that leaves its results where they are deleted."""
+    """A metric's config that writes its results to a temporary folder."""
     if not isinstance(cfg, Mapping) or cfg.get("format_only"):
         return copy.deepcopy(cfg)
     return copy.deepcopy({name: value for name, value in cfg.items() if name != "outfile_prefix"})
@@ -52,7 +52,7 @@ def _only_writes(metric: BaseMetric) -> bool:
 
 
 def _say_something(sample: Any) -> None:
-    """Put a box where an untrained student finds none: without any, metrics give no figures."""
+    """Add a box where an untrained student finds none: without boxes, metrics return nothing."""
     found = getattr(sample, "pred_instances", None)
     if found is None or len(found) or "bboxes" not in found:
         return
@@ -69,7 +69,7 @@ def _say_something(sample: Any) -> None:
 
 
 def _evaluate(metric: BaseMetric, outputs: list[Any]) -> None:
-    """Raise what an evaluation raises, on these images alone."""
-    if getattr(metric, "img_ids", ()) is None:  # `CocoMetric` then looks at all of its file
+    """Evaluate only these images, and raise any error."""
+    if getattr(metric, "img_ids", ()) is None:  # otherwise `CocoMetric` uses its whole file
         metric.img_ids = [sample.img_id for sample in outputs]
     metric.evaluate(len(outputs))

@@ -14,11 +14,11 @@ from mmkd.registry import DATASETS, class_of, is_kind
 
 
 def examine_wrappers(which: str, dataset: Any) -> Iterator[Finding]:
-    """What mmdet's wrappers ask of the data sets below them.
+    """Check what mmdet's wrappers require from the data sets below them.
 
     Args:
         which: ``train``, ``val`` or ``test``.
-        dataset: the config of a data set.
+        dataset: the data set's config.
     """
     what = f"{which}: data set"
     if not isinstance(dataset, Mapping):
@@ -71,7 +71,7 @@ def examine_wrappers(which: str, dataset: Any) -> Iterator[Finding]:
 
 
 def _metainfo(dataset: Any) -> dict[str, Any]:
-    """The meta information of a data set by its config; of a wrapper, that of its first part."""
+    """A data set's meta information from its config; for a wrapper, that of its first part."""
     while isinstance(dataset, Mapping) and below(dataset):
         dataset = below(dataset)[0]
     given = dataset.get("metainfo")

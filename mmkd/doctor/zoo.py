@@ -11,14 +11,14 @@ import yaml
 
 
 def zoo_ap(config: Any, checkpoint: str) -> tuple[float, str] | None:
-    """The box AP on COCO val2017 that mmdet's metafiles give for a model.
+    """The box AP on COCO val2017 that mmdet's metafiles report for a model.
 
     Args:
-        config: the teacher's; one of another form than a name tells nothing.
+        config: the teacher's config; only config names can be looked up.
         checkpoint: its file or URL.
 
     Returns:
-        The AP in [0, 1] and the model's name; ``None`` if it is none of the zoo's.
+        The AP in [0, 1] and the model's name; ``None`` if it is not in the zoo.
     """
     stem = Path(str(config).rpartition("::")[2]).stem if isinstance(config, (str, Path)) else None
     for model in _models([name for name in (stem, Path(checkpoint).name) if name]):
@@ -42,7 +42,7 @@ def logged_ap(checkpoint: Mapping[str, Any]) -> float | None:
 
 
 def _models(names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """The models of those files that speak of one of these names; to parse them all takes seconds."""
+    """The models of the metafiles that mention one of these names; parsing them all takes seconds."""
     root = Path(mmdet.__file__).parent
     for base in (root / ".mim", root.parent):  # installed, or a clone
         for file in sorted((base / "configs").glob("*/metafile.yml")):
@@ -51,5 +51,5 @@ def _models(names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
                 found = yaml.safe_load(text) if any(name in text for name in names) else None
             except (OSError, yaml.YAMLError):
                 continue
-            models = found.get("Models") if isinstance(found, Mapping) else found  # both forms are there
+            models = found.get("Models") if isinstance(found, Mapping) else found  # both forms exist
             yield from (model for model in models or [] if isinstance(model, Mapping))
