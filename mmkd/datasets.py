@@ -11,12 +11,12 @@ import numpy as np
 from mmkd.errors import UserError
 from mmkd.registry import DATASETS
 
-# Where wrappers of mmengine and mmdet, which repeat, join, balance or mix, keep what is below them.
+# Where the wrappers of mmengine and mmdet (repeat, join, balance, mix) store the data sets below them.
 _BELOW = ("dataset", "datasets")
 
 
 def below(dataset: Mapping[str, Any]) -> list[Any]:
-    """The configs of the data sets right below a wrapper's; empty for a data set that is none."""
+    """The configs of the data sets directly below a wrapper; empty for other data sets."""
     parts = [dataset.get(name) for name in _BELOW]
     return [
         one
@@ -27,11 +27,11 @@ def below(dataset: Mapping[str, Any]) -> list[Any]:
 
 
 def places_of(parent: Any, key: Any = "dataset") -> Iterator[tuple[Any, Any]]:
-    """The innermost data sets' configs below wrappers, each as the container and the key that it has there.
+    """The innermost data set configs below wrappers, each as its container and its key in there.
 
     Args:
         parent: a data loader's config, a wrapper's, or a list of data sets.
-        key: where the data set is in it.
+        key: the data set's key in it.
     """
     dataset = parent.get(key) if isinstance(parent, Mapping) else parent[key]
     if not isinstance(dataset, Mapping):
@@ -50,7 +50,7 @@ def places_of(parent: Any, key: Any = "dataset") -> Iterator[tuple[Any, Any]]:
 
 
 def innermost(dataset: Any) -> Iterator[Any]:
-    """The configs of the data sets below wrappers, in their order."""
+    """The configs of the data sets below wrappers, in order."""
     for parent, key in places_of({"dataset": dataset}):
         yield parent[key]
 
@@ -62,7 +62,7 @@ def annotation_file(dataset: Mapping[str, Any]) -> Path | None:
 
 
 def is_remote(cfg: Mapping[str, Any]) -> bool:
-    """Whether a config's ``backend_args`` read from somewhere else than the disk."""
+    """Whether a config's ``backend_args`` read from somewhere other than a local disk."""
     backend = (cfg.get("backend_args") or {}).get("backend", "local")
     return backend not in ("local", "disk")
 
@@ -71,7 +71,7 @@ def where_from(path: Path) -> str:
     """The remedy for a missing data file.
 
     Args:
-        path: of the file, as a config gives it.
+        path: the file's path, as in the config.
     """
     parts = path.parts
     for names, remedy in (
@@ -85,7 +85,7 @@ def where_from(path: Path) -> str:
 
 
 def metric_configs(evaluator: Any) -> list[Any]:
-    """The metrics of an evaluator's config, in mmengine's three forms.
+    """The metrics in an evaluator's config, in any of mmengine's three forms.
 
     Args:
         evaluator: a metric's config, a list of them, a dict with a list of ``metrics``, or ``None``.
@@ -99,8 +99,8 @@ def class_names(metainfo: Any) -> tuple[str, ...] | None:
     """The class names in the metainfo of a data set or checkpoint.
 
     Args:
-        metainfo: a dict; a list of them, as mmdet's ``ConcatDataset`` has for parts that differ, of which
-            those without labels may name none; or ``None``.
+        metainfo: a dict; a list of them, as in mmdet's ``ConcatDataset`` when its parts differ, where
+            unlabelled parts may have no names; or ``None``.
 
     Raises:
         UserError: the parts have different classes.
@@ -127,11 +127,11 @@ def class_names(metainfo: Any) -> tuple[str, ...] | None:
 
 
 def common_metainfo(metainfo: Any, names: Sequence[str] | None) -> dict[str, Any]:
-    """The metainfo on which the parts of a data set agree, as one dict that mmdet's tools can read.
+    """The metainfo on which all parts of a data set agree, as one dict that mmdet's tools can read.
 
     Args:
         metainfo: a dict, or a list of them for a data set of several parts.
-        names: its classes, if known.
+        names: the data set's classes, if known.
     """
     parts = metainfo if isinstance(metainfo, (list, tuple)) else [metainfo or {}]
     common = {k: v for k, v in parts[0].items() if all(k in part and part[k] == v for part in parts)}
@@ -144,17 +144,17 @@ def _listed(names: Sequence[str] | None) -> str:
 
 @DATASETS.register_module(name="FractionOfDataset")
 def fraction_of_dataset(dataset: dict[str, Any], fraction: float) -> Any:
-    """Build a data set and keep evenly spaced samples of it.
+    """Build a data set and keep evenly spaced samples.
 
     Args:
-        dataset: config of a data set of mmengine's `BaseDataset` kind.
+        dataset: config of a data set based on mmengine's `BaseDataset`.
         fraction: in (0, 1); at least one sample is kept.
 
     Returns:
         The data set itself, shortened.
 
     Raises:
-        UserError: the fraction is out of its range.
+        UserError: the fraction is out of range.
     """
     if not 0 < fraction < 1:
         raise UserError(

@@ -17,7 +17,7 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 
 Levels = tuple[Tensor, ...]
-# Those of `OF_CONTEXT` are not parts of the outputs but of `DistillContext`.
+# Those in `OF_CONTEXT` are parts of `DistillContext`, not of the outputs.
 Need = Literal[
     "feats",
     "cls_logits",
@@ -46,12 +46,12 @@ class HeadSpec:
 
     Attributes:
         num_classes: foreground classes.
-        cls_channels: channels per prior (K); one more than ``num_classes``
-            when a softmax head has a background channel, last.
-        use_sigmoid: class scores are sigmoids (else a softmax over K).
+        cls_channels: channels per prior (K); one more than ``num_classes`` if a softmax head has a background
+            channel, which is last.
+        use_sigmoid: whether class scores are sigmoids; otherwise a softmax over K.
         strides: per level, (x, y) in pixels.
         num_base_priors: per level, A; 0 where there is no dense head (a two-stage teacher).
-        in_channels: per level, channels of the features that the head is given.
+        in_channels: per level, channels of the head's input features.
     """
 
     num_classes: int
@@ -71,7 +71,7 @@ class HeadSpec:
         )
 
     def select_classes(self, count: int) -> HeadSpec:
-        """The layout for this many of the classes, with the background channel if there is one."""
+        """The layout for this number of classes, with the background channel if there is one."""
         background = self.cls_channels - self.num_classes
         return replace(self, num_classes=count, cls_channels=count + background)
 
@@ -80,21 +80,20 @@ class HeadSpec:
 class DenseOutputs:
     """Outputs of one detector for one batch.
 
-    A part that no loss asked for may be ``None``: the teacher computes only
-    what is read.
+    A part that no loss reads may be ``None``: the teacher computes only what is needed.
 
     Attributes:
         spec: the layout of the head.
         feats: the neck's output, per level B×C×H×W.
         cls_logits: per level B×(A·K)×H×W, before the sigmoid or softmax.
         bbox_pred: per level, the head's raw box output, B×(A·D)×H×W.
-        boxes: per level, the boxes that it stands for, B×(A·4)×H×W: x1, y1, x2, y2 in pixels of the input.
-        extra: further outputs by name (``centerness``), per level.
-        towers: by name (``"cls_convs"``, ``"reg_convs"``), for each layer of that tower its output by level.
-        known_N: bool, False for priors that the teacher's cache does not hold; ``None`` if it holds all.
-        inner: what the teacher's later heads read, for questions at places that are not dense.
-        detections: of each image what the teacher finds in it: ``bboxes`` (M, 4) in pixels of the input,
-            ``labels`` (M,), ``scores`` (M,) in [0, 1], and where it tells them ``class_scores`` (M, K).
+        boxes: per level, decoded boxes, B×(A·4)×H×W: x1, y1, x2, y2 in pixels of the input.
+        extra: other outputs by name (``centerness``), per level.
+        towers: by name (``"cls_convs"``, ``"reg_convs"``), the output of each tower layer per level.
+        known_N: bool, False for priors missing in the teacher's cache; ``None`` if all are known.
+        inner: what the teacher's later heads read, for places other than the dense maps.
+        detections: the teacher's detections per image: ``bboxes`` (M, 4) in pixels of the input, ``labels``
+            (M,), ``scores`` (M,) in [0, 1], and if available ``class_scores`` (M, K).
     """
 
     spec: HeadSpec
@@ -114,13 +113,13 @@ class DenseOutputs:
         return self.spec.strides
 
     def levels(self) -> list[Tensor]:
-        """All outputs: features, class logits, boxes, the rest by name, and towers, each by level."""
+        """All outputs: features, class logits, boxes, other outputs by name, and towers, each per level."""
         parts = [self.feats, self.cls_logits, self.bbox_pred, self.boxes, *self.extra.values()]
         parts += [layer for layers in self.towers.values() for layer in layers]
         return [level for part in parts if part is not None for level in part]
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> DenseOutputs:
-        """The same with a function applied to each of the `levels`."""
+        """A copy with a function applied to each of the `levels`."""
 
         def mapped(part: Levels | None) -> Levels | None:
             return None if part is None else tuple(fn(level) for level in part)
@@ -190,12 +189,12 @@ class DenseOutputs:
         return self._flat(self.boxes, "boxes")
 
     def flat_extra(self, name: str) -> Tensor:
-        """A further output as (N,), e.g. ``centerness`` before its sigmoid."""
+        """Another output as (N,), e.g. ``centerness`` before its sigmoid."""
         return self._flat(self.extra.get(name), name).squeeze(1)
 
     @property
     def rows_per_level(self) -> list[int]:
-        """How many of the N priors are on each level."""
+        """The number of priors on each level; the sum is N."""
         return [
             level.shape[0] * level.shape[2] * level.shape[3] * A
             for level, A in zip(self._some_levels, self.spec.num_base_priors)
@@ -203,7 +202,7 @@ class DenseOutputs:
 
     @cached_property
     def image_N(self) -> Tensor:  # noqa: N802
-        """Of which image of the batch each prior is, (N,)."""
+        """The index of each prior's image in the batch, (N,)."""
         images, device = len(self._some_levels[0]), self._some_levels[0].device
         return torch.cat(
             [
@@ -238,18 +237,18 @@ class DenseOutputs:
 
 @dataclass(frozen=True)
 class RowOutputs:
-    """Outputs of one detector at a place that is no dense map, row by row: RoIs, queries, mask pixels.
+    """Outputs of one detector at a place without dense maps, row by row: RoIs, queries, mask pixels.
 
-    A loss on rows reads it as it reads `DenseOutputs`.
+    Losses on rows read it like `DenseOutputs`.
 
     Attributes:
         spec: the layout of the head; it has no levels.
         cls_logits_NK: class logits, before the sigmoid or softmax.
         boxes_N4: x1, y1, x2, y2 in pixels of the input.
-        extra: further outputs by name, (N,), before their sigmoid.
+        extra: other outputs by name, (N,), before their sigmoid.
         feats: the detector's features, per level B×C×H×W.
-        image_N: of which image of the batch each row is.
-        known_N: bool, False for rows that say nothing; ``None`` if there are none.
+        image_N: the index of each row's image in the batch.
+        known_N: bool, False for rows without an answer; ``None`` if all have one.
     """
 
     spec: HeadSpec
@@ -261,7 +260,7 @@ class RowOutputs:
     known_N: Tensor | None = None
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> RowOutputs:
-        """The same with a function applied to logits, boxes and further outputs."""
+        """A copy with a function applied to logits, boxes and other outputs."""
         return replace(
             self,
             cls_logits_NK=fn(self.cls_logits_NK),
@@ -299,7 +298,7 @@ class RowOutputs:
         return self.boxes_N4
 
     def flat_extra(self, name: str) -> Tensor:
-        """A further output as (N,), before its sigmoid."""
+        """Another output as (N,), before its sigmoid."""
         return self.extra[name]
 
     def top_scores(self) -> Tensor:
@@ -321,28 +320,28 @@ def top_scores(logits_NK: Tensor, spec: HeadSpec) -> Tensor:
 
 @dataclass(frozen=True)
 class DistillContext:
-    """The batch, as far as a distillation loss needs it.
+    """The parts of a batch that distillation losses need.
 
     Attributes:
-        valid_N: bool, False for priors in the padding of their image, and for those without a
-            known answer of the teacher.
-        num_images: images in this process's batch.
+        valid_N: bool, False for priors in the padding of their image, and for priors without a known answer
+            of the teacher.
+        num_images: number of images in this process's batch.
         data_samples: mmdet's data samples of the batch.
-        labels_N: class index assigned by the student's own assigner,
-            ``num_classes`` for background; only when a loss asks for it.
-        through: runs layers of the teacher on a tensor of the student's, with gradient to it (see
-            `FrozenTeacher.through`). A loss that uses it needs ``"layers"``, or they may be left out.
-        known_N: bool, False for priors whose teacher's answer is not known; ``None`` if all are.
-        padded_N: bool, False for priors beyond the padded size of their image, ``pad_shape``; only when a
-            loss asks for ``"padding"``.
+        labels_N: class index assigned by the student's own assigner, ``num_classes`` for background; only if
+            a loss needs it.
+        through: runs layers of the teacher on the student's tensor, with gradient (see
+            `FrozenTeacher.through`). Losses that use it need ``"layers"``; otherwise layers may be left out.
+        known_N: bool, False for priors without a known answer of the teacher; ``None`` if all are known.
+        padded_N: bool, False for priors beyond their image's padded size, ``pad_shape``; only if a loss needs
+            ``"padding"``.
         scored_N: bool, False for priors without a weight in the student's own classification loss: those
-            beyond the padding, and anchors that its assigner ignores; only when a loss asks for it.
-        quality_sum: the sum of the centerness targets of the assigned priors; only when a loss asks for it.
-        crossed: from a number of layers and the student's features after these of its towers to what
-            the rest of the teacher's head makes of them, see `FrozenTeacher.crossed`; needs ``"layers"``.
-        own_losses: from other targets of each image, and from what of it is to be ignored, both as
-            `InstanceData` with ``bboxes`` and ``labels``, to the sum of the student's own losses on them;
-            only when a loss asks for it.
+            beyond the padding, and anchors that its assigner ignores; only if a loss needs it.
+        quality_sum: the sum of the centerness targets of the assigned priors; only if a loss needs it.
+        crossed: runs the rest of the teacher's head on the student's features after a given number of tower
+            layers, see `FrozenTeacher.crossed`; needs ``"layers"``.
+        own_losses: takes other targets for each image, and what to ignore in it, both as `InstanceData` with
+            ``bboxes`` and ``labels``; returns the sum of the student's own losses on them. Only if a loss
+            needs it.
     """
 
     valid_N: Tensor
@@ -358,11 +357,11 @@ class DistillContext:
     own_losses: Callable[[Sequence[Any], Sequence[Any]], Tensor] | None = None
 
     def counting(self, valid: Valid) -> DistillContext:
-        """The same with other priors in ``valid_N``.
+        """The same context with other priors in ``valid_N``.
 
         Args:
-            valid: ``'image'``, as it is; ``'pad'``, `padded_N`; ``'loss'``, `scored_N`. Of neither those that
-                are not known.
+            valid: ``'image'``: unchanged; ``'pad'``: `padded_N`; ``'loss'``: `scored_N`. The last two without
+                priors that are not known.
         """
         if valid == "image":
             return self
