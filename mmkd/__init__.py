@@ -1,7 +1,7 @@
 """Knowledge distillation for MMDetection 3.x.
 
-``custom_imports = dict(imports=['mmkd'])`` in a config registers everything. Where MMDetection is not
-installed there is `mmkd.functional`, which needs torch alone.
+``custom_imports = dict(imports=['mmkd'])`` in a config registers everything. Without MMDetection only
+`mmkd.functional` is available, which needs only torch.
 """
 
 import sys
@@ -20,7 +20,7 @@ def _is_command() -> bool:
 
 
 def _only_tells_of_itself() -> bool:
-    """Whether this process is one of mmkd's commands that only prints its help or version."""
+    """Whether this process is one of mmkd's commands and only prints its help or version."""
     asked = not {"-h", "--help", "--version"}.isdisjoint(sys.argv[1:])
     return (_is_command() and asked) or sys.argv in ([str(Path(sys.argv[0]).with_name("mmkd"))], ["-m"])
 
@@ -61,9 +61,9 @@ elif not _only_tells_of_itself():
     from mmkd.visualization import WandbBackend
 
     def __getattr__(name: str) -> Any:
-        """The commands as functions; their tools are imported when they are asked for."""
+        """The commands as functions; their tools are imported on first access."""
         if name == "compare":
-            return import_module("mmkd.compare")  # which is called, and stays a package
+            return import_module("mmkd.compare")  # callable, and still a package
         if name in ("distill", "evaluate", "init"):
             return getattr(import_module("mmkd.api"), name)
         raise AttributeError(f"module 'mmkd' has no attribute {name!r}")

@@ -17,23 +17,22 @@ from mmkd.registry import OPTIM_WRAPPERS, name_in
 class BFloat16OptimWrapper(OptimWrapper):
     """An optimizer whose forward passes run in bfloat16 where autocast allows it.
 
-    On any device. bfloat16 has the range of float32, so no loss is scaled; the
-    weights, their gradients and the optimizer stay in float32. It pays on
-    processors with AMX or AVX512-BF16. Takes the arguments of mmengine's
-    `OptimWrapper`.
+    Works on any device. bfloat16 has the range of float32, so losses are not scaled; the weights, their
+    gradients and the optimizer stay in float32. Useful on CPUs with AMX or AVX512-BF16. Takes the arguments
+    of mmengine's `OptimWrapper`.
     """
 
     @contextmanager
     def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
-        """Forward passes within are cast."""
+        """Run forward passes inside under autocast."""
         with super().optim_context(model), autocast(dtype=torch.bfloat16):
             yield
 
 
 def use_amp(cfg: Any, device: str) -> None:
-    """Turn the ``optim_wrapper`` of a config into one of mixed precision, in place.
+    """Switch a config's ``optim_wrapper`` to mixed precision, in place.
 
-    bfloat16 on a processor, else mmengine's float16 with a dynamic loss scale.
+    bfloat16 on CPUs, otherwise mmengine's float16 with a dynamic loss scale.
     """
     optim_wrapper = cfg.optim_wrapper
     if device == "cpu":

@@ -1,4 +1,4 @@
-"""Gradient of each distillation loss compared with the student's own losses."""
+"""Compares the gradient of each distillation loss with that of the student's own losses."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from mmkd.losses import DistillLoss
 from mmkd.structures import DenseOutputs, DistillContext
 
-# A prior counts for the agreement where the teacher's highest score is above it.
+# Agreement counts the priors where the teacher's highest score is above this.
 _TEACHER_SURE = 0.3
-# A suggested weight differs from the present one by at most this factor.
+# A suggested weight differs from the current one at most by this factor.
 _MOST_CHANGE = 1000.0
 
 Call = tuple[DenseOutputs, DenseOutputs, DistillContext]
@@ -25,13 +25,13 @@ Call = tuple[DenseOutputs, DenseOutputs, DistillContext]
 
 @dataclass(frozen=True)
 class Balance:
-    """Gradients on the neck's output, of the whole batch of all processes.
+    """Gradients at the neck's output, over the whole batch of all processes.
 
     Attributes:
-        ratios: by term, the norm of its gradient over that of the task's; without those that are not finite.
-        cosines: by term, between the two, in [−1, 1]; without those that have no gradient.
-        agreement: among the priors where the teacher is sure, the share of which both name one class, in
-            [0, 1]; ``None`` if there is none, or no class logits are read.
+        ratios: by term, the norm of its gradient relative to the task's; without non-finite ones.
+        cosines: by term, the cosine between the two, in [−1, 1]; without terms that have no gradient.
+        agreement: among the priors where the teacher is confident, the share where both predict the same
+            class, in [0, 1]; ``None`` if there are none, or no class logits are read.
     """
 
     ratios: Mapping[str, float]
@@ -41,7 +41,7 @@ class Balance:
 
 @contextmanager
 def recorded_calls(terms: Mapping[str, DistillLoss]) -> Iterator[dict[str, Call]]:
-    """While open, what each term is called with, by its name."""
+    """While open, record the arguments of each term, by its name."""
     calls: dict[str, Call] = {}
     with ExitStack() as watching:
         for name, term in terms.items():
@@ -56,16 +56,16 @@ def recorded_calls(terms: Mapping[str, DistillLoss]) -> Iterator[dict[str, Call]
 def measure_balance(
     losses: Mapping[str, Any], calls: Mapping[str, Call], terms: Sequence[str], scale: float = 1.0
 ) -> Balance | None:
-    """Compare the gradients of the terms with that of the task; their graph is kept.
+    """Compare the gradients of the terms with the task's; the graph is kept.
 
     Args:
-        losses: of the forward pass, as the detector gives them.
-        calls: what `recorded_calls` saw in it, at least one.
+        losses: the forward pass's losses, as returned by the detector.
+        calls: the calls that `recorded_calls` recorded, at least one.
         terms: the names of all terms, called or not.
-        scale: of the losses, so that half-precision gradients are not zero; ratios have none.
+        scale: loss scale that keeps half-precision gradients from vanishing; ratios are unscaled.
 
     Returns:
-        The balance; ``None`` if nothing before the head is trained.
+        The balance; ``None`` if no layer before the head is trained.
     """
     names = sorted(calls)
     student, teacher, context = calls[names[0]]
@@ -81,23 +81,24 @@ def compare_gradients(
     scale: float = 1.0,
     counted: Sequence[Tensor] = (),
 ) -> Balance | None:
-    """Compare the gradients that losses send to features; their graph is kept.
+    """Compare the gradients of losses with respect to features; the graph is kept.
 
     Args:
         task: the task's loss, a scalar.
         terms: name → the term's loss, a scalar.
         feats: the neck's output, per level B×C×H×W.
         scale: as in `measure_balance`.
-        counted: priors that agree, and of how many; summed over processes in the same reduction.
+        counted: the number of agreeing priors, and out of how many; summed over processes in the same
+            reduction.
 
     Returns:
-        As `measure_balance`.
+        As in `measure_balance`.
     """
     feats = [level for level in feats if level.requires_grad]
     if not feats:
         return None  # backbone and neck are frozen
     g_task = _gradient(task, feats, scale)
-    # Of the gradients that the processes have of their own images the squares add up.
+    # Squared norms add up over processes, because each has gradients of its own images.
     sums = [_dot(g_task, g_task)]
     for value in terms.values():
         g_kd = _gradient(value, feats, scale)
@@ -119,32 +120,32 @@ def compare_gradients(
 
 
 def suggested_weight(weight: float, ratio: float) -> tuple[float, bool]:
-    """The weight at which a term's gradient is as large as the task's.
+    """The weight that makes a term's gradient as large as the task's.
 
     Args:
-        weight: the present one.
-        ratio: the gradient's at it, ≥ 0.
+        weight: the current weight.
+        ratio: the gradient's ratio at this weight, ≥ 0.
 
     Returns:
-        The weight, at most a thousand times more or less; and whether that is enough.
+        The weight, changed at most by a factor of a thousand, and whether that is enough.
     """
     change = min(_MOST_CHANGE, max(1 / _MOST_CHANGE, 1 / ratio)) if ratio > 0 else _MOST_CHANGE
     return weight * change, ratio > 0 and change == 1 / ratio
 
 
 def scalar_name(term: str) -> str:
-    """A term's name in the log; mmengine averages what has the word in it over a window."""
+    """A term's name in the log; mmengine averages keys that contain "loss" over a window."""
     return term.replace("loss", "term")
 
 
 def task_loss(losses: Mapping[str, Any], terms: Iterable[str]) -> Any:
-    """The sum of a detector's losses without the terms of these names."""
+    """The sum of a detector's losses without these terms."""
     own = {f"loss_kd_{name}" for name in terms}
     return sum(scalar_loss(value) for key, value in losses.items() if "loss" in key and key not in own)
 
 
 def scalar_loss(value: Any) -> Any:
-    """A loss as mmengine counts it."""
+    """A loss as mmengine sums it."""
     return value.mean() if isinstance(value, Tensor) else sum(part.mean() for part in value)
 
 
@@ -160,12 +161,12 @@ def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 
 def _agreement(student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> list[Tensor]:
-    """How many priors agree, of how many."""
+    """The number of agreeing priors, and out of how many."""
     nothing = student.feats[0].new_zeros((), dtype=torch.float32)
     if student.cls_logits is None or teacher.cls_logits is None:
         return [nothing, nothing]
     with torch.no_grad():
         sure_N = context.valid_N & (teacher.top_scores() > _TEACHER_SURE)
-        # The background of a softmax is no class.
+        # A softmax's background is not a class.
         tops = [out.flat_cls_logits()[:, : out.spec.num_classes].argmax(dim=1) for out in (student, teacher)]
         return [(sure_N & (tops[0] == tops[1])).sum().float(), sure_N.sum().float()]

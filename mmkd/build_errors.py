@@ -1,4 +1,4 @@
-"""Plain messages for errors of mmengine's builder: unknown types, unknown options, missing options."""
+"""Plain messages for mmengine's builder errors: unknown types, unknown options, missing options."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _MISSING = re.compile(r"missing \d+ required (?:positional|keyword-only) argumen
 
 
 def explained(error: Exception) -> UserError | None:
-    """An error of building a part of a config in plain words.
+    """Explain an error from building a part of a config in plain words.
 
     Args:
-        error: with its traceback.
+        error: an error with its traceback.
 
     Returns:
-        ``None`` for an error that is not about a type or an argument in the config.
+        ``None`` if the error is not about a type or an argument in the config.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     building = [frame for frame in frames if frame.f_code.co_name == "build_from_cfg"]
@@ -41,7 +41,7 @@ def explained(error: Exception) -> UserError | None:
     kind, text = class_of(cfg, registry), f"{error}, {place_of(error)}"
     name, valid = getattr(kind, "__name__", str(kind)), accepted_arguments(kind)[0]
     unexpected, missing = _UNEXPECTED.search(str(error)), _MISSING.search(str(error))
-    if unexpected and unexpected[1] in cfg:  # it may have been passed on to a parent
+    if unexpected and unexpected[1] in cfg:  # it may have been passed to a parent
         near = nearest(unexpected[1], valid)
         return UserError(
             f"{name} has no option {unexpected[1]}.",
@@ -80,7 +80,7 @@ def _unknown_type(cfg: Mapping[str, Any], registry: Registry, place: str) -> Use
 
 
 def names_in(registry: Registry | None) -> set[str]:
-    """The names that a registry finds, in itself and in its parents."""
+    """The names that a registry finds, in itself and its parents."""
     names: set[str] = set()
     while registry is not None:
         names.update(registry.module_dict)

@@ -1,4 +1,4 @@
-"""Check that mmkd's dependencies are installed and compatible; resolve config names like ``mmdet::…``."""
+"""Checks that mmkd's dependencies are installed and compatible; resolves config names like ``mmdet::…``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_environment() -> None:
     """Import mmengine, mmcv (with its operators) and mmdet 3.x.
 
     Raises:
-        ImportError: one of them is missing or unfit; says which and the remedy.
+        ImportError: one of them is missing or incompatible; says which and the remedy.
     """
     for name in ("mmengine", "mmcv", "mmdet"):
         module = _import(name)
@@ -40,37 +40,37 @@ def _import(name: str, why: str = "") -> ModuleType:
 
 
 def load_config(name: str | Path) -> Any:
-    """Read a config file, or a ``package::`` name, which mmengine takes in ``_base_`` only.
+    """Read a config file, or a ``package::`` name, which mmengine supports only in ``_base_``.
 
     Args:
         name: a path, or a name like ``mmdet::atss/atss_r50_fpn_1x_coco.py``.
 
     Returns:
-        The `mmengine.Config`, with no ``type`` that mmengine would fail to write or to read again: a class in
-        a config of text, or a full name that a dumped pure-Python config has and that leads nowhere.
+        The `mmengine.Config`, without any ``type`` that mmengine would fail to write or read again: a class
+        in a text config, or an unresolvable full name in a dumped pure-Python config.
 
     Raises:
-        ImportError: a pure-Python config names something that its module has not.
+        ImportError: a pure-Python config imports a name that its module does not have.
     """
     from mmengine.config import Config
     from mmengine.hub import get_config
 
     cfg = get_config(str(name)) if "::" in str(name) else Config.fromfile(name)
     for key in [key for key, value in dict.items(cfg._cfg_dict) if isinstance(value, type)]:
-        del cfg._cfg_dict[key]  # imported by a config of text
+        del cfg._cfg_dict[key]  # imported by a text config
     _name_types(cfg._cfg_dict, cfg)
     return cfg
 
 
 def similar_config(error: Exception) -> str | None:
-    """The config that may have been meant, where none was found.
+    """Suggest the intended config if none was found.
 
     Args:
-        error: what reading it raised.
+        error: the error raised when reading it.
 
     Returns:
-        A name as `load_config` takes it: of a recipe of the same package, or of a file in the same folder.
-        ``None`` if none is similar, or if something else went wrong.
+        A name for `load_config`: of a recipe in the same package, or of a file in the same folder. ``None``
+        if none is similar, or if something else went wrong.
     """
     if not isinstance(error, FileNotFoundError):
         return None
@@ -93,9 +93,9 @@ def similar_config(error: Exception) -> str | None:
 
 
 def _name_types(value: Any, cfg: Any) -> None:
-    """Mend types in place; those of pure-Python configs are imported, and stay as they are."""
+    """Mend types in place; in pure-Python configs they are imported, and do not change."""
     if isinstance(value, dict):
-        for key, part in dict.items(value):  # mmengine's own `items` gives what is imported in its place
+        for key, part in dict.items(value):  # mmengine's own `items` returns the imported objects instead
             if key == "type":
                 value[key] = _named(part, cfg)
             else:
@@ -112,7 +112,7 @@ def _named(kind: Any, cfg: Any) -> Any:
     from mmkd.registry import name_in, name_of
 
     if isinstance(kind, str):
-        # `mmdet.models.losses.iou_loss` is a function too, so mmengine finds nothing below it.
+        # `mmdet.models.losses.iou_loss` is also a function, so mmengine finds nothing below it.
         leads = kind.count(".") < 2 or get_object_from_string(kind) is not None
         if leads and not kind.startswith("mmcv.ops."):
             return kind

@@ -1,4 +1,4 @@
-"""Export what deployment needs from a training checkpoint: weights, class names, a config without mmkd."""
+"""Exports what deployment needs from a training checkpoint: weights, class names, a config without mmkd."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ WRITTEN = "# Written by mmkd-publish: the student alone, for stock MMDetection."
 def write_deployable(checkpoint: str, out: Path, half: bool, config: str | None = None) -> int:
     """Write the weights with the data set's meta information, and the student's config next to them.
 
-    The config has the name of the weights and the ending ``.py``: one file with stock types alone, from
-    which mmdet's `init_detector` builds the student. It is made of the training's config, which every
-    checkpoint of mmengine's `Runner` holds. If none can be made, the log says why and the weights are written
-    alone.
+    The config has the same name as the weights, with the suffix ``.py``: a single file with only stock types,
+    from which mmdet's `init_detector` builds the student. It is derived from the training's config, which
+    every checkpoint of mmengine's `Runner` contains. If that fails, the log says why and only the weights are
+    written.
 
     Args:
-        checkpoint: a checkpoint of training, path or URL.
-        out: the file to write; replaced whole, never half written.
+        checkpoint: a training checkpoint, path or URL.
+        out: the file to write; replaced atomically, never half written.
         half: store floating-point weights in half precision.
-        config: the training's config, if not that in the checkpoint.
+        config: the training's config, if it is not in the checkpoint.
 
     Returns:
         The number of tensors.
 
     Raises:
-        UserError: the checkpoint cannot be read, or holds no weights; the name promises a hash, see
-            `mmkd.checkpoints.names`; ``config`` cannot be read, needs mmkd or does not fit the weights; or
-            the student's config would replace a file that is not of this function.
+        UserError: the checkpoint is unreadable or has no weights; ``out`` looks like it contains a hash, see
+            `mmkd.checkpoints.names`; ``config`` is unreadable, needs mmkd or does not match the weights; or
+            the student's config would replace a file that this function did not write.
     """
     check_out_name(out)
     beside = out.with_suffix(".py")
@@ -75,7 +75,7 @@ def write_deployable(checkpoint: str, out: Path, half: bool, config: str | None 
     )
     write_durably(out, buffer.getbuffer())
     if text is None:
-        beside.unlink(missing_ok=True)  # one of other weights
+        beside.unlink(missing_ok=True)  # it belongs to other weights
     else:
         write_durably(beside, f"{WRITTEN}\n{text}".encode())
         print_log(f"{beside}: the student's config, for stock MMDetection", "current")
@@ -89,12 +89,12 @@ def _config_text(
     weights: Mapping[str, Tensor],
     checkpoint: str,
 ) -> str | None:
-    """The text of the student's config; ``None`` if the checkpoint holds none to make it of."""
+    """The text of the student's config; ``None`` if the checkpoint contains no config."""
     if config is not None:
         return _fitting(_read_config(config), dataset_meta, weights, checkpoint)
     try:
         return _fitting(literal_config(own), dataset_meta, weights, checkpoint)
-    except Exception as error:  # the weights are of use without
+    except Exception as error:  # the weights are useful without it
         print_log(
             f"Weights written without a config, because the one in {checkpoint} cannot be used: "
             f"{error}; pass the training config with --config",
@@ -130,7 +130,7 @@ def _read_config(name: str) -> dict[str, Any]:
 
 
 def _check_replaceable(beside: Path, out: Path) -> None:
-    """Refuse to replace a config that somebody wrote."""
+    """Refuse to replace a config that the user wrote."""
     if beside == out:
         raise UserError(f"{out} is the name of a config: call the weights {out.with_suffix('.pth')}")
     if beside.exists() and not beside.read_text(encoding="utf-8", errors="replace").startswith(WRITTEN):
@@ -143,7 +143,7 @@ def _check_replaceable(beside: Path, out: Path) -> None:
 
 
 def check_out_name(out: Path) -> None:
-    """Refuse a name for a new checkpoint that promises a hash.
+    """Refuse a name for a new checkpoint that looks like it contains a hash.
 
     Raises:
         UserError: it does, see `mmkd.checkpoints.names`.

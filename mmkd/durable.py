@@ -1,4 +1,4 @@
-"""Atomic writes: a file that is there is whole, also after a kill, a full disk and a power cut."""
+"""Atomic writes: a file is complete or missing, even after a kill, a full disk or a power cut."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from mmkd.errors import UserError
 
 
 class DurableLocalBackend(LocalBackend):
-    """mmengine's local files, each written under another name, synced and renamed.
+    """mmengine's local files, each written under a temporary name, synced and renamed.
 
-    Whoever reads meanwhile finds the old file or the new one. After a kill a
-    ``<name>.tmp`` may be left, which the next writing of that name replaces.
+    Readers see the old file or the new one. A kill may leave ``<name>.tmp``, which the next write to that
+    name replaces.
     """
 
     def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
         """Write bytes.
 
         Raises:
-            UserError: the file cannot be written; what was there before still is.
+            UserError: the file cannot be written; the old one is unchanged.
         """
         write_file(
             Path(filepath),
@@ -43,14 +43,14 @@ class DurableLocalBackend(LocalBackend):
 
 @contextmanager
 def durable_file(path: Path, part: Path | None = None) -> Iterator[IO[bytes]]:
-    """A file to write to; at the end of the block it replaces ``path``, after an error ``path`` is as before.
+    """A file to write to; it replaces ``path`` at the end of the block; after an error ``path`` is unchanged.
 
     Args:
         path: the file.
-        part: where it is written first, in the same folder; one of its own for each of several writers.
+        part: the temporary file, in the same folder; different for each of several writers.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     part = part or path.with_name(f"{path.name}.tmp")
     try:
@@ -62,7 +62,7 @@ def durable_file(path: Path, part: Path | None = None) -> Iterator[IO[bytes]]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    if hasattr(os, "O_DIRECTORY"):  # not on Windows; the new name is on the disk too
+    if hasattr(os, "O_DIRECTORY"):  # not on Windows; also syncs the new name
         folder = os.open(path.parent, os.O_DIRECTORY)
         try:
             os.fsync(folder)
@@ -71,7 +71,7 @@ def durable_file(path: Path, part: Path | None = None) -> Iterator[IO[bytes]]:
 
 
 def write_durably(path: Path, content: bytes | memoryview, part: Path | None = None) -> None:
-    """Replace a file with ``content``, or leave it as it is; arguments and errors as of `durable_file`."""
+    """Replace a file with ``content``, or leave it unchanged; arguments and errors as in `durable_file`."""
     with durable_file(path, part) as file:
         file.write(content)
 
@@ -79,15 +79,15 @@ def write_durably(path: Path, content: bytes | memoryview, part: Path | None = N
 def write_file(
     path: Path, content: bytes | memoryview, remedy: str = "free some space, or choose another folder"
 ) -> None:
-    """As `write_durably`, in a folder that may not be there yet, with an error for people.
+    """As `write_durably`, but creates the folder and raises a readable error.
 
     Args:
         path: the file.
-        content: what is to be in it.
-        remedy: of the error.
+        content: the new content.
+        remedy: the error's remedy.
 
     Raises:
-        UserError: it cannot be written; what was there before still is.
+        UserError: the file cannot be written; the old one is unchanged.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,14 +105,14 @@ def write_file(
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = 2, **options: str) -> None:
-    """Write JSON, by `write_file`; without ``indent`` in as few bytes as it takes."""
+    """Write JSON with `write_file`; without ``indent`` as compactly as possible."""
     separators = (",", ":") if indent is None else None
     text = json.dumps(content, indent=indent, separators=separators, ensure_ascii=False)
     write_file(path, f"{text}\n".encode(), **options)
 
 
 def use_durable_files() -> None:
-    """Let mmengine write all its local files so from now on, in this process; the tools and hooks call it."""
+    """From now on, make mmengine in this process write all local files this way; used by tools and hooks."""
     register_backend("local", DurableLocalBackend, force=True, prefixes="")
     for key, kept in list(backend_instances.items()):
         if type(kept) is LocalBackend:

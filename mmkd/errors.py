@@ -12,17 +12,16 @@ from typing import Any
 class UserError(ValueError):
     """A mistake in a config, checkpoint or data set, with its remedy.
 
-    The command-line tools print the message alone, without a traceback. It keeps its fields when it is
-    pickled or copied.
+    The command-line tools print only the message, without a traceback. Pickling and copying keep its fields.
 
     Args:
         what: one sentence that says what is wrong.
-        expected: what would have been right; given together with ``found`` and ``remedy``, or not at all.
-        found: what was there instead.
+        expected: what would be right; given together with ``found`` and ``remedy``, or not at all.
+        found: what was found instead.
         remedy: what the user can do about it.
 
     Attributes:
-        what, expected, found, remedy: as given; the last three are ``None`` for a sentence alone.
+        what, expected, found, remedy: as given; the last three are ``None`` if there is only a sentence.
 
     Example:
         >>> print(UserError("The cup is empty.", expected="tea", found="nothing", remedy="fill it"))
@@ -46,16 +45,16 @@ class UserError(ValueError):
         return type(self)(what, expected=self.expected, found=self.found, remedy=self.remedy)
 
 
-user_error = UserError  # what plugins called it when it was a function
+user_error = UserError  # its name for plugins when it was a function
 
 
 def check_options(what: str, given: Iterable[str], valid: Iterable[str]) -> None:
     """Raise `UserError` for a name that is not among the valid ones.
 
     Args:
-        what: what the names are options of.
+        what: what the options belong to.
         given: the names in a config.
-        valid: the names that there are.
+        valid: the valid names.
     """
     valid = sorted(valid)
     unknown = sorted(map(str, set(given) - set(valid)))
@@ -70,26 +69,26 @@ def check_options(what: str, given: Iterable[str], valid: Iterable[str]) -> None
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The most similar of some names, for "did you mean …?".
+    """The most similar of several names, for "did you mean …?".
 
     Args:
-        name: as it was written.
-        names: those that there are.
-        cutoff: how similar it must be, from 0 for anything to 1 for the same.
+        name: the name as written.
+        names: the valid names.
+        cutoff: the required similarity, from 0 (anything) to 1 (equal).
 
     Returns:
-        ``None`` if none is as similar.
+        ``None`` if no name is similar enough.
     """
     return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)), None)
 
 
 def check_arguments(what: str, given: Iterable[str], function: Callable[..., Any]) -> None:
-    """Raise `UserError` unless the names are arguments of a function or class, with all that it needs.
+    """Raise `UserError` unless the names are arguments of a function or class, and none is missing.
 
     Args:
-        what: what the names are options of.
+        what: what the options belong to.
         given: the names in a config.
-        function: takes no ``**options``.
+        function: a function or class without ``**options``.
     """
     given, arguments = set(given), inspect.signature(function).parameters
     check_options(what, given, arguments)
@@ -104,15 +103,15 @@ def check_arguments(what: str, given: Iterable[str], function: Callable[..., Any
 
 
 def place_of(error: BaseException) -> str:
-    """The part of the config that caused an error of mmengine or mmdet, from its traceback.
+    """The part of the config that caused an error in mmengine or mmdet, from its traceback.
 
     Args:
-        error: with its traceback.
+        error: an error with its traceback.
 
     Returns:
-        What was being built from the outside in, like ``while building KDSingleStageDetector → FPN``, else
-        the innermost function of theirs or mmkd's, like ``in ATSSHead.loss_by_feat``; and the line of code if
-        the error has no text. Empty if there is neither.
+        What was being built, from the outside in, like ``while building KDSingleStageDetector → FPN``; or
+        else the innermost function of theirs or mmkd's, like ``in ATSSHead.loss_by_feat``; and the line of
+        code if the error has no text. Empty if there is neither.
     """
     building: list[str] = []
     function = ""
@@ -135,7 +134,7 @@ def place_of(error: BaseException) -> str:
 
 
 def type_of(cfg: Any) -> str:
-    """How a message names what a config's ``type`` means."""
+    """The name of a config's ``type`` in messages."""
     if not isinstance(cfg, Mapping):
         return repr(cfg)[:60]
     if "type" not in cfg:

@@ -1,4 +1,4 @@
-"""What a training logged, as mmengine writes it."""
+"""Reads what a training logged, in mmengine's format."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def logged_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """The rows of ``*/vis_data/scalars.json``, run by run, in the order in which they were written.
+    """The rows of ``*/vis_data/scalars.json``, run by run, in the order they were written.
 
     Args:
-        folder: the work dir. A line that was cut off, or is being written at this moment, is left out.
+        folder: the work dir. An incomplete line, for example one just being written, is skipped.
     """
     for file in sorted(folder.glob("*/vis_data/scalars.json")):
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines():

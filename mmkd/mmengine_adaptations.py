@@ -1,13 +1,13 @@
 """Everything that ``import mmkd`` changes outside mmkd, except names in mmdet's registries.
 
-- ``mmengine.runner.CheckpointLoader`` reads by `mmkd.checkpoints`, as data and verified. mmengine's own
-  loaders run what a pickle names, and since torch 2.6 cannot read the files that mmengine writes.
-- ``torch.serialization``'s safe globals have what mmengine writes into every checkpoint, its message hub
-  (`HistoryBuffer` objects, NumPy arrays), for others who call `torch.load`, which refuses it since torch 2.6.
-  Any other pickle stays refused.
-- mmengine's table of packages with configs has ``mmkd``, so that ``_base_ = ["mmkd::bccd/kd.py"]`` is found.
+- ``mmengine.runner.CheckpointLoader`` uses `mmkd.checkpoints`: it reads data only, and verifies hashes.
+  mmengine's own loaders run whatever a pickle names, and since torch 2.6 cannot read mmengine's own files.
+- ``torch.serialization``'s safe globals include what mmengine writes into every checkpoint, its message hub
+  (`HistoryBuffer` objects, NumPy arrays), for other code that calls `torch.load`, which refuses it since
+  torch 2.6. Other pickles are still refused.
+- mmengine's table of packages with configs includes ``mmkd``, so ``_base_ = ["mmkd::bccd/kd.py"]`` works.
 
-`tests/test_mmengine_adaptations.py` compares the process before and after, and finds nothing else.
+`tests/test_mmengine_adaptations.py` compares the process before and after, and finds no other changes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mmkd.checkpoints.allowed import history_buffer_method
 
 
 def adapt_mmengine() -> None:
-    """Make mmengine read checkpoints as data and find ``mmkd::`` configs; done again, it changes nothing."""
+    """Make mmengine read checkpoints as data and find ``mmkd::`` configs; calling it again has no effect."""
     from mmengine.config.utils import MODULE2PACKAGE
 
     from mmkd.checkpoints.loaders import register_loaders
@@ -34,7 +34,7 @@ def adapt_mmengine() -> None:
 
 
 def mmengine_safe_globals() -> list[Any]:
-    """What mmengine's own checkpoints hold beyond tensors and plain containers."""
+    """What mmengine's own checkpoints contain besides tensors and plain containers."""
     from mmengine.logging import HistoryBuffer
 
     core = importlib.import_module(
@@ -48,15 +48,15 @@ def mmengine_safe_globals() -> list[Any]:
 
 
 def allow_mmengine_checkpoints() -> None:
-    """Let ``torch.load(weights_only=True)`` read what mmengine writes.
+    """Let ``torch.load(weights_only=True)`` read mmengine's checkpoints.
 
-    Does nothing before torch 2.6, which reads any pickle unless told otherwise.
+    Does nothing before torch 2.6, which reads any pickle by default.
     """
     if torch_loads_weights_only():
         torch.serialization.add_safe_globals(mmengine_safe_globals())
 
 
 def torch_loads_weights_only() -> bool:
-    """Whether this torch defaults to ``weights_only=True`` (2.6)."""
+    """Whether this torch version defaults to ``weights_only=True`` (2.6)."""
     major, minor = re.match(r"(\d+)\.(\d+)", torch.__version__).groups()  # type: ignore[union-attr]
     return (int(major), int(minor)) >= (2, 6)

@@ -1,9 +1,8 @@
 """mmdet's registries, and the scope ``mmkd`` below them.
 
-mmkd registers into mmdet's own registries, so every MMDetection config finds
-its classes. mmengine marks what a config inherits from ``mmkd::…`` with the
-scope ``mmkd`` and then looks for registries of that scope; each of them here is
-an empty child that passes every question on to mmdet.
+mmkd registers its classes in mmdet's own registries, so every MMDetection config finds them. mmengine marks
+everything that a config inherits from ``mmkd::…`` with the scope ``mmkd`` and then looks for registries of
+that scope; each of them here is empty and forwards every lookup to mmdet.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from mmengine.registry import Registry
 REGISTRIES = [
     node for node in vars(mmdet.registry).values() if isinstance(node, Registry) and node.scope == "mmdet"
 ]
-TEACHERS = Registry("teacher", scope="mmdet")  # of the classes of teachers that are no detectors of mmdet
+TEACHERS = Registry("teacher", scope="mmdet")  # for teachers that are not mmdet detectors
 SCOPE = [Registry(node.name, parent=node, scope="mmkd") for node in (*REGISTRIES, TEACHERS)]
 
 __all__ = [
@@ -58,12 +57,12 @@ __all__ = [
 
 
 def class_of(cfg: Any, registry: Registry = MODELS) -> Any:
-    """The class or function that a config's ``type`` means.
+    """The class or function that a config's ``type`` refers to.
 
     Args:
         cfg: a config with a ``type``, or the type itself: a class, a name, or a name with its scope
             (``'ATSS'``, ``'mmdet.ATSS'``, ``ATSS``).
-        registry: where names are looked up.
+        registry: the registry for names.
 
     Returns:
         ``None`` if there is no type, or no class of that name.
@@ -77,14 +76,14 @@ def class_of(cfg: Any, registry: Registry = MODELS) -> Any:
 
 
 def accepted_arguments(kind: Any) -> tuple[dict[str, inspect.Parameter], bool]:
-    """The arguments that a class or function takes by name; by ``**kwargs`` those of its parents too.
+    """The named arguments of a class or function; with ``**kwargs`` those of its parents too.
 
     Args:
-        kind: a class or function; anything else takes none.
+        kind: a class or function; anything else has no arguments.
 
     Returns:
-        The arguments by name, and whether it may take others: a decorator may translate older names, and
-        the last ``**kwargs`` may be read for any.
+        The arguments by name, and whether others may be accepted: a decorator may translate older names, and
+        the last ``**kwargs`` may accept any.
     """
     arguments: dict[str, inspect.Parameter] = {}
     if not isinstance(kind, type):
@@ -105,7 +104,7 @@ def accepted_arguments(kind: Any) -> tuple[dict[str, inspect.Parameter], bool]:
 
 
 def imported_modules(cfg: Mapping[str, Any]) -> list[str]:
-    """The modules that a config's ``custom_imports`` names; mmengine takes one as a bare string too.
+    """The modules in a config's ``custom_imports``; like mmengine, accepts a single string too.
 
     Example:
         >>> imported_modules(dict(custom_imports=dict(imports="mine.models")))
@@ -116,11 +115,11 @@ def imported_modules(cfg: Mapping[str, Any]) -> list[str]:
 
 
 def name_in(cfg: Mapping[str, Any], name: str) -> str:
-    """The name by which mmengine finds a class, whatever the scope of a config.
+    """The name under which mmengine finds a class, whatever the config's scope.
 
     Args:
         cfg: a config; ``default_scope`` is ``None`` in most pure-Python ones.
-        name: of the class, without a scope. What is in none of mmdet's own registries stays as it is.
+        name: the class name, without a scope. Names outside mmdet's own registries are returned unchanged.
     """
     bare = cfg.get("default_scope", "mmdet") in ("mmdet", "mmkd") or not any(
         name in node.module_dict for node in _registries()[: len(REGISTRIES)]
@@ -129,19 +128,19 @@ def name_in(cfg: Mapping[str, Any], name: str) -> str:
 
 
 def is_kind(cfg: Any, *kinds: type, registry: Registry = MODELS) -> bool:
-    """Whether a config's ``type`` means one of these classes or a subclass of them.
+    """Whether a config's ``type`` refers to one of these classes or a subclass.
 
     Args:
         cfg: see `class_of`.
         *kinds: the classes.
-        registry: where names are looked up.
+        registry: the registry for names.
     """
     found = class_of(cfg, registry)
     return isinstance(found, type) and issubclass(found, kinds)
 
 
 def name_of(kind: Any) -> Any:
-    """The name by which mmdet finds a class or function; as it is if it is in no registry of mmdet's.
+    """The name under which mmdet finds a class or function; unchanged if no mmdet registry has it.
 
     Args:
         kind: the class or function, its full name, or its name with a scope.
@@ -155,7 +154,7 @@ def name_of(kind: Any) -> Any:
     if not isinstance(kind, str):
         return kind
     scope, name = kind.partition(".")[0], kind.rpartition(".")[2]
-    if scope == "mmcv" and hasattr(mmcv.ops, name):  # looked up there by this name
+    if scope == "mmcv" and hasattr(mmcv.ops, name):  # found there by this name
         return name
     found = registered(name)
     scopes = {package_of(found), "mmdet", "mmkd"} if kind.count(".") == 1 else {package_of(found)}
@@ -163,12 +162,12 @@ def name_of(kind: Any) -> Any:
 
 
 def package_of(kind: Any) -> str:
-    """The package that a class or function is from."""
+    """The package that a class or function belongs to."""
     return str(getattr(kind, "__module__", "")).partition(".")[0]
 
 
 def registered(name: str) -> Any:
-    """What mmdet finds under a name in any of its registries; ``None`` if nothing."""
+    """What mmdet finds under a name in any of its registries; ``None`` if there is nothing."""
     for registry in _registries():
         if name in registry.module_dict:
             return registry.module_dict[name]

@@ -17,13 +17,13 @@ WHOLE = ("SingleDeviceStrategy", "DDPStrategy")
 
 
 def check_strategy(cfg: Mapping[str, Any]) -> None:
-    """Refuse a config that would run a distilled model in shards, before anything is built.
+    """Refuse a config that would shard a distilled model, before anything is built.
 
     Reads ``strategy`` of a `FlexibleRunner` and ``model_wrapper_cfg`` of a `Runner`. Models without
-    ``distill`` may do as they like.
+    ``distill`` are not restricted.
 
     Raises:
-        UserError: it would.
+        UserError: the model would be sharded.
     """
     if "distill" not in (cfg.get("model") or {}):
         return
@@ -37,10 +37,10 @@ def check_strategy(cfg: Mapping[str, Any]) -> None:
 
 
 def unwrapped(model: Any) -> Any:
-    """The model itself, without what distributes it.
+    """The model without its distributed wrapper.
 
     Raises:
-        UserError: that keeps it in shards: FSDP, DeepSpeed, ColossalAI.
+        UserError: the wrapper shards the model: FSDP, DeepSpeed, ColossalAI.
     """
     if not is_model_wrapper(model):
         return model
@@ -56,7 +56,7 @@ def check_whole(model: nn.Module) -> None:
         UserError: its parameters are FSDP's, distributed tensors, or DeepSpeed's ZeRO-3.
     """
     for module in model.modules():
-        # FSDP marks what it has wrapped; in its forward pass the parameters are views of others.
+        # FSDP marks modules that it wraps; in its forward pass the parameters are views of others.
         if getattr(module, "_is_fsdp_managed_module", False):
             _refuse("FullyShardedDataParallel")
     for parameter in model.parameters():

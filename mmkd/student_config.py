@@ -1,4 +1,4 @@
-"""The student's config without mmkd, derived from the training config."""
+"""Derives the student's config without mmkd from the training config."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmkd.errors import UserError
 from mmkd.registry import imported_modules, name_of, package_of, registered
 from mmkd.teachers.config import plain_detector
 
-# What running and testing a detector reads; the rest is about training.
+# What running and testing a detector needs; the rest is for training.
 KEPT = (
     "default_scope",
     "model",
@@ -34,25 +34,25 @@ STOCK = ("mmdet", "mmengine", "mmcv", "torch")
 
 
 def student_config(cfg: Mapping[str, Any], dataset_meta: Mapping[str, Any]) -> Config:
-    """The config of the student alone, of stock types: what running and testing it reads.
+    """The student's own config, with stock types and only what running and testing it needs.
 
     Args:
-        cfg: a config of training, distilled or not.
-        dataset_meta: the data set's meta information; stands in place of files that a config names there.
+        cfg: a training config, distilled or not.
+        dataset_meta: the data set's meta information; replaces files that a config names there.
 
     Returns:
-        A config that inherits from none. It imports the user's own modules if types of theirs are left.
+        A config without inheritance. It imports the user's own modules if it still uses their types.
 
     Raises:
-        UserError: something that it needs is mmkd's, or is in no module that the config imports.
+        UserError: something that it needs belongs to mmkd, or is in no module that the config imports.
     """
     kept = _plain_types({name: cfg[name] for name in KEPT if cfg.get(name) is not None})
-    for name in {"default_hooks", "visualizer"} & set(kept):  # for which mmengine has others
+    for name in {"default_hooks", "visualizer"} & set(kept):  # mmengine has defaults for these
         kept[name] = _without_mmkd(kept[name])
     if _is_mmkd(str(kept.setdefault("default_scope", "mmdet"))):
         kept["default_scope"] = "mmdet"
     model = plain_detector(_plain_types(cfg["model"]))
-    if cfg.get("data_preprocessor") is not None:  # where the Runner would put it
+    if cfg.get("data_preprocessor") is not None:  # the Runner puts it there
         model.setdefault("data_preprocessor", cfg["data_preprocessor"])
     kept["model"] = _plain_types(_without_pretrained(model))
     _read_no_file(kept.get("test_dataloader") or {}, dataset_meta)
@@ -73,10 +73,10 @@ def student_config(cfg: Mapping[str, Any], dataset_meta: Mapping[str, Any]) -> C
 
 
 def literal_config(text: str) -> dict[str, Any]:
-    """Read the config that mmengine wrote into a checkpoint, without running it.
+    """Read the config that mmengine stored in a checkpoint, without running it.
 
     Raises:
-        ValueError: it is more than literals and ``dict(…)``, or has no model.
+        ValueError: it contains more than literals and ``dict(…)``, or has no model.
     """
     try:
         body = ast.parse(text).body
@@ -110,7 +110,7 @@ def _is_mmkd(name: str) -> bool:
 
 
 def _plain_types(value: Any) -> Any:
-    """A copy with classes and functions by their names, and without mmkd's scope."""
+    """A copy with classes and functions replaced by their names, without mmkd's scope."""
     if isinstance(value, Mapping):
         return {
             key: name_of(part) if key == "type" else _plain_types(part)
@@ -123,7 +123,7 @@ def _plain_types(value: Any) -> Any:
 
 
 def _without_mmkd(value: Any) -> Any:
-    """A copy without the entries that are mmkd's own."""
+    """A copy without mmkd's own entries."""
     if isinstance(value, dict):
         return {key: _without_mmkd(part) for key, part in value.items() if not _of_mmkd(part)}
     if isinstance(value, (list, tuple)):
@@ -136,7 +136,7 @@ def _of_mmkd(value: Any) -> bool:
 
 
 def _without_pretrained(value: Any) -> Any:
-    """A copy that downloads no weights to begin with."""
+    """A copy that does not download initial weights."""
     if isinstance(value, Mapping):
         return {
             key: _without_pretrained(part)
@@ -147,10 +147,10 @@ def _without_pretrained(value: Any) -> Any:
 
 
 def _read_no_file(parent: dict[str, Any], dataset_meta: Mapping[str, Any]) -> None:
-    """Have the data set of a loader, built for its meta information alone, read no file; in place."""
+    """Make a loader's data set, which is built only for its meta information, read no file; in place."""
     for container, key in places_of(parent):
         dataset = container[key]
-        if container is not parent:  # mmdet's tools say it to the outermost alone
+        if container is not parent:  # mmdet's tools pass it only to the outermost
             dataset["lazy_init"] = True
         metainfo = dataset.get("metainfo") or {}
         for name in [name for name, value in metainfo.items() if isinstance(value, str)]:
@@ -168,15 +168,15 @@ def _types(value: Any) -> Iterator[Any]:
 
 
 def _package(kind: Any) -> str | None:
-    """The package of the class that a name means, without importing what it names; ``None`` if unknown."""
+    """The package of the class with this name, without importing what it names; ``None`` if unknown."""
     if not isinstance(kind, str):
         return None
     first, _, rest = kind.partition(".")
-    if "." in rest:  # the full name of a class
+    if "." in rest:  # a class's full name
         return first
     found = registered(rest or first)
     if found is not None:
         return package_of(found)
-    if hasattr(mmcv.ops, kind):  # found by its name there, in no registry
+    if hasattr(mmcv.ops, kind):  # found there by name, not in a registry
         return "mmcv"
     return first if rest else None

@@ -1,4 +1,4 @@
-"""Find the torchvision version for the installed torch, and survive a broken one.
+"""Finds the torchvision version for the installed torch, and handles a broken one.
 
 mmengine asks torchvision for the addresses of ``torchvision://`` weights, and imports it to log its version.
 """
@@ -15,13 +15,13 @@ from mmengine.logging import print_log
 
 
 def requirement() -> str:
-    """The pip requirement, like ``torchvision==0.28.0``: each version is compiled for one torch."""
+    """The pip requirement, like ``torchvision==0.28.0``: each version is compiled for one torch version."""
     minor, patch = re.match(r"\d+\.(\d+)\.(\d+)", torch.__version__).groups()  # type: ignore[union-attr]
     return f"torchvision==0.{int(minor) + 15}.{patch}"
 
 
 def remedy() -> str:
-    """How to install it, like ``pip install torchvision==0.28.0``; builds for CPUs are on PyTorch's index."""
+    """How to install it, like ``pip install torchvision==0.28.0``; CPU builds are on PyTorch's index."""
     build = torch.__version__.partition("+")[2]
     index = (
         f" --index-url https://download.pytorch.org/whl/{build}" if re.match("cpu|cu|rocm|xpu", build) else ""
@@ -32,8 +32,9 @@ def remedy() -> str:
 def survive() -> None:
     """Treat a broken torchvision as missing, with a warning.
 
-    Compiled for another torch, it fails in ways that nobody expects (``operator torchvision::nms does not
-    exist``), and mmengine's Runner imports it to log its version: to be called before one is built.
+    If it was compiled for another torch, it fails in unexpected ways
+    (``operator torchvision::nms does not exist``), and mmengine's Runner imports it to log its version. Call
+    this before building a Runner.
     """
     try:
         importlib.import_module("torchvision")

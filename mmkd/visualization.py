@@ -17,7 +17,7 @@ from mmengine.visualization.vis_backend import force_init_env
 
 from mmkd.errors import UserError
 
-WANDB = (0, 28)  # the first with `finish_timeout` and `stop_fn`
+WANDB = (0, 28)  # the first version with `finish_timeout` and `stop_fn`
 _STARTED: list[WandbBackend] = []
 
 
@@ -25,22 +25,21 @@ _STARTED: list[WandbBackend] = []
 class WandbBackend(WandbVisBackend):
     """Log to Weights & Biases; if it is unreachable, keep the run on disk and continue training.
 
-    Beside mmengine's backend: the code is uploaded only if asked for; a run
-    that is started again under its id (``WANDB_RUN_ID``) goes on where it was;
-    the end of training waits for uploads ``finish_timeout`` seconds at most;
-    times of validations do not mix with those of training steps.
+    Differences from mmengine's backend: it uploads code only on request; a run restarted with the same id
+    (``WANDB_RUN_ID``) continues; the end of training waits at most ``finish_timeout`` seconds for uploads;
+    times of validations and training steps are kept apart.
 
     Args:
         save_dir: set by the Visualizer.
         init_kwargs: for `wandb.init`, such as ``project``, ``entity``, ``tags``.
         log_code: upload every ``.py`` file below the working directory.
-        init_timeout: seconds to wait for W&B before the run goes on offline.
+        init_timeout: seconds to wait for W&B before the run continues offline.
         finish_timeout: seconds that the end of training waits for uploads.
         **options: mmengine's ``define_metric_cfg`` and ``watch_kwargs``.
 
     Attributes:
         stopped: set, from another thread, when the run is stopped through W&B.
-        exit_code: what the run is finished with.
+        exit_code: the exit code to finish the run with.
 
     Raises:
         UserError: wandb is missing or too old.
@@ -69,7 +68,7 @@ class WandbBackend(WandbVisBackend):
         _STARTED.append(self)
         os.makedirs(self._save_dir, exist_ok=True)
         self._wandb = wandb
-        # wandb copies its settings deeply, which a lambda survives and a bound method does not.
+        # wandb deep-copies its settings; a lambda survives that, a bound method does not.
         stop = lambda: self.stopped.set()  # noqa: E731
         settings = wandb.Settings(**self.timeouts, finish_timeout_raises=True, stop_fn=stop)
         arguments: dict[str, Any] = {"dir": self._save_dir, "allow_val_change": True, **self._init_kwargs}
@@ -94,20 +93,20 @@ class WandbBackend(WandbVisBackend):
                 self._run.define_metric(metric, summary=self._define_metric_cfg[metric])
             else:
                 self._run.define_metric(**metric)
-        # Train rows hold `iter`; what has no step metric of its own goes with it.
+        # Training rows contain `iter`; keys without their own step metric use it.
         self._run.define_metric("*", step_metric="iter", step_sync=False)
 
     @property
     @force_init_env
     def run(self) -> Any:
-        """The `wandb.Run`; only the main process may ask for it."""
+        """The `wandb.Run`; use only in the main process."""
         return self._run
 
     def attempt(self, action: Callable[[Any], object]) -> None:
-        """Do something with the run; if W&B's process is gone, say so once and train on.
+        """Do something with the run; if W&B's process is gone, warn once and continue training.
 
         Args:
-            action: is given the `wandb.Run`.
+            action: called with the `wandb.Run`.
         """
         run = self.run
         if self._lost:
@@ -121,7 +120,7 @@ class WandbBackend(WandbVisBackend):
             print_log(f"W&B {problem}. {self._how_to_sync()}", "current", level=logging.WARNING)
 
     def add_config(self, config: Config, **_: Any) -> None:
-        """Log the resolved config, and the code if asked for."""
+        """Log the resolved config, and the code if requested."""
         self.attempt(lambda run: run.config.update(config.to_dict(), allow_val_change=True))
         if self.log_code:
             self.attempt(lambda run: run.log_code())
@@ -129,8 +128,8 @@ class WandbBackend(WandbVisBackend):
     def add_scalars(
         self, scalar_dict: dict[str, Any], step: int = 0, file_path: str | None = None, **_: Any
     ) -> None:
-        """Log a row. ``step`` is in the row already: `iter` here, `epoch` from `WandbSweepHook`."""
-        if "iter" not in scalar_dict:  # a validation's
+        """Log a row. It already contains the step: `iter` here, `epoch` from `WandbSweepHook`."""
+        if "iter" not in scalar_dict:  # a row of a validation
             scalar_dict = {
                 f"val/{key}" if key in ("time", "data_time") else key: value
                 for key, value in scalar_dict.items()
@@ -138,7 +137,7 @@ class WandbBackend(WandbVisBackend):
         self.attempt(lambda run: run.log(scalar_dict))
 
     def close(self) -> None:
-        """Finish the run; say how to upload it later if that takes too long."""
+        """Finish the run; if that takes too long, say how to upload it later."""
         if hasattr(self, "_run"):
             self.attempt(lambda run: run.finish(exit_code=self.exit_code))
 
@@ -149,7 +148,7 @@ class WandbBackend(WandbVisBackend):
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether the credentials are at fault; wandb's AuthenticationError may also mean that nobody answers."""
+    """Whether the credentials are wrong; wandb raises AuthenticationError also when offline."""
     import wandb
 
     if isinstance(error, wandb.errors.AuthenticationError):
@@ -159,13 +158,13 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def finish_failed(exit_code: int) -> None:
-    """Finish what is still open after an error.
+    """Finish open runs after an error.
 
-    wandb sees the exit code of a script by itself, but not in ``sys.exit(main())``: there Python looks
-    `sys.exit` up before wandb has replaced it.
+    wandb detects a script's exit code itself, but not in ``sys.exit(main())``: there Python looks up
+    `sys.exit` before wandb replaces it.
 
     Args:
-        exit_code: not 0.
+        exit_code: any code but 0.
     """
     for backend in _STARTED:
         backend.exit_code = exit_code
