@@ -31,7 +31,8 @@ stacks:
 
 lint:
 	@python=$$(tools/install.sh test) && bin=$$(dirname $$python) && export PATH="$$bin:$$PATH" && \
-	$$python -m ruff format --check . && $$python -m ruff check . && $$python -m mypy && lint-imports
+	$$python -m ruff format --check . && $$python -m ruff check . && $$python -m mypy && lint-imports && \
+	hadolint Dockerfile
 
 docs:
 	@python=$$(tools/install.sh test) && NO_MKDOCS_2_WARNING=1 $$python -m mkdocs build --strict --quiet

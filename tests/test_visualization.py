@@ -11,6 +11,9 @@ from mmengine.config import Config
 
 import mmkd.visualization
 from mmkd import UserError, WandbBackend
+from mmkd.cli import train
+
+from .conftest import ROOT
 
 
 class FakeRun:
@@ -182,3 +185,28 @@ def test_missing_or_old_wandb(
     monkeypatch.setattr(mmkd.visualization, "version", version)
     with pytest.raises(UserError, match=rf"{said}\n.*pip install"):
         WandbBackend(str(tmp_path))
+
+
+@pytest.mark.slow
+def test_tensorboard_gets_each_loss_and_metric(tmp_path: Path) -> None:
+    """By the lines of docs/sweeps.md."""
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    page = (ROOT / "docs/sweeps.md").read_text(encoding="utf-8")
+    line = re.search(r"^visualizer = .*TensorboardVisBackend.*$", page, re.MULTILINE)
+    assert line
+    small = "".join(
+        f"{part}_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(indices=4))\n"
+        for part in ("train", "val", "test")
+    )
+    config = tmp_path / "kd_tensorboard.py"
+    config.write_text(
+        f"_base_ = ['mmkd::bccd/kd.py']\n{line[0]}\n{small}"
+        "train_cfg = dict(max_epochs=1)\ndefault_hooks = dict(logger=dict(interval=1))\n"
+        "model = dict(test_cfg=dict(score_thr=0.0))\n"  # mmdet has no metric where nothing is found
+    )
+    assert train.main([str(config), "--work-dir", str(tmp_path / "run")]) == 0
+    (events,) = (tmp_path / "run").glob("*/vis_data/events.out.tfevents.*")
+    found = accumulators.EventAccumulator(str(events)).Reload()
+    assert {"loss_cls", "loss_kd_cls", "lr", "coco/bbox_mAP"} <= set(found.Tags()["scalars"])
+    (scalar,) = found.Scalars("loss_kd_cls")
+    assert scalar.value > 0

