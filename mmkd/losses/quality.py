@@ -13,7 +13,7 @@ from mmkd.structures import DenseOutputs, DistillContext, Need, Valid
 
 @MODELS.register_module()
 class QualityLoss(RowLoss):
-    r"""Binary cross-entropy on the one number by which a head judges each box, less the teacher's entropy.
+    r"""Binary cross-entropy on the quality output of a head, minus the teacher's entropy.
 
     With :math:`q = \sigma(z)` for the logit z of e.g. the centerness,
 
