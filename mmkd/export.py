@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from copy import deepcopy
 from inspect import signature
 from io import BytesIO
-from math import ceil, sqrt
+from math import ceil, lcm, sqrt
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from mmcv.ops import nms
+from mmdet.models.dense_heads import FoveaHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose
@@ -53,12 +54,17 @@ HEADS = (
     "DDODHead",
     "FCOSHead",
     "FSAFHead",
+    "FoveaHead",
     "FreeAnchorRetinaHead",
     "GFLHead",
     "LDHead",
     "PISARetinaHead",
+    "RTMDetHead",
+    "RTMDetSepBNHead",
     "RetinaHead",
+    "RetinaSepBNHead",
     "YOLOFHead",
+    "YOLOV3Head",
     "YOLOXHead",
 )
 
@@ -152,6 +158,9 @@ class _Network(nn.Module):
         # mmdet loads BGR.
         self.swaps = bool(preprocessor._channel_conversion) == (pixels == "bgr")
         self.divisor, self.pad_value = preprocessor.pad_size_divisor, float(preprocessor.pad_value)
+        if isinstance(getattr(model.neck, "upsample", None), nn.Upsample):  # CSPNeXtPAFPN, YOLOXPAFPN
+            # It joins levels of twice the size, so each has to be even; mmdet pads in the pipeline.
+            self.divisor = lcm(self.divisor, *(max(s) for s in model.bbox_head.prior_generator.strides))
         normal = preprocessor._enable_normalize
         self.register_buffer("mean", preprocessor.mean.clone() if normal else torch.zeros(3, 1, 1))
         self.register_buffer("std", preprocessor.std.clone() if normal else torch.ones(3, 1, 1))
@@ -196,7 +205,12 @@ class _Decoder(nn.Module):
         self.cfg.min_bbox_size = -1  # after clipping, below
         coder = getattr(head, "bbox_coder", None)
         self.clips = bool(getattr(coder, "clip_border", False))
-        if coder is not None:
+        # Without a shape mmdet does not clip: as the numbers of the traced image they would stay in the file.
+        self.shape: tuple[int, int] | None = None
+        self.margin = 0.0
+        if isinstance(head, FoveaHead):  # clips always, to the last pixel's place
+            self.clips, self.shape, self.margin = True, (2**30, 2**30), 1.0
+        if coder is not None and "max_shape" in signature(coder.decode).parameters:
             self.head.bbox_coder = _NeverEmpty(coder)
 
     def forward(
@@ -205,13 +219,12 @@ class _Decoder(nn.Module):
         levels = iter([level.index_select(0, index_1) for level in maps])
         count = next(length for length in self.lengths if length)
         outs = [[next(levels) if n else None for _ in range(n or count)] for n in self.lengths]
-        # Without a shape mmdet does not clip: as the numbers of the traced image they would stay in the file.
         (found,) = self.head.predict_by_feat(
-            *outs, batch_img_metas=[{"img_shape": None}], cfg=self.cfg, rescale=False, with_nms=False
+            *outs, batch_img_metas=[{"img_shape": self.shape}], cfg=self.cfg, rescale=False, with_nms=False
         )
         boxes_M4, scores_M, labels_M = found.bboxes, found.scores, found.labels
         if self.clips:
-            boxes_M4 = torch.minimum(boxes_M4.clamp(min=0), size_2[[1, 0, 1, 0]])
+            boxes_M4 = torch.minimum(boxes_M4.clamp(min=0), size_2[[1, 0, 1, 0]] - self.margin)
         if self.min_size >= 0:
             sizes_M2 = boxes_M4[:, 2:] - boxes_M4[:, :2]
             large_M = (sizes_M2[:, 0] > self.min_size) & (sizes_M2[:, 1] > self.min_size)
