@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from mmengine.dataset import pseudo_collate
@@ -15,19 +14,13 @@ from torch.utils.data import ConcatDataset, DataLoader
 from tqdm import tqdm
 
 from mmkd.cli import parsers
-from mmkd.cli.common import parse, prepare_data, read_config, run
+from mmkd.cli.common import prepare_data, read_config, tool
 from mmkd.detectors.views import teachers_view
 from mmkd.doctor.preconditions import require
 from mmkd.errors import UserError, type_of
 from mmkd.registry import DATASETS, MODELS
 from mmkd.teachers import CachedTeacher, teacher_entries
 from mmkd.teachers.pipeline import base_datasets, recipe_of, variants
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """A distilled config, and how to go through its images."""
-    parser = parsers.cache_teacher()
-    return parse(parser, argv)
 
 
 def fill(args: argparse.Namespace) -> CachedTeacher:
@@ -92,11 +85,7 @@ def _views(dataset: Any) -> list[Any]:
     return views
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns its exit code."""
-    args = parse_args(argv)
-    return run(lambda: fill(args))
-
+parse_args, main = tool(parsers.cache_teacher, fill)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -101,20 +101,46 @@ def _warn_of(cfg: Config, key: str) -> None:
     print(f"mmkd: warning: --cfg-options sets {key}, which nothing reads{advice}", file=sys.stderr)
 
 
+def tool(
+    parser: Callable[[], argparse.ArgumentParser],
+    work: Callable[[argparse.Namespace], object],
+    check: Callable[[argparse.ArgumentParser, argparse.Namespace], None] | None = None,
+) -> tuple[Callable[..., argparse.Namespace], Callable[..., int]]:
+    """The ``parse_args`` and ``main`` of a tool; both take the words of the command line, by default ours.
+
+    Args:
+        parser: of its options.
+        work: what it does.
+        check: refuses options that do not go together, by ``parser.error``.
+    """
+
+    def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+        options = parser()
+        args = parse(options, argv)
+        if check is not None:
+            check(options, args)
+        return args
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        args = parse_args(argv)
+        return run(lambda: work(args))
+
+    return parse_args, main
+
+
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse arguments; in a sweep, ``--key=value`` of its parameters are overrides too.
 
     That is what the macros ``${args}`` and ``${args_no_boolean_flags}`` of a sweep file give.
     """
     args, unknown = parser.parse_known_args(argv)
-    options = dict(args.cfg_options or {})
     for word in unknown:
         key, _, value = word.removeprefix("--").partition("=")
         if not (in_sweep() and word.startswith("--") and (value or key in parameters())):
             parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         # Without a value it is a boolean flag.
-        options[key] = KeepingDictAction._parse_iterable(value) if value else True
-    args.cfg_options = options or None
+        option = {key: KeepingDictAction._parse_iterable(value) if value else True}
+        args.cfg_options = {**(args.cfg_options or {}), **option}
     return args
 
 

@@ -123,16 +123,15 @@ def _is_file(words: Sequence[str]) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code: 1 if a run failed."""
     args = parse_args(argv)
-    codes: list[int] = []
+    failed: list[int] = []
 
     def work() -> None:
         try:
-            codes.append(1 if compare(args) else 0)
+            failed.append(compare(args))
         except KeyboardInterrupt:
-            print("\nmmkd: interrupted; rerun the same command to continue", file=sys.stderr)
-            codes.append(130)
+            raise KeyboardInterrupt("rerun the same command to continue") from None
 
-    return run(work) or codes[0]
+    return run(work) or min(failed[0], 1)
 
 
 if __name__ == "__main__":

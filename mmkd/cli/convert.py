@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mmengine.runner import save_checkpoint
 from torch import Tensor
 
 from mmkd.cli import parsers
-from mmkd.cli.common import read_config, run
+from mmkd.cli.common import read_config, tool
 from mmkd.datasets import common_metainfo
 from mmkd.deployment import check_out_name
 from mmkd.errors import UserError, type_of
@@ -30,14 +30,6 @@ PREFIXES = {
     "student": ("architecture.model.", "architecture.", "student."),
     "teacher": ("distiller.teacher.", "teacher."),
 }
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Options of the tool."""
-    parser = parsers.convert()
-    args = parser.parse_args(argv)
-    options = parsers.config("").parse_args([args.config])
-    return argparse.Namespace(**{**vars(options), **vars(args)})
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -124,11 +116,7 @@ def part_of(weights: Mapping[str, Any], part: str, filename: str) -> tuple[dict[
     return taken, left_out
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns its exit code."""
-    args = parse_args(argv)
-    return run(lambda: convert(args))
-
+parse_args, main = tool(parsers.convert, convert)
 
 if __name__ == "__main__":
     sys.exit(main())

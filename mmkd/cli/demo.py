@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmkd.cli import parsers
-from mmkd.cli.common import run
+from mmkd.cli.common import tool
 from mmkd.cli.pictures import Result, draw_curves, draw_detections
 from mmkd.errors import UserError
 from mmkd.history import logged_rows
@@ -24,11 +24,6 @@ from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
 
 STUDENT, DISTILLED = "configs/bccd/student.py", "configs/bccd/kd_features.py"
 IMAGE = (3, 240, 320)
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Options of the demo."""
-    return parsers.demo().parse_args(argv)
 
 
 def demo(args: argparse.Namespace) -> str:
@@ -111,11 +106,7 @@ def _tool(name: str, *arguments: str, options: Sequence[str]) -> None:
         raise UserError(f"{name} did not finish; see its message above")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo; returns its exit code."""
-    args = parse_args(argv)
-    return run(lambda: demo(args))
-
+parse_args, main = tool(parsers.demo, demo)
 
 if __name__ == "__main__":
     sys.exit(main())

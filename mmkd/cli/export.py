@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmengine.config import Config
 from torch import Tensor
 
 from mmkd.cli import parsers
-from mmkd.cli.common import run
+from mmkd.cli.common import tool
 from mmkd.data import listed_images
 from mmkd.errors import UserError
 from mmkd.export import (
@@ -25,12 +25,6 @@ from mmkd.export import (
     torch_detector,
     training_images,
 )
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """A checkpoint, the file to write, and its precision."""
-    parser = parsers.export()
-    return parser.parse_args(argv)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -80,11 +74,7 @@ def _check_test_data(cfg: Config, wanted: bool) -> None:
         )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns its exit code."""
-    args = parse_args(argv)
-    return run(lambda: export(args))
-
+parse_args, main = tool(parsers.export, export)
 
 if __name__ == "__main__":
     sys.exit(main())

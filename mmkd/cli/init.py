@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from mmkd.cli import parsers
-from mmkd.cli.common import run
+from mmkd.cli.common import tool
 from mmkd.doctor.examine import silence
 from mmkd.project import make_project
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Options of the tool."""
-    return parsers.init().parse_args(argv)
 
 
 def init(args: argparse.Namespace) -> None:
@@ -24,11 +18,7 @@ def init(args: argparse.Namespace) -> None:
     print("\n".join(project.lines()))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns its exit code."""
-    args = parse_args(argv)
-    return run(lambda: init(args))
-
+parse_args, main = tool(parsers.init, init)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -27,6 +27,8 @@ FORMATS = ("coco", "yolo", "voc")
 SPLITS = ("test", "val")
 PARTS = ("student", "teacher")
 PIXELS = ("rgb", "bgr")
+# What reading a config asks for, of tools that train and test nothing.
+_ALONE: dict[str, Any] = {"work_dir": None, "launcher": "none", "local_rank": 0}
 
 
 def _plain(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -45,7 +47,7 @@ def config(description: str) -> argparse.ArgumentParser:
         action=_Overrides,
         help="override config settings: key=value …; lists as key=a,b or key='[a,b]'",
     )
-    parser.set_defaults(work_dir=None, launcher="none", local_rank=0)
+    parser.set_defaults(**_ALONE)
     return parser
 
 
@@ -294,6 +296,7 @@ def convert() -> argparse.ArgumentParser:
     parser.add_argument(
         "--part", choices=PARTS, default="student", help="network to extract (default: student)"
     )
+    parser.set_defaults(cfg_options=None, **_ALONE)
     return parser
 
 

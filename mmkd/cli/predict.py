@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from mmkd.cli import parsers
-from mmkd.cli.common import parse, prepare_data, read_config, run
+from mmkd.cli.common import prepare_data, read_config, tool
 from mmkd.cli.test import add_test_time_augmentation
 from mmkd.data import PredictionsWriter, listed_images
 from mmkd.datasets import innermost
@@ -34,12 +34,6 @@ from mmkd.teachers.building import class_names_of
 from mmkd.teachers.checkpoint import load_strictly
 
 Images = Mapping[str, tuple[str, Any]]  # by their names in the predictions: path and id
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """A detector, images, and where its predictions go."""
-    parser = parsers.predict()
-    return parse(parser, argv)
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -249,11 +243,7 @@ def _predicted(model: Any, loader: Iterable[list[Any]]) -> Iterator[Any]:
             )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns its exit code."""
-    args = parse_args(argv)
-    return run(lambda: predict(args))
-
+parse_args, main = tool(parsers.predict, predict)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from mmkd.cli import parsers
-from mmkd.cli.common import run
+from mmkd.cli.common import tool
 from mmkd.deployment import write_deployable
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Options of the tool."""
-    parser = parsers.publish()
-    return parser.parse_args(argv)
 
 
 def publish(args: argparse.Namespace) -> None:
@@ -27,11 +20,7 @@ def publish(args: argparse.Namespace) -> None:
     print(f"{args.out}: {tensors} tensors, {args.out.stat().st_size / 2**20:.1f} MiB")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns its exit code."""
-    args = parse_args(argv)
-    return run(lambda: publish(args))
-
+parse_args, main = tool(parsers.publish, publish)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,12 +6,11 @@ import argparse
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmkd.cli import parsers
-from mmkd.cli.common import run
+from mmkd.cli.common import tool
 from mmkd.compat import load_config
 from mmkd.errors import UserError
 from mmkd.sweeps.overrides import resolve_aliases
@@ -19,17 +18,13 @@ from mmkd.sweeps.sweep_file import SweepFile, read_sweep
 from mmkd.visualization import check_wandb
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Options of the tool."""
-    parser = parsers.sweep()
-    args = parser.parse_args(argv)
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     foreign = ("project", "entity", "sweep_id") if args.local else ("work_dir", "resume", "seed")
     if any(getattr(args, name) for name in foreign) or (args.jobs != 1 and not args.local):
         given = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
         parser.error(
             f"{given}{'' if args.local else ', --jobs'} {'do not go' if args.local else 'go'} with --local"
         )
-    return args
 
 
 def sweep(args: argparse.Namespace) -> None:
@@ -124,11 +119,7 @@ def draw(study: Any, metric: str, path: Path) -> None:
             plt.close(axes.figure)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns its exit code."""
-    args = parse_args(argv)
-    return run(lambda: sweep(args))
-
+parse_args, main = tool(parsers.sweep, sweep, _check)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,19 +13,13 @@ from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict
 
 from mmkd.cli import parsers
-from mmkd.cli.common import build_runner, prepare_data, read_config, run
+from mmkd.cli.common import build_runner, prepare_data, read_config, tool
 from mmkd.datasets import innermost
 from mmkd.doctor.preconditions import require
 from mmkd.errors import UserError, type_of
 from mmkd.registry import name_in
 from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
 from mmkd.teachers.checkpoint import load_strictly
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """mmdet's options for testing, and ``--teacher``."""
-    parser = parsers.test()
-    return parser.parse_args(argv)
 
 
 def config_of(args: argparse.Namespace) -> tuple[Config, str | None]:
@@ -111,11 +104,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     return metrics
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns its exit code."""
-    args = parse_args(argv)
-    return run(lambda: test(args))
-
+parse_args, main = tool(parsers.test, test)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,7 +6,6 @@ import argparse
 import copy
 import os
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from mmengine.visualization import WandbVisBackend
 import mmkd
 from mmkd.amp import use_amp
 from mmkd.cli import parsers
-from mmkd.cli.common import build_runner, parse, prepare_data, read_config, run
+from mmkd.cli.common import build_runner, prepare_data, read_config, tool
 from mmkd.cli.failures import keep_state
 from mmkd.cli.work_dir import check_work_dir
 from mmkd.datasets import innermost
@@ -45,12 +44,6 @@ from mmkd.visualization import WandbBackend
 
 # How many images a teacher's predictions are scored on before training.
 _SCORED = 200
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """mmdet's options for training, and a teacher for any config."""
-    parser = parsers.train()
-    return parse(parser, argv)
 
 
 def config_of(args: argparse.Namespace) -> Config:
@@ -217,11 +210,7 @@ class _TellOfPredictions(Hook):
                     say(f"{one.what}: {one.found}{one.remedy and '; '}{one.remedy}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns its exit code."""
-    args = parse_args(argv)
-    return run(lambda: train(args))
-
+parse_args, main = tool(parsers.train, train)
 
 if __name__ == "__main__":
     sys.exit(main())
