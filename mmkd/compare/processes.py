@@ -1,46 +1,36 @@
-"""Run training and testing in separate processes and follow their logs."""
+"""Run training and testing in separate processes and follow them."""
 
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import mmkd
+from mmkd.history import logged_rows
 from mmkd.sweeps.processes import end
 
-Progress = Callable[[str, float], None]
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60  # for the iteration and the checkpoint at the end
 TAIL_BYTES = 20_000
-# mmengine's LogProcessor: `Epoch(train)  [3][10/37]` and `Iter(train) [ 10/100]`.
-_EPOCH = re.compile(r"Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\]")
-_ITER = re.compile(r"Iter\(train\)\s+\[\s*(\d+)/(\d+)\]")
 
 
 class ToolError(RuntimeError):
     """A tool failed; the message is its last output."""
 
 
-def call(
-    tool: str,
-    arguments: Sequence[str],
-    log: Path,
-    progress: Progress | None = None,
-    epochs: int | None = None,
-) -> None:
+def call(tool: str, arguments: Sequence[str], log: Path, watch: Callable[[], None] | None = None) -> None:
     """Run one of mmkd's tools to its end, its output in a file.
 
     Args:
         tool: ``train`` or ``test``.
         arguments: of the tool.
         log: for its output, at the end of what is there.
-        progress: told what a training is at, and the share that is done.
-        epochs: of the training, if it counts in epochs.
+        watch: called time and again while the tool runs.
 
     Raises:
         ToolError: it ended with an error.
@@ -62,8 +52,8 @@ def call(
         )
         try:
             while process.poll() is None:
-                if progress is not None:
-                    progress(*where(_tail(log, start), epochs))
+                if watch is not None:
+                    watch()
                 time.sleep(POLL_SECONDS)
         finally:
             end(process, PATIENCE_SECONDS)
@@ -71,27 +61,27 @@ def call(
         raise ToolError(last_words(_tail(log, start), process.returncode))
 
 
-def where(text: str, epochs: int | None) -> tuple[str, float]:
-    """What a training is at, by the end of its log.
+def where(folder: Path, train_cfg: Mapping[str, Any]) -> tuple[str, float]:
+    """What a training is at, by what mmengine logged last.
 
     Args:
-        text: the end of the log.
-        epochs: of the whole training, if it counts in epochs.
+        folder: the work dir.
+        train_cfg: of its config, with the budget.
 
     Returns:
-        A note for people and the share that is done, in [0, 1].
+        A note for people and the share that is done, in [0, 1]; within the first epoch 0.
     """
-    by_iter = _ITER.findall(text)
-    if by_iter:
-        step, total = map(int, by_iter[-1])
-        return f"iteration {step}/{total}", step / max(1, total)
-    by_epoch = _EPOCH.findall(text)
-    if by_epoch:
-        epoch, step, steps = map(int, by_epoch[-1])
-        if epochs:
-            return f"epoch {epoch}/{epochs}", min(1.0, (epoch - 1 + step / max(1, steps)) / epochs)
-        return f"epoch {epoch}", 0.0
-    return "starting", 0.0
+    rows = [row for row in logged_rows(folder) if "loss" in row]
+    if not rows:
+        return "starting", 0.0
+    step, epochs = int(rows[-1]["step"]), train_cfg.get("max_epochs")
+    if not epochs:
+        total = int(train_cfg["max_iters"])
+        return f"iteration {step}/{total}", min(1.0, step / total)
+    epoch = int(rows[-1]["epoch"])
+    before = max((int(row["step"]) for row in rows if row["epoch"] < epoch), default=0)
+    done = step / before * (epoch - 1) if before else 0.0
+    return f"epoch {epoch}/{epochs}", min(1.0, done / epochs)
 
 
 def last_words(text: str, code: int) -> str:

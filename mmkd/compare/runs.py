@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from mmkd.compare.history import metric
 from mmkd.compare.plan import TEACHER, Member, Plan
-from mmkd.compare.processes import ToolError, call
+from mmkd.compare.processes import ToolError, call, where
 from mmkd.compare.records import (
     EVALUATION,
     PREDICTIONS,
@@ -187,9 +187,13 @@ class Runs:
         words = ["--cfg-options", *(option_text(key, value) for key, value in options.items())]
         record.command = shlex.join(["python", "tools/train.py", *arguments, *words])
         write_record(run.folder, record)
-        epochs = cfg.get("train_cfg", {}).get("max_epochs")
         began = time.perf_counter()
-        call("train", [*arguments, "--resume", *words], run.folder / TRAIN_LOG, progress, epochs)
+        call(
+            "train",
+            [*arguments, "--resume", *words],
+            run.folder / TRAIN_LOG,
+            lambda: progress(*where(run.folder, cfg.train_cfg)),
+        )
         record.seconds["train"] = time.perf_counter() - began
         last = run.folder / "last_checkpoint"
         if not last.is_file():

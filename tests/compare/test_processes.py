@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,17 +9,28 @@ from mmkd.compare import processes
 from mmkd.compare.processes import ToolError, call, last_words, where
 
 
-@pytest.mark.parametrize(
-    ("text", "epochs", "expected"),
-    [
-        ("", 5, ("starting", 0.0)),
-        ("… Epoch(train)   [2][ 5/10]  lr: 1e-3\n… Epoch(val) [2][9/9]", 4, ("epoch 2/4", 0.375)),
-        ("Epoch(train)  [3][10/10]", None, ("epoch 3", 0.0)),
-        ("Iter(train) [  50/100]  loss\nIter(train) [  60/100]", None, ("iteration 60/100", 0.6)),
-    ],
-)
-def test_where_a_training_is(text: str, epochs: int | None, expected: tuple[str, float]) -> None:
-    assert where(text, epochs) == expected
+def log(folder: Path, attempt: str, rows: list[dict[str, float]]) -> None:
+    data = folder / attempt / "vis_data"
+    data.mkdir(parents=True)
+    (data / "scalars.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def of_epochs(last: int) -> list[dict[str, float]]:
+    """Ten iterations in each of two epochs, and a validation."""
+    rows = [{"loss": 1.0, "epoch": (step - 1) // 10 + 1, "step": step} for step in range(5, last + 1, 5)]
+    return [*rows, {"coco/bbox_mAP": 0.1, "step": 1}]
+
+
+def test_where_a_training_is(tmp_path: Path) -> None:
+    epochs = {"type": "EpochBasedTrainLoop", "max_epochs": 4}
+    assert where(tmp_path, epochs) == ("starting", 0.0)
+    log(tmp_path, "1", of_epochs(5))
+    assert where(tmp_path, epochs) == ("epoch 1/4", 0.0), "how long an epoch is shows at its end"
+    log(tmp_path, "2", of_epochs(15))
+    assert where(tmp_path, epochs) == ("epoch 2/4", 0.375)
+    assert where(tmp_path, {"max_iters": 60}) == ("iteration 15/60", 0.25)
+    log(tmp_path, "3", of_epochs(5))
+    assert where(tmp_path, epochs)[0] == "epoch 1/4", "it was resumed from before"
 
 
 @pytest.mark.parametrize(
@@ -43,15 +55,13 @@ def fake_tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, body: str) -> Non
     monkeypatch.setattr(processes, "POLL_SECONDS", 0.02)
 
 
-def test_call_follows_the_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    fake_tool(monkeypatch, tmp_path, 'echo "Epoch(train) [1][1/2] $5"; sleep 0.5')
-    log, seen = tmp_path / "a/train.log", []
+def test_call_watches_while_the_tool_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_tool(monkeypatch, tmp_path, f"echo $5; while [ ! -e {tmp_path}/seen ]; do sleep 0.02; done")
+    log = tmp_path / "a/train.log"
     log.parent.mkdir()
-    log.write_text("Epoch(train) [9][9/9] of an earlier call\n")
-    call("train", ["config.py"], log, lambda *told: seen.append(told), 2)
-    assert seen[-1] == ("epoch 1/2", 0.25)
-    assert ("epoch 9/2", 1.0) not in seen
-    assert "config.py" in log.read_text()
+    log.write_text("an earlier call\n")
+    call("train", ["config.py"], log, (tmp_path / "seen").touch)
+    assert log.read_text() == "an earlier call\nconfig.py\n"
 
 
 def test_failure_has_the_tools_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -65,10 +75,10 @@ def test_interrupt_ends_the_tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         monkeypatch, tmp_path, f"trap 'echo asked > {tmp_path}/asked; exit 143' TERM; echo; sleep 60 & wait"
     )
 
-    def progress(note: str, share: float) -> None:
+    def watch() -> None:
         if (tmp_path / "train.log").stat().st_size:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        call("train", [], tmp_path / "train.log", progress)
+        call("train", [], tmp_path / "train.log", watch)
     assert (tmp_path / "asked").is_file()
