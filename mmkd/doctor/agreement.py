@@ -120,14 +120,14 @@ def compared(seen: Agreement, images: int, expected: float | None, source: str) 
         text += f"; {source} {expected:.3f}"
         # The AP of few images varies.
         if seen.ap < min(expected / 2, expected - scatter(images)):
-            return Finding("error", "teacher: AP", text, remedy)
+            return Finding.error("teacher: AP", text, remedy)
         if seen.ap < expected - scatter(images):
-            return Finding("warning", "teacher: AP", text, remedy)
+            return Finding.warning("teacher: AP", text, remedy)
     elif source:
         text += f"; {source}"
     if seen.ap < _LITTLE:
         return Finding("error" if seen.ap < _NOTHING else "warning", "teacher: AP", text, remedy)
-    return Finding("ok", "teacher: AP", text)
+    return Finding.ok("teacher: AP", text)
 
 
 def scatter(images: int) -> float:

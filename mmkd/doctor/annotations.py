@@ -30,12 +30,12 @@ def read_source(which: str, cfg: Mapping[str, Any]) -> Generator[Finding, None, 
     option = f"{which}_dataloader.dataset"
     there = True
     if not path.is_file():
-        yield Finding(
-            "error", what, f"no file {path}", f"{where_from(path)}, or correct {option}.ann_file or data_root"
+        yield Finding.error(
+            what, f"no file {path}", f"{where_from(path)}, or correct {option}.ann_file or data_root"
         )
         there = False
     if not images.is_dir():
-        yield Finding("error", f"{which}: images", f"no folder {images}", f"correct {option}.data_prefix")
+        yield Finding.error(f"{which}: images", f"no folder {images}", f"correct {option}.data_prefix")
         there = False
     if not there:
         return None
@@ -58,11 +58,8 @@ def read_coco(what: str, path: Path) -> Generator[Finding, None, Mapping[str, An
             problem = f"no list of {shortened(key for key in _KEYS if not _has_dicts(coco.get(key)))}"
             if all(_has_dicts(coco.get(key)) for key in _KEYS):
                 return coco
-    yield Finding(
-        "error",
-        what,
-        f"cannot read {path}: {problem}",
-        "download it again, or convert it to COCO format",
+    yield Finding.error(
+        what, f"cannot read {path}: {problem}", "download it again, or convert it to COCO format"
     )
     return None
 
@@ -83,7 +80,7 @@ def examine_names(which: str, cfg: Mapping[str, Any]) -> Iterator[Finding]:
     """
     problem = _problem(cfg.get("metainfo"))
     if problem is not None:
-        yield Finding("error", f"{which}: classes", *problem)
+        yield Finding.error(f"{which}: classes", *problem)
 
 
 def _problem(metainfo: Any) -> tuple[str, str] | None:
@@ -131,8 +128,7 @@ def examine_classes(source: Source, *, unlabelled: bool = False) -> Iterator[Fin
             found += "; differently written: " + shortened(f"{a} is {b}" for a, b in cased.items())
         if len(unknown) == len(source.classes):
             found = f"none of the config's classes match; {found}"
-        yield Finding(
-            "error",
+        yield Finding.error(
             what,
             found,
             f"set {source.which}_dataloader.dataset.metainfo=dict(classes=…) as spelled in the "
@@ -143,8 +139,7 @@ def examine_classes(source: Source, *, unlabelled: bool = False) -> Iterator[Fin
         wrong = [
             f"{there} is labelled {here}" for here, there in zip(source.classes, in_file) if here != there
         ]
-        yield Finding(
-            "error",
+        yield Finding.error(
             what,
             f"order differs from the file, which mmdet uses for the labels: {shortened(wrong)}",
             f"metainfo=dict(classes={tuple(in_file)})",
@@ -153,8 +148,7 @@ def examine_classes(source: Source, *, unlabelled: bool = False) -> Iterator[Fin
     table = ", ".join(f"{name} {counts[name]}" for name in source.classes if name in given)
     without = [name for name in source.classes if name in given and not counts[name]]
     if without and not unlabelled:
-        yield Finding(
-            "warning",
+        yield Finding.warning(
             what,
             f"no boxes of {shortened(without)}",
             "these classes are neither learned nor evaluated; remove them or add images",
@@ -162,10 +156,10 @@ def examine_classes(source: Source, *, unlabelled: bool = False) -> Iterator[Fin
     others = [name for name in given if name not in source.classes]
     if not unknown:
         tail = f"; in the file but not used: {shortened(others)}" if others else ""
-        yield Finding("ok", what, f"boxes: {_short(table)}{tail}")
+        yield Finding.ok(what, f"boxes: {_short(table)}{tail}")
     strange = counts[None]
     if strange:
-        yield Finding("error", what, f"{strange} boxes have an unknown category_id", "fix it")
+        yield Finding.error(what, f"{strange} boxes have an unknown category_id", "fix it")
     used = {
         one.get("image_id")
         for one in source.coco["annotations"]
@@ -176,23 +170,21 @@ def examine_classes(source: Source, *, unlabelled: bool = False) -> Iterator[Fin
     share = empty / max(1, len(images))
     text = f"{len(images)} images, {empty} without boxes ({share:.0%})"
     if unlabelled:
-        yield Finding("ok", f"{source.which}: images", f"{text}; not needed with task_loss_weight=0")
+        yield Finding.ok(f"{source.which}: images", f"{text}; not needed with task_loss_weight=0")
     elif len(unknown) < len(source.classes) and not any(counts[name] for name in source.classes):
-        yield Finding(
-            "error",
+        yield Finding.error(
             f"{source.which}: images",
             f"{text} of the config's classes",
             f"check {source.file} and metainfo.classes; task_loss_weight=0 distils without labels",
         )
     elif len(unknown) < len(source.classes) and share > _MANY_EMPTY:
-        yield Finding(
-            "warning",
+        yield Finding.warning(
             f"{source.which}: images",
             text,
             "filter_cfg=dict(filter_empty_gt=True) excludes them from training",
         )
     else:
-        yield Finding("ok", f"{source.which}: images", text)
+        yield Finding.ok(f"{source.which}: images", text)
 
 
 def examine_keys(
@@ -213,7 +205,7 @@ def examine_keys(
                 remedy = (
                     f"add it to the file{'; the area of a box is width × height' if key == 'area' else ''}"
                 )
-                yield Finding("error", what, f"{without} of {total} {part} have no '{key}'", remedy)
+                yield Finding.error(what, f"{without} of {total} {part} have no '{key}'", remedy)
 
 
 def _short(text: str, most: int = 300) -> str:

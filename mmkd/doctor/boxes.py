@@ -41,15 +41,13 @@ def examine_boxes(which: str, coco: Mapping[str, Any]) -> Iterator[Finding]:
             )
     total = len(coco["annotations"])
     if strange:
-        yield Finding("error", what, f"{strange} of {total} have an unknown image_id", "fix the file")
+        yield Finding.error(what, f"{strange} of {total} have an unknown image_id", "fix the file")
     if broken:
-        yield Finding(
-            "error", what, f"{_some(broken, total)} are not four finite numbers", "correct or remove them"
+        yield Finding.error(
+            what, f"{_some(broken, total)} are not four finite numbers", "correct or remove them"
         )
     if flat:
-        yield Finding(
-            "warning", what, f"{_some(flat, total)} have no area", "mmdet ignores them; correct them"
-        )
+        yield Finding.warning(what, f"{_some(flat, total)} have no area", "mmdet ignores them; correct them")
     if outside:
         likely = as_corners == len(outside) and len(outside) > _MANY_OUTSIDE * total
         yield Finding(
@@ -61,7 +59,7 @@ def examine_boxes(which: str, coco: Mapping[str, Any]) -> Iterator[Finding]:
             else "correct them; check the images' width and height, and that boxes are in pixels",
         )
     if not (strange or broken or flat or outside):
-        yield Finding("ok", what, f"{total}: finite, non-empty, within their images")
+        yield Finding.ok(what, f"{total}: finite, non-empty, within their images")
 
 
 def _is_box(box: Any) -> bool:

@@ -40,8 +40,7 @@ def examine_samples(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) ->
             key for key in wanted if key not in keys and not (key == "scale_factor" and "border" in keys)
         ]
         if lacking:
-            yield Finding(
-                "error",
+            yield Finding.error(
                 what,
                 f"PackDetInputs.meta_keys lacks {', '.join(lacking)}, required by the detector",
                 f"add it in {option}",
@@ -56,8 +55,7 @@ def _channels(setup: TrainingSetup, what: str, transforms: Sequence[Mapping[str,
     mean = preprocessor.get("mean")
     values = len(mean) if isinstance(mean, (list, tuple)) else 0
     if values not in (0, 1, 3) and package_of(class_of(preprocessor)) in _STOCK:
-        yield Finding(
-            "error",
+        yield Finding.error(
             what,
             f"data_preprocessor.mean has {values} values; {class_of(preprocessor).__name__} takes 1 or 3",
             "for other images, give mean and std one value per channel",
@@ -73,8 +71,7 @@ def _channels(setup: TrainingSetup, what: str, transforms: Sequence[Mapping[str,
         return
     channels = 1 if any(one.get("color_type") == "grayscale" for one in loads) else 3
     if values == 3 != channels:
-        yield Finding(
-            "error",
+        yield Finding.error(
             what,
             "images are loaded with 1 channel (color_type='grayscale'); data_preprocessor.mean has 3 values",
             "give mean and std one value each and set in_channels=1 in the backbone, or load colour images",
@@ -87,8 +84,7 @@ def _channels(setup: TrainingSetup, what: str, transforms: Sequence[Mapping[str,
     takes_any = argument is not None
     width = backbone.get("in_channels", usual)
     if package_of(kind) == "mmdet" and width != channels:
-        yield Finding(
-            "error",
+        yield Finding.error(
             what,
             f"images are loaded with {channels} channel{'s' * (channels > 1)}, "
             f"and {kind.__name__} takes {width}",
@@ -111,8 +107,7 @@ def examine_heads(setup: TrainingSetup, which: Sequence[str]) -> Iterator[Findin
         if count is None:
             told = f"{place} has no num_classes"
         if count != len(names) or not isinstance(count, int):
-            yield Finding(
-                "error",
+            yield Finding.error(
                 "head: classes",
                 f"{told}; the data set has {len(names)}: {shortened(names)}",
                 "first correct metainfo.classes, see above"

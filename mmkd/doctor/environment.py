@@ -57,17 +57,14 @@ def versions(found: dict[str, str]) -> Iterator[Finding]:
         plain = digit_version(version.partition("+")[0])
         if plain < digit_version(low) or (high is not None and plain >= digit_version(high)):
             wanted = f"≥ {low}" + (f", < {high}" if high is not None else "")
-            yield Finding(
-                "error",
-                name,
-                f"{version}; mmkd requires {wanted}",
-                f"install a supported version, {_INSTALL}",
+            yield Finding.error(
+                name, f"{version}; mmkd requires {wanted}", f"install a supported version, {_INSTALL}"
             )
         elif plain[: len(tested.split("."))] > digit_version(tested)[: len(tested.split("."))]:
-            yield Finding(
-                "warning", name, f"{version}; the newest version tested with mmkd is {tested}", _INSTALL
+            yield Finding.warning(
+                name, f"{version}; the newest version tested with mmkd is {tested}", _INSTALL
             )
-    yield Finding("ok", "versions", ", ".join(known))
+    yield Finding.ok("versions", ", ".join(known))
 
 
 def _version(name: str) -> str:
@@ -85,9 +82,8 @@ def _operators(device: str) -> Finding:
     except Exception as error:
         kept = f"{type(error).__name__}: {error}"
     if kept == [0, 2]:
-        return Finding("ok", "mmcv's operators", f"nms runs on {device}")
-    return Finding(
-        "error",
+        return Finding.ok("mmcv's operators", f"nms runs on {device}")
+    return Finding.error(
         "mmcv's operators",
         f"nms on {device} gives {kept}, expected [0, 2]",
         "build mmcv for this torch version and device (MMCV_WITH_OPS=1, FORCE_CUDA=1 for GPUs)",
@@ -98,8 +94,8 @@ def _devices() -> Finding:
     threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} CPUs"
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        return Finding("ok", "devices", f"{len(names)} GPU: {', '.join(names)}; {threads}")
-    return Finding("ok", "devices", f"no GPU, {threads}")
+        return Finding.ok("devices", f"{len(names)} GPU: {', '.join(names)}; {threads}")
+    return Finding.ok("devices", f"no GPU, {threads}")
 
 
 def _work_dir(folder: Path) -> Iterator[Finding]:
@@ -110,8 +106,7 @@ def _work_dir(folder: Path) -> Iterator[Finding]:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        yield Finding(
-            "error",
+        yield Finding.error(
             "work dir",
             f"cannot write to {folder}: {error.strerror or error}",
             "change its permissions, or choose another --work-dir",
@@ -119,14 +114,13 @@ def _work_dir(folder: Path) -> Iterator[Finding]:
         return
     free = shutil.disk_usage(there).free / 1e9
     if free < _LITTLE_DISK_GB:
-        yield Finding(
-            "warning",
+        yield Finding.warning(
             "work dir",
             f"{folder} is writable; {free:.2f} GB free",
             "free some space, or keep fewer checkpoints (default_hooks.checkpoint.max_keep_ckpts)",
         )
     else:
-        yield Finding("ok", "work dir", f"{folder} is writable; {free:.0f} GB free")
+        yield Finding.ok("work dir", f"{folder} is writable; {free:.0f} GB free")
 
 
 def _wandb() -> Finding:
@@ -134,25 +128,21 @@ def _wandb() -> Finding:
     try:
         version = importlib.metadata.version("wandb")
     except importlib.metadata.PackageNotFoundError:
-        return Finding(
-            "error",
+        return Finding.error(
             what,
             "the config uses it, but it is not installed",
             "pip install 'wandb>=0.28', or drop --wandb and its vis_backend",
         )
     if digit_version(version) < digit_version("0.28"):
-        return Finding("warning", what, f"wandb {version}", "pip install 'wandb>=0.28'")
+        return Finding.warning(what, f"wandb {version}", "pip install 'wandb>=0.28'")
     mode = os.environ.get("WANDB_MODE", "online")
     if mode != "online":
-        return Finding("ok", what, f"wandb {version}, {mode}")
+        return Finding.ok(what, f"wandb {version}, {mode}")
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").partition("://")[2].split("/")[0]
     if os.environ.get("WANDB_API_KEY") or _in_netrc(host.split(":")[0]):
-        return Finding("ok", what, f"wandb {version}, API key found for {host}")
-    return Finding(
-        "warning",
-        what,
-        f"wandb {version}, no API key for {host}",
-        "run `wandb login`, or set WANDB_MODE=offline",
+        return Finding.ok(what, f"wandb {version}, API key found for {host}")
+    return Finding.warning(
+        what, f"wandb {version}, no API key for {host}", "run `wandb login`, or set WANDB_MODE=offline"
     )
 
 

@@ -41,7 +41,7 @@ def examine_evaluators(setup: TrainingSetup, which: str) -> Iterator[Finding]:
             yield from collect(option, partial(_evaluator, setup, which, one))
         elif not isinstance(one, BaseMetric):
             remedy = f"write {option}=dict(type='CocoMetric', ann_file=…)"
-            yield Finding("error", option, f"{one!r} is not a metric", remedy)
+            yield Finding.error(option, f"{one!r} is not a metric", remedy)
     if which == "val":
         yield from collect("save_best", partial(_followed, setup))
 
@@ -53,8 +53,7 @@ def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iter
     if kind is None:
         names = names_in(METRICS)
         near = nearest(str(cfg.get("type")), names)
-        yield Finding(
-            "error",
+        yield Finding.error(
             option,
             f"unknown metric {type_of(cfg)!r}" if "type" in cfg else "a metric has no type",
             f"did you mean {near}?" if near else f"valid: {', '.join(sorted(names))}",
@@ -67,7 +66,7 @@ def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iter
         return
     path = Path(str(file))
     if not path.is_file():
-        yield Finding("error", option, f"no file {path}", f"{where_from(path)}, or correct {option}.ann_file")
+        yield Finding.error(option, f"no file {path}", f"{where_from(path)}, or correct {option}.ann_file")
         return
     sources = setup.sources.get(which) or []
     if not sources:  # reported when they were read
@@ -85,8 +84,7 @@ def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iter
         for images in (coco["images"], [image for source in sources for image in source.coco["images"]])
     )
     if asked - there:
-        yield Finding(
-            "error",
+        yield Finding.error(
             option,
             f"{len(asked - there)} of the {len(asked)} images of {which}_dataloader are not in {path}",
             f"use the same annotation file in {option} and {which}_dataloader.dataset",
@@ -94,8 +92,7 @@ def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iter
     names = {str(category.get("name")) for category in coco["categories"]}
     strange = [name for name in sources[0].classes if name not in names]
     if strange and not same:
-        yield Finding(
-            "error",
+        yield Finding.error(
             option,
             f"{path} has no class {shortened(strange)}; it has: {shortened(sorted(names), 12)}",
             f"use the annotation file of {which}_dataloader.dataset",
@@ -109,19 +106,18 @@ def _coco_options(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> I
     for name in metrics:
         near = nearest(str(name), _METRICS)
         remedy = f"did you mean {near}?" if near else f"valid: {', '.join(_METRICS)}"
-        yield Finding("error", option, f"CocoMetric has no metric {name!r}", remedy)
+        yield Finding.error(option, f"CocoMetric has no metric {name!r}", remedy)
     if items:
         remedy = f"use a list of: {', '.join((*_PRECISION, *_RECALL))}"
-        yield Finding("error", option, f"metric_items has {shortened(map(repr, items))}", remedy)
+        yield Finding.error(option, f"metric_items has {shortened(map(repr, items))}", remedy)
     if cfg.get("format_only") and cfg.get("outfile_prefix") is None:
         remedy = f"set {option}.outfile_prefix"
-        yield Finding("error", option, "format_only needs an outfile_prefix to write results to", remedy)
+        yield Finding.error(option, "format_only needs an outfile_prefix to write results to", remedy)
     packs = [one for part in setup.parts(which) for one in part.get("pipeline") or ()]
     packs = [one for one in packs if class_of(one, TRANSFORMS) is PackDetInputs]
     with_truth = [one for one in packs if "instances" in one.get("meta_keys", ())]
     if cfg.get("ann_file") is None and not cfg.get("format_only") and packs and not with_truth:
-        yield Finding(
-            "error",
+        yield Finding.error(
             option,
             "CocoMetric has no ann_file, and the samples contain no ground truth",
             f"set {option}.ann_file to the annotation file of {which}_dataloader.dataset",

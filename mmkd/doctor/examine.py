@@ -29,7 +29,7 @@ def examine_nothing_of(setup: TrainingSetup) -> Iterator[Finding]:
     rest = ["later epochs and changes made by hooks", "schedules after the first step", "several processes"]
     if setup.cfg.get("test_dataloader") and setup.cfg.test_dataloader != setup.cfg.get("val_dataloader"):
         rest.append("test_dataloader")
-    yield Finding("note", "never checked", "; ".join(rest))
+    yield Finding.note("never checked", "; ".join(rest))
 
 
 Examination = Callable[[TrainingSetup], Iterator[Finding]]

@@ -31,6 +31,26 @@ class Finding:
     found: str
     remedy: str = ""
 
+    @classmethod
+    def ok(cls, what: str, found: str) -> Finding:
+        """Nothing is wrong."""
+        return cls("ok", what, found)
+
+    @classmethod
+    def note(cls, what: str, found: str) -> Finding:
+        """What was not examined."""
+        return cls("note", what, found)
+
+    @classmethod
+    def warning(cls, what: str, found: str, remedy: str = "") -> Finding:
+        """What may spoil a training."""
+        return cls("warning", what, found, remedy)
+
+    @classmethod
+    def error(cls, what: str, found: str, remedy: str = "") -> Finding:
+        """What stops a training or spoils it for certain."""
+        return cls("error", what, found, remedy)
+
 
 @dataclass
 class Section:
@@ -55,7 +75,7 @@ def collect(what: str, findings: Callable[[], Iterator[Finding]]) -> Iterator[Fi
     try:
         yield from findings()
     except NotExamined as reason:
-        yield Finding("note", what, f"{NOT_EXAMINED}: {reason}")
+        yield Finding.note(what, f"{NOT_EXAMINED}: {reason}")
     except UserError as error:
         yield from_error(what, error)
     except Exception as error:
@@ -65,8 +85,7 @@ def collect(what: str, findings: Callable[[], Iterator[Finding]]) -> Iterator[Fi
             return
         place = traceback.extract_tb(error.__traceback__)[-1]
         text = " ".join(str(error).split())
-        yield Finding(
-            "error",
+        yield Finding.error(
             what,
             f"{type(error).__name__}: {text[:400]} (in {place.name}, {place.filename}:{place.lineno})",
             "training would stop here, unless this is a bug in the doctor: see the file named",
@@ -78,7 +97,7 @@ def from_error(what: str, error: UserError) -> Finding:
     found = _on_one_line(error.what)
     if error.expected is not None:
         found += f" Expected: {_on_one_line(error.expected)}. Found: {_on_one_line(error.found or '')}."
-    return Finding("error", what, found, _on_one_line(error.remedy or "correct it in the config"))
+    return Finding.error(what, found, _on_one_line(error.remedy or "correct it in the config"))
 
 
 def _on_one_line(text: str) -> str:

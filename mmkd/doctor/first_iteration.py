@@ -74,7 +74,7 @@ def first_iteration(setup: TrainingSetup, model: Any, wrapper: Any, batch: Any) 
                 names = [type(hook).__name__ for hook in runner.hooks[1:]]  # the first tells the message hub
                 found = f"run before the first iteration: {shortened(names)}"
                 found += f"; not run: {shortened(later)}" if later else ""
-                findings = [Finding("ok", "hooks", found)]
+                findings = [Finding.ok("hooks", found)]
             yield findings
         finally:
             for kind, there in before.items():
@@ -135,8 +135,7 @@ def _call(runner: Runner, stage: str, **arguments: Any) -> Iterator[Finding]:
         try:
             getattr(hook, stage)(runner, **arguments)
         except Exception as error:
-            yield Finding(
-                "error",
+            yield Finding.error(
                 f"hook: {type(hook).__name__}",
                 f"{stage}: {type(error).__name__}: {' '.join(str(error).split())[:400]}",
                 "correct its entry in custom_hooks; training would stop here",

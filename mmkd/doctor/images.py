@@ -33,14 +33,13 @@ def examine_files(which: str, folder: Path, images: Sequence[Mapping[str, Any]])
     names = [str(image.get("file_name")) for image in images[:: max(1, len(images) // _LOOKED_FOR)]]
     missing = [name for name in names if not os.path.isfile(folder / name)]
     if missing:
-        yield Finding(
-            "error",
+        yield Finding.error(
             what,
             f"{len(missing)} of {len(names)} not found in {folder}: {shortened(missing, 3)}",
             f"copy them there, or correct {which}_dataloader.dataset.data_prefix",
         )
     else:
-        yield Finding("ok", what, f"{len(names)} checked, all found")
+        yield Finding.ok(what, f"{len(names)} checked, all found")
 
 
 def examine_images(
@@ -75,10 +74,9 @@ def examine_images(
             other.append(f"{path.name} is {size[0]}×{size[1]}, the file says {given[0]}×{given[1]}")
             turned += size == given[::-1]
     if unreadable:
-        yield Finding("error", what, f"unreadable: {shortened(unreadable, 3)}", "copy them again")
+        yield Finding.error(what, f"unreadable: {shortened(unreadable, 3)}", "copy them again")
     if other:
-        yield Finding(
-            "error",
+        yield Finding.error(
             what,
             f"{len(other)} of {opened} differ in size from the file: {shortened(other, 2)}",
             "width and height are swapped by the EXIF orientation; save the images without EXIF"
@@ -86,7 +84,7 @@ def examine_images(
             else "the boxes probably belong to other images: use the images that were annotated",
         )
     if opened and not (unreadable or other):
-        yield Finding("ok", what, f"first {opened} opened, sizes match the file")
+        yield Finding.ok(what, f"first {opened} opened, sizes match the file")
 
 
 def examine_overlap(train: Images, val: Images) -> Iterator[Finding]:
@@ -105,8 +103,7 @@ def examine_overlap(train: Images, val: Images) -> Iterator[Finding]:
     copies = [mine.name for mine, theirs in pairs[:_COMPARED] if _digest(mine) == _digest(theirs) is not None]
     what = "train and val"
     if same or copies:
-        yield Finding(
-            "warning",
+        yield Finding.warning(
             what,
             f"{len(same) + len(copies)} validation images are in the training set: "
             f"{shortened([*same, *copies], 3)}" + (" (all of them)" if len(same) == len(val) else ""),
@@ -114,7 +111,7 @@ def examine_overlap(train: Images, val: Images) -> Iterator[Finding]:
         )
     else:
         tail = f"; {len(pairs)} file names are in both, with different content" if pairs else ""
-        yield Finding("ok", what, f"no common images{tail}")
+        yield Finding.ok(what, f"no common images{tail}")
 
 
 def _path(folder: Path, image: Mapping[str, Any]) -> Path:

@@ -34,11 +34,10 @@ def examine_loader(which: str, loader: Mapping[str, Any]) -> Iterator[Finding]:
     """
     what, option = f"{which}: loader", f"{which}_dataloader"
     if not isinstance(loader.get("dataset"), Mapping):
-        yield Finding("error", what, f"{option} has no dataset", f"give {option}.dataset=dict(type=…)")
+        yield Finding.error(what, f"{option} has no dataset", f"give {option}.dataset=dict(type=…)")
         return
     if "sampler" not in loader:
-        yield Finding(
-            "error",
+        yield Finding.error(
             what,
             f"{option} has no sampler",
             f"set {option}.sampler=dict(type='DefaultSampler', shuffle={which == 'train'})",
@@ -48,14 +47,13 @@ def examine_loader(which: str, loader: Mapping[str, Any]) -> Iterator[Finding]:
         if isinstance(part, Mapping) and class_of(part, registry) is None:
             near = nearest(str(part.get("type")), names_in(registry))
             remedy = f"did you mean {near}?" if near else f"valid: {', '.join(sorted(names_in(registry)))}"
-            yield Finding("error", what, f"{option}.{name}: unknown type {type_of(part)!r}", remedy)
+            yield Finding.error(what, f"{option}.{name}: unknown type {type_of(part)!r}", remedy)
     options = {key: value for key, value in loader.items() if key not in _OF_RUNNER}
     valid = set(inspect.signature(DataLoader).parameters) | _OF_RUNNER
     unknown = [key for key in options if key not in valid]
     if unknown:
         near = nearest(unknown[0], valid)
-        yield Finding(
-            "error",
+        yield Finding.error(
             what,
             f"{option} has no option {shortened(unknown)}",
             f"did you mean {near}?" if near else f"valid: {', '.join(sorted(valid))}",
@@ -63,20 +61,16 @@ def examine_loader(which: str, loader: Mapping[str, Any]) -> Iterator[Finding]:
         return
     batches = loader.get("num_batch_per_epoch")
     if batches is not None and not (isinstance(batches, int) and batches >= 1):
-        yield Finding(
-            "error", what, f"num_batch_per_epoch={batches!r} is not a number ≥ 1", f"correct {option}"
-        )
+        yield Finding.error(what, f"num_batch_per_epoch={batches!r} is not a number ≥ 1", f"correct {option}")
     if loader.get("batch_sampler"):
         options.pop("batch_size", None)  # the batch sampler uses it
         options["batch_sampler"] = [[0]]
     elif options.get("batch_size", 1) is None:
-        yield Finding(
-            "error", what, f"{option}.batch_size is None: no batches are formed", "give a number ≥ 1"
-        )
+        yield Finding.error(what, f"{option}.batch_size is None: no batches are formed", "give a number ≥ 1")
         return
     elif "sampler" in loader:
         options["sampler"] = [0]
     try:
         DataLoader([0], **options)  # type: ignore[arg-type]
     except (ValueError, TypeError) as error:
-        yield Finding("error", what, f"torch rejects {option}: {error}", f"correct {option}")
+        yield Finding.error(what, f"torch rejects {option}: {error}", f"correct {option}")

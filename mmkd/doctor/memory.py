@@ -67,16 +67,14 @@ def examine_memory(setup: TrainingSetup) -> Iterator[Finding]:
     if step is None:
         raise NotExamined("no training step was run")
     batch_size = int(setup.cfg.train_dataloader["batch_size"])
-    yield Finding(
-        "ok",
+    yield Finding.ok(
         "one step",
         f"of {step.images} images: parameters {_size(step.parameters)}, gradients {_size(step.gradients)}, "
         f"optimizer {_size(step.optimizer)}, activations {_size(step.activations)}",
     )
     if step.teacher:
         share = (step.teacher + step.teacher_layers) / (step.peak(step.images) / _MARGIN)
-        yield Finding(
-            "ok",
+        yield Finding.ok(
             "the teacher",
             f"parameters {_size(step.teacher)}, its largest layer {_size(step.teacher_layers)}: "
             f"{share:.0%} of the whole",
@@ -84,16 +82,15 @@ def examine_memory(setup: TrainingSetup) -> Iterator[Finding]:
     peak, free = step.peak(batch_size), free_bytes(setup.device)
     text = f"about {_size(peak)} with train_dataloader.batch_size={batch_size} on images of this size"
     if free is None:
-        yield Finding("ok", "peak", f"{text}; free memory unknown")
+        yield Finding.ok("peak", f"{text}; free memory unknown")
     elif peak > free:
-        yield Finding(
-            "warning",
+        yield Finding.warning(
             "peak",
             f"{text}; {_size(free)} free",
             "lower train_dataloader.batch_size, use --amp, or free memory",
         )
     else:
-        yield Finding("ok", "peak", f"{text}; {_size(free)} free")
+        yield Finding.ok("peak", f"{text}; {_size(free)} free")
 
 
 @contextmanager

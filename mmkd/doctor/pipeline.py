@@ -42,17 +42,16 @@ def _batch(setup: TrainingSetup) -> Iterator[Finding]:
     inputs, samples = data["inputs"], data["data_samples"]
     objects = sum(len(sample.gt_instances) for sample in samples)
     where = f"{len(shapes)} images, {_sizes(shapes)}; padded {inputs.shape[-1]}×{inputs.shape[-2]}"
-    yield Finding("ok", "batch", f"{where}; {objects} objects")
+    yield Finding.ok("batch", f"{where}; {objects} objects")
     if not objects and not setup.is_unlabelled:
-        yield Finding(
-            "warning", "batch", "no objects in the first batch", "check the training pipeline's filters"
+        yield Finding.warning(
+            "batch", "no objects in the first batch", "check the training pipeline's filters"
         )
     pixels = torch.cat(
         [image[:, : s.img_shape[0], : s.img_shape[1]].flatten() for image, s in zip(inputs, samples)]
     )
     if not bool(torch.isfinite(pixels).all()):
-        yield Finding(
-            "error",
+        yield Finding.error(
             "pixels",
             "some values are not finite after normalisation",
             "correct model.data_preprocessor's std",
@@ -64,14 +63,13 @@ def _batch(setup: TrainingSetup) -> Iterator[Finding]:
     usual = abs(mean) < _MEAN and _STD[0] < std < _STD[1]
     wide = normalised and bool((setup.data_preprocessor().std == 1).all())  # normal for Caffe weights
     if normalised and not usual and not wide:
-        yield Finding(
-            "warning",
+        yield Finding.warning(
             "pixels",
             text,
             "far from 0 and 1: mean and std of model.data_preprocessor expect pixels from 0 to 255",
         )
     else:
-        yield Finding("ok", "pixels", text + ("" if normalised else "; not normalised"))
+        yield Finding.ok("pixels", text + ("" if normalised else "; not normalised"))
 
 
 def _pretrained(setup: TrainingSetup) -> Iterator[Finding]:
@@ -88,10 +86,9 @@ def _pretrained(setup: TrainingSetup) -> Iterator[Finding]:
             difference = max(abs(a - b) for a, b in zip([*means, *stds], [*mean, *std]))
             same = difference < _SAME and bool(own._channel_conversion) == swaps
         if same:
-            yield Finding("ok", "pretrained pixels", f"{name} expects pixels with {wanted}")
+            yield Finding.ok("pretrained pixels", f"{name} expects pixels with {wanted}")
         else:
-            yield Finding(
-                "warning",
+            yield Finding.warning(
                 "pretrained pixels",
                 f"{name} was trained with {wanted}; model.data_preprocessor has {found}",
                 f"set model.data_preprocessor to {wanted}",
@@ -113,15 +110,14 @@ def _scales(setup: TrainingSetup) -> Iterator[Finding]:
         f"validation (up to {_number(setup)} images each)"
     )
     if not 1 / FAR < ratio < FAR:
-        yield Finding(
-            "warning",
+        yield Finding.warning(
             "scale",
             text,
             "the student is validated at a different scale than it is trained at: compare Resize "
             "in both pipelines",
         )
     else:
-        yield Finding("ok", "scale", text)
+        yield Finding.ok("scale", text)
 
 
 def object_sizes(setup: TrainingSetup, which: str) -> Tensor:
@@ -170,14 +166,13 @@ def _priors(setup: TrainingSetup) -> Iterator[Finding]:
         (large, "large", "lower the scale of Resize"),
     ):
         if float(far.float().mean()) > 0.5:
-            yield Finding(
-                "warning",
+            yield Finding.warning(
                 "objects",
                 f"{text}: {float(far.float().mean()):.0%} are too {word} for the head's priors",
                 f"{remedy}, or fit the prior generator to the object sizes",
             )
             return
-    yield Finding("ok", "objects", text)
+    yield Finding.ok("objects", text)
 
 
 def transforms_of(cfg: Mapping[str, Any], which: str) -> list[Any]:

@@ -65,7 +65,7 @@ def examine_preconditions(setup: TrainingSetup, which: Sequence[str] = ("train",
         loader = setup.cfg.get(f"{name}_dataloader")
         if not loader:
             if name == "train":
-                yield Finding("warning", name, "the config has no train_dataloader")
+                yield Finding.warning(name, "the config has no train_dataloader")
             continue
         yield from collect(f"{name}: loader", partial(examine_loader, name, loader))
         yield from collect(f"{name}: data set", partial(examine_wrappers, name, loader.get("dataset")))
@@ -125,8 +125,7 @@ def _backends(setup: TrainingSetup) -> Iterator[Finding]:
         name = getattr(class_of(backend, VISBACKENDS), "__name__", "")
         packages = _PACKAGES.get(name, ())
         if packages and not any(importlib.util.find_spec(package) for package in packages):
-            yield Finding(
-                "error",
+            yield Finding.error(
                 "visualizer",
                 f"{name} requires {' or '.join(packages)}, which is not installed",
                 f"pip install {packages[0]}, or remove {name} from visualizer.vis_backends",
@@ -142,8 +141,7 @@ def _loops(cfg: Config) -> Iterator[Finding]:
         if given and lacking:
             example = {"evaluator": "=dict(type='CocoMetric', ann_file=…)", "cfg": "=dict()"}
             adding = " and ".join(name + example.get(name.partition("_")[2], "=dict(…)") for name in lacking)
-            yield Finding(
-                "error",
+            yield Finding.error(
                 lacking[0],
                 f"the config has {' and '.join(given)} but no {' and no '.join(lacking)}",
                 f"add {adding}, or set {' and '.join(given)} to None",
@@ -170,16 +168,14 @@ def _same_classes(setup: TrainingSetup, which: Sequence[str]) -> Iterator[Findin
     orders = {name: list(dict.fromkeys(named_classes(setup, name))) for name in which}
     for name, found in orders.items():
         if len(found) > 1:
-            yield Finding(
-                "error",
+            yield Finding.error(
                 f"{name}: classes",
                 "the concatenated data sets differ: " + " against ".join(map(shortened, found)),
                 "give all of them the same metainfo.classes, in the same order",
             )
     given = {name: found[0] for name, found in orders.items() if found}
     if "train" in given and "val" in given and given["train"] != given["val"]:
-        yield Finding(
-            "error",
+        yield Finding.error(
             "train and val: classes",
             "they differ: " + " against ".join(shortened(given[name]) for name in ("train", "val")),
             "give both data loaders the same metainfo.classes, in the same order",

@@ -59,7 +59,7 @@ def examine_spelling(cfg: Mapping[str, Any]) -> Iterator[Finding]:
         near = nearest(key, KNOWN, cutoff=0.85)
         # Names like ``test_pipeline_stage2`` are variables of the config.
         if near and key not in KNOWN and not key.startswith(near) and not key.endswith(near):
-            yield Finding("warning", f"key {key}", "nothing reads it", f"did you mean {near}?")
+            yield Finding.warning(f"key {key}", "nothing reads it", f"did you mean {near}?")
     yield from _stray(cfg)
     yield from _loop(cfg.get("train_cfg"))
     for key in _LOOKED_INTO:
@@ -75,7 +75,7 @@ def _stray(cfg: Mapping[str, Any]) -> Iterator[Finding]:
             part = part.get(step) if hasattr(part, "get") else None
         if isinstance(value, (int, float)) and part is not None and part != value:
             found = f"nothing reads {name}={value}; {place} is {part}"
-            yield Finding("warning", f"key {name}", found, f"did you mean {place}?")
+            yield Finding.warning(f"key {name}", found, f"did you mean {place}?")
 
 
 def _loop(train_cfg: Any) -> Iterator[Finding]:
@@ -92,10 +92,10 @@ def _loop(train_cfg: Any) -> Iterator[Finding]:
         # mmengine accepts an interval of 100.0.
         if value is not None and not isinstance(value, (int, float) if name == "val_interval" else int):
             kind = "number" if name == "val_interval" else "whole number"
-            yield Finding("error", "train_cfg", f"{name}={value!r} is not a {kind}", remedy)
+            yield Finding.error("train_cfg", f"{name}={value!r} is not a {kind}", remedy)
         elif value is not None and value < 1:
             verdict = "is not a valid interval" if name == "val_interval" else "trains nothing"
-            yield Finding("error", "train_cfg", f"{name}={value} {verdict}", remedy)
+            yield Finding.error("train_cfg", f"{name}={value} {verdict}", remedy)
 
 
 def _within(part: Any, place: str) -> Iterator[Finding]:

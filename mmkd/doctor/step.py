@@ -32,8 +32,7 @@ def examine_step(setup: TrainingSetup) -> Iterator[Finding]:
     try:
         model.init_weights()
     except Exception as error:
-        yield Finding(
-            "error",
+        yield Finding.error(
             "initial weights",
             f"cannot load them: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
             "download them and set the file in init_cfg; this check continues with random weights",
@@ -65,7 +64,7 @@ def examine_step(setup: TrainingSetup) -> Iterator[Finding]:
         raise NotExamined("gradients of non-finite losses")
     total, _ = model.parse_losses(losses)
     if average is not None:
-        yield Finding("ok", "balance", "not checked: in the first step, the EMA teacher equals the student")
+        yield Finding.ok("balance", "not checked: in the first step, the EMA teacher equals the student")
     elif calls:
         scale = getattr(getattr(wrapper, "loss_scaler", None), "get_scale", lambda: 1.0)()
         yield from collect(
@@ -97,14 +96,13 @@ def _finite(losses: Mapping[str, Any]) -> Generator[Finding, None, bool]:
     text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
     bad = [name for name, value in values.items() if not abs(value) < float("inf")]
     if bad:
-        yield Finding(
-            "error",
+        yield Finding.error(
             "losses",
             f"not finite: {shortened(bad)} ({text})",
             "check the pixels and boxes above, then the term's options and weight",
         )
     else:
-        yield Finding("ok", "losses", text)
+        yield Finding.ok("losses", text)
     return not bad
 
 
@@ -113,17 +111,16 @@ def _gradients(model: Any, frozen: int) -> Iterator[Finding]:
     without = [name for name, p in trained.items() if p.grad is None]
     broken = [n for n, p in trained.items() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
     if broken:
-        yield Finding("error", "gradients", f"not finite: {shortened(broken, 4)}", "clip or lower the losses")
+        yield Finding.error("gradients", f"not finite: {shortened(broken, 4)}", "clip or lower the losses")
     if without:
-        yield Finding(
-            "warning",
+        yield Finding.warning(
             "gradients",
             f"{len(without)} of {len(trained)} trainable parameters get no gradient: {shortened(without, 4)}",
             "freeze them or check the losses; multi-GPU training needs find_unused_parameters=True",
         )
     if not (broken or without):
         held = f"; {frozen / 1e6:.2f} M weights are frozen" if frozen else ""
-        yield Finding("ok", "gradients", f"all {len(trained)} trainable parameters get a gradient{held}")
+        yield Finding.ok("gradients", f"all {len(trained)} trainable parameters get a gradient{held}")
 
 
 def _balance(balance: Balance | None, terms: Mapping[str, Any]) -> Iterator[Finding]:
@@ -139,21 +136,20 @@ def _balance(balance: Balance | None, terms: Mapping[str, Any]) -> Iterator[Find
             continue
         advice = f"loss_weight={suggested:.3g} instead of {weight:.3g} would balance them at this step"
         if ratio > _DROWN:
-            yield Finding("warning", what, f"{text}: it dominates the task loss", advice)
+            yield Finding.warning(what, f"{text}: it dominates the task loss", advice)
         elif ratio < 1 / _DROWN:
-            yield Finding("warning", what, f"{text}: its contribution is negligible", advice)
+            yield Finding.warning(what, f"{text}: its contribution is negligible", advice)
         else:
-            yield Finding("ok", what, f"{text}; {advice}")
+            yield Finding.ok(what, f"{text}; {advice}")
     if balance.agreement is not None:
         text = f"student and teacher predict the same class for {balance.agreement:.0%} of the priors"
-        yield Finding("ok", "agreement", f"{text} where the teacher is confident, before training")
+        yield Finding.ok("agreement", f"{text} where the teacher is confident, before training")
 
 
 def _automatic(what: str, auto: AutoWeight, text: str) -> Finding:
     if auto.measured:
-        return Finding("ok", what, f"{text}; its automatic weight starts at {auto.weight:.3g}")
-    return Finding(
-        "warning",
+        return Finding.ok(what, f"{text}; its automatic weight starts at {auto.weight:.3g}")
+    return Finding.warning(
         what,
         f"{text}, so its automatic weight is 0 in this step",
         "ignore this if the batch has no objects; otherwise check the loss's region and options",

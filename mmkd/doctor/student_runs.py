@@ -49,10 +49,9 @@ def behind_student(cfg: Config, ap: float, source: str, scatter: float) -> Itera
         return
     text = f"{ap:.3f} ({source}); the student alone has {student.ap:.3f} ({student.folder}, {student.at})"
     if ap >= student.ap - scatter:
-        yield Finding("ok", "teacher: and student", text)
+        yield Finding.ok("teacher: and student", text)
         return
-    yield Finding(
-        "warning",
+    yield Finding.warning(
         "teacher: and student",
         f"{text}: the teacher is weaker than the student",
         "use a better teacher (larger, trained longer or on more images); if this student "

@@ -40,7 +40,7 @@ def examine_teachers(setup: TrainingSetup) -> Iterator[Finding]:
         if others:
             average = all("ema" in entry for entry in others)
             kind = "moving average of the student" if average else "not a trained detector: not checked"
-        yield Finding("ok", "teacher", kind)
+        yield Finding.ok("teacher", kind)
         return
     loaded: list[LoadedTeacher] = []
     for number, entry in enumerate(setup.teachers):
@@ -50,7 +50,7 @@ def examine_teachers(setup: TrainingSetup) -> Iterator[Finding]:
             else None
         )
         if many is not None:
-            yield Finding("ok", "teacher", many)
+            yield Finding.ok("teacher", many)
         yield from collect("teacher", partial(_examine, setup, entry, loaded))
     yield from collect("teacher and student", lambda: _fit(setup, loaded))
 
@@ -63,9 +63,9 @@ def _examine(
     millions = sum(p.numel() for p in teacher.detector.parameters()) / 1e6
     text = f"{type(teacher.detector).__name__}, {millions:.2f} M parameters, "
     if teacher.checkpoint is None:
-        yield Finding("warning", "teacher", text + "weights random", "set its checkpoint")
+        yield Finding.warning("teacher", text + "weights random", "set its checkpoint")
         return
-    yield Finding("ok", "teacher", f"{text}all keys of {teacher.checkpoint} loaded")
+    yield Finding.ok("teacher", f"{text}all keys of {teacher.checkpoint} loaded")
     yield from collect("teacher: pixels", lambda: _pixels(setup, teacher))
     yield from collect("teacher: AP", lambda: _quality(setup, teacher))
     trials: list[Trial] = []
@@ -85,8 +85,8 @@ def _begin(setup: TrainingSetup, teacher: LoadedTeacher, trials: list[Trial]) ->
     if trial.few:
         trials.append(trial)
     else:
-        yield Finding(
-            "warning", "teacher: diagnosis", f"no objects in {setup.images} images", "increase --images"
+        yield Finding.warning(
+            "teacher: diagnosis", f"no objects in {setup.images} images", "increase --images"
         )
 
 
@@ -137,9 +137,7 @@ def _fit(setup: TrainingSetup, loaded: list[LoadedTeacher]) -> Iterator[Finding]
     if len(loaded) < len(setup.teachers):
         raise NotExamined("a teacher cannot be loaded")
     model = setup.model()
-    yield Finding(
-        "ok", "teacher and student", "levels, strides and priors match in everything the losses read"
-    )
+    yield Finding.ok("teacher and student", "levels, strides and priors match in everything the losses read")
     train = setup.dataset("train").metainfo
     model.check_class_names(train)
     own = class_names(train) or ()
@@ -149,8 +147,7 @@ def _fit(setup: TrainingSetup, loaded: list[LoadedTeacher]) -> Iterator[Finding]
         if not is_detector(entry) or entry.get("checkpoint", "") is None:
             continue
         if names is None:
-            yield Finding(
-                "warning",
+            yield Finding.warning(
                 "class names",
                 f"{_name(entry)} has no class names; assuming the order of the data set",
                 "see 'class order' above, which checks its predictions",
@@ -160,12 +157,12 @@ def _fit(setup: TrainingSetup, loaded: list[LoadedTeacher]) -> Iterator[Finding]
                 f"the data set has no class names: the student uses the teacher's {len(names)}: "
                 f"{shortened(names)}"
             )
-            yield Finding("ok", "class names", found)
+            yield Finding.ok("class names", found)
         elif names == own:
-            yield Finding("ok", "class names", f"{len(own)}, in the same order: {shortened(own)}")
+            yield Finding.ok("class names", f"{len(own)}, in the same order: {shortened(own)}")
         else:
-            yield Finding(
-                "ok", "class names", f"matched by name among the teacher's {len(names)}: {shortened(own)}"
+            yield Finding.ok(
+                "class names", f"matched by name among the teacher's {len(names)}: {shortened(own)}"
             )
 
 

@@ -47,8 +47,7 @@ def examine_boxes(setup: TrainingSetup, entry: Mapping[str, Any], number: int) -
         yield from examine_function(setup, number)
         return
     known = read_predictions(entry["predictions"], entry.get("classes"))
-    yield Finding(
-        "ok",
+    yield Finding.ok(
         "teacher",
         f"{len(known.boxes_N4)} boxes of {len(known)} images in {entry['predictions']}, "
         + ("with per-class scores" if known.class_scores_NK is not None else "top class only"),
@@ -62,7 +61,7 @@ def examine_boxes(setup: TrainingSetup, entry: Mapping[str, Any], number: int) -
 def _pipeline(train: Any) -> Iterator[Finding]:
     for base in base_datasets(train):
         check_followed(base.pipeline.transforms)
-    yield Finding("ok", "teacher: pipeline", "boxes can follow all transforms")
+    yield Finding.ok("teacher: pipeline", "boxes can follow all transforms")
 
 
 def examine_predictions(
@@ -96,16 +95,15 @@ def _images(known: Predictions, infos: Sequence[Any], at: Sequence[int | None]) 
     text = f"{len(infos) - len(lacking)} of {len(infos)} training images are in the file"
     empty = sum(place is not None and known.starts[place] == known.starts[place + 1] for place in at)
     if not lacking:
-        yield Finding("ok", "teacher: images", f"{text}, {empty} of them without boxes")
+        yield Finding.ok("teacher: images", f"{text}, {empty} of them without boxes")
     elif known.lists_images or len(lacking) == len(infos):
-        yield Finding(
-            "error",
+        yield Finding.error(
             "teacher: images",
             f"{text}; missing {shortened(lacking, 2)}; in the file {shortened(filter(None, known.names), 2)}",
             "predict all of them: mmkd-predict continues where it stopped",
         )
     else:
-        yield Finding("ok", "teacher: images", f"{text}; it lists no images, so the others count as empty")
+        yield Finding.ok("teacher: images", f"{text}; it lists no images, so the others count as empty")
 
 
 def _sizes(known: Predictions, infos: Sequence[Any], at: Sequence[int | None]) -> Iterator[Finding]:
@@ -119,8 +117,7 @@ def _sizes(known: Predictions, infos: Sequence[Any], at: Sequence[int | None]) -
         and known.sizes[place] != (info.get("width"), info.get("height"))
     ]
     if wrong:
-        yield Finding(
-            "error",
+        yield Finding.error(
             "teacher: image sizes",
             f"{len(wrong)} images differ in size from training: {wrong[0]}",
             "predict the same image files that the student trains on",
@@ -135,8 +132,7 @@ def _classes(known: Predictions, classes: Sequence[str], table: Any) -> Iterator
     )
     unknown = [name for place, name in enumerate(classes) if place not in table.tolist()]
     if unknown:
-        yield Finding(
-            "error",
+        yield Finding.error(
             "teacher: classes",
             f"not in the file: {shortened(unknown)}; in the file: {shortened(known.classes, 12)}",
             "map the names: teacher.class_map={'my name': 'its name'}",
@@ -149,7 +145,7 @@ def _classes(known: Predictions, classes: Sequence[str], table: Any) -> Iterator
             f"; ignored {left_out} of {len(known.labels_N)}, of classes that the student does not have: "
             + shortened(known.classes[place] for place in others)
         )
-    yield Finding("ok", "teacher: classes", text)
+    yield Finding.ok("teacher: classes", text)
 
 
 def _quality(

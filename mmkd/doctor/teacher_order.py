@@ -58,8 +58,7 @@ def order_found(
             f"the class names in {where} or in the data set are wrong: correct them, or set "
             f"teacher.class_map={mapping}"
         )
-    return Finding(
-        "error",
+    return Finding.error(
         what,
         f"it was trained with another class order: {said}; its AP is {seen.ap:.3f} as "
         f"configured and {seen.ap_best:.3f} with the classes reordered ({seen.matched} objects)",

@@ -25,7 +25,7 @@ def examine_pixels(trial: Trial) -> Iterator[Finding]:
     """Check for swapped red and blue, and for other common normalisations."""
     if trial.teacher.channels != 3:
         found = f"images with {trial.teacher.channels} channels have no other common normalisation"
-        yield Finding("ok", "teacher: pixels", found)
+        yield Finding.ok("teacher: pixels", found)
         return
     what, now = "teacher: pixels", trial.preprocessor
     ways: dict[str, dict[str, Any]] = {"exchanged": {"preprocessor": _swapped(now)}}
@@ -35,10 +35,8 @@ def examine_pixels(trial: Trial) -> Iterator[Finding]:
             ways[name] = {"preprocessor": way}
     best = trial.best(ways)
     if best is None:
-        yield Finding(
-            "ok",
-            what,
-            f"none of {len(ways)} other normalisations is clearly better ({len(trial.few)} images)",
+        yield Finding.ok(
+            what, f"none of {len(ways)} other normalisations is clearly better ({len(trial.few)} images)"
         )
         return
     name, before, after = best
@@ -49,8 +47,7 @@ def examine_pixels(trial: Trial) -> Iterator[Finding]:
     else:
         cause, options = f"normalised as for {name}", ["mean", "std", "bgr_to_rgb"]
     settings = ", ".join(f"{option}={way.get(option, False)}" for option in options)
-    yield Finding(
-        "error",
+    yield Finding.error(
         what,
         f"{cause} its AP is {after.ap_best:.3f}, as configured {before.ap_best:.3f} "
         f"({len(trial.many)} images): it was trained on other pixels",

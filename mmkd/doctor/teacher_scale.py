@@ -46,15 +46,14 @@ def examine_scale(trial: Trial) -> Iterator[Finding]:
         name, before, after = best
         pipeline = ways[name]["pipeline"]
         trial.adopt(pipeline=pipeline)
-        yield Finding(
-            "error",
+        yield Finding.error(
             what,
             f"{text}; {name} its AP is {after.ap_best:.3f}, as configured {before.ap_best:.3f} "
             f"({len(trial.many)} images)",
             f"set the scale of Resize to {_scale(pipeline)} in the training and test pipelines",
         )
         return
-    yield Finding("ok", what, text + ("; other scales are not clearly better" if ways else ""))
+    yield Finding.ok(what, text + ("; other scales are not clearly better" if ways else ""))
     yield from _training_scale(trial, transforms)
 
 
@@ -69,8 +68,7 @@ def _training_scale(trial: Trial, transforms: Sequence[Any]) -> Iterator[Finding
         return
     there, here = trial.ask(trial.many, pipeline=shrunk), trial.ask(trial.many)
     if clearly_better(here, there):
-        yield Finding(
-            "error",
+        yield Finding.error(
             "teacher: scale",
             f"objects in training are {factor:.2g} times their size in validation; at that scale "
             f"its AP is {there.ap_best:.3f} instead of {here.ap_best:.3f}",

@@ -33,15 +33,14 @@ def examine_mixing(setup: TrainingSetup) -> Iterator[Finding]:
     if not any(has_no_labels(part) for part in innermost(dataset)):
         return
     if not distills(setup.cfg.get("model") or {}):
-        yield Finding(
-            "error",
+        yield Finding.error(
             what,
             "the data includes UnlabelledImages but there is no teacher: they would be trained as background",
             "add a teacher (--teacher CONFIG --teacher-checkpoint FILE), or remove them",
         )
         return
     if has_no_labels(dataset):
-        yield Finding("ok", what, "no image has labels: the student learns only from its teacher")
+        yield Finding.ok(what, "no image has labels: the student learns only from its teacher")
         return
     kinds = [has_no_labels(part) for part in below(dataset)]
     sampler, batches = loader.get("sampler") or {}, loader.get("batch_sampler") or {}
@@ -53,8 +52,7 @@ def examine_mixing(setup: TrainingSetup) -> Iterator[Finding]:
             what, kinds, sampler, loader.get("batch_size", 1), setup.cfg.get("train_cfg")
         )
     else:
-        yield Finding(
-            "warning",
+        yield Finding.warning(
             what,
             "batches are sampled without regard to labels: some have no labels",
             "set train_dataloader.batch_sampler=dict(type='MixedBatchSampler', source_ratio=[1, "
@@ -67,16 +65,14 @@ def _mixed_batches(
 ) -> Iterator[Finding]:
     counts = counts_of(batches.get("source_ratio") or [], batch_size)
     if kinds and kinds[0]:
-        yield Finding(
-            "error",
+        yield Finding.error(
             what,
             "the first data set has no labels, but defines the epoch length",
             "put the labelled data set first, also in source_ratio",
         )
         return
     without = sum(count for count, unlabelled in zip(counts, kinds) if unlabelled)
-    yield Finding(
-        "ok",
+    yield Finding.ok(
         what,
         f"each batch has {sum(counts) - without} labelled and {without} unlabelled images; an "
         "epoch is one pass over the first data set",
@@ -90,22 +86,19 @@ def _multi_source(
     loop = (train_cfg or {}).get("type")
     by_epoch = (train_cfg or {}).get("by_epoch", True) if loop is None else "Epoch" in str(loop)
     if by_epoch:
-        yield Finding(
-            "error",
-            what,
-            "MultiSourceSampler is infinite: an epoch-based loop never finishes its first epoch",
-            remedy,
+        yield Finding.error(
+            what, "MultiSourceSampler is infinite: an epoch-based loop never finishes its first epoch", remedy
         )
     if sampler.get("batch_size") != batch_size:
         found = f"MultiSourceSampler.batch_size is {sampler.get('batch_size')}, the loader's is {batch_size}"
-        yield Finding("error", what, found, f"make them equal, or {remedy}")
+        yield Finding.error(what, found, f"make them equal, or {remedy}")
     counts = counts_of(sampler.get("source_ratio") or [], batch_size)
     if 0 in counts:  # mmdet's sampler then never finds an end
-        yield Finding("error", what, f"MultiSourceSampler hangs with {counts} images in a batch", remedy)
+        yield Finding.error(what, f"MultiSourceSampler hangs with {counts} images in a batch", remedy)
     elif not by_epoch:
         without = sum(count for count, unlabelled in zip(counts, kinds) if unlabelled)
         text = f"each batch has {sum(counts) - without} labelled and {without} unlabelled images"
-        yield Finding("ok", what, text)
+        yield Finding.ok(what, text)
 
 
 def examine_unlabelled(setup: TrainingSetup, part: Mapping[str, Any]) -> Iterator[Finding]:
@@ -114,7 +107,7 @@ def examine_unlabelled(setup: TrainingSetup, part: Mapping[str, Any]) -> Iterato
     dataset = class_of(part, DATASETS)(**{**options, "pipeline": [], "serialize_data": False})
     paths = [info["img_path"] for info in dataset.data_list]
     setup.unlabelled.update(dict.fromkeys(paths))
-    yield Finding("ok", "train: unlabelled", f"{len(paths)} unlabelled images")
+    yield Finding.ok("train: unlabelled", f"{len(paths)} unlabelled images")
 
 
 def examine_readable(paths: Iterable[str], decoded: int) -> Iterator[Finding]:
@@ -129,14 +122,13 @@ def examine_readable(paths: Iterable[str], decoded: int) -> Iterator[Finding]:
     step = max(1, len(chosen) // min(decoded, _DECODED))
     broken = [path for index, path in enumerate(chosen) if not _readable(path, index % step == 0)]
     if broken:
-        yield Finding(
-            "error",
+        yield Finding.error(
             what,
             f"{len(broken)} of {len(chosen)} unreadable: {shortened(broken, 3)}",
             "copy them again, or list them in leave_out",
         )
     else:
-        yield Finding("ok", what, f"{len(chosen)} headers read, {len(chosen[::step])} images opened")
+        yield Finding.ok(what, f"{len(chosen)} headers read, {len(chosen[::step])} images opened")
 
 
 def _readable(path: str, decode: bool) -> bool:
@@ -162,19 +154,17 @@ def examine_leaks(
     what, val, unlabelled = "unlabelled and val", list(val), list(unlabelled)
     found = _same_content(unlabelled, val)
     if found:
-        yield Finding(
-            "warning",
+        yield Finding.warning(
             what,
             f"{len(found)} validation images are in the unlabelled training data: "
             f"{shortened((path.name for path in found), 3)}" + " (all of them)" * (len(found) == len(val)),
             "list them in leave_out: results on training images are meaningless",
         )
     elif val:
-        yield Finding("ok", what, "no common images, by content")
+        yield Finding.ok(what, "no common images, by content")
     twice = _same_content(unlabelled, labelled)
     if twice:
-        yield Finding(
-            "ok",
+        yield Finding.ok(
             "unlabelled and labelled",
             f"{len(twice)} images are in both, by content; leave_out removes them from the unlabelled ones",
         )

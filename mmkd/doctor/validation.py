@@ -19,7 +19,7 @@ from mmkd.doctor.setup import TrainingSetup
 def examine_validation(setup: TrainingSetup) -> Iterator[Finding]:
     """Build the metrics and evaluate the model's prediction for one image."""
     if not setup.cfg.get("val_dataloader"):
-        yield Finding("ok", "validation", "none in the config")
+        yield Finding.ok("validation", "none in the config")
         return
     dataset = setup.dataset("val")
     evaluator = Evaluator([_writing_nothing(one) for one in setup.evaluators("val")])
@@ -37,7 +37,7 @@ def examine_validation(setup: TrainingSetup) -> Iterator[Finding]:
         if not _only_writes(metric):
             _evaluate(metric, outputs)
     names = [type(metric).__name__ for metric in evaluator.metrics]
-    yield Finding("ok", "evaluators", f"{shortened(names)}: built, and accepts a prediction")
+    yield Finding.ok("evaluators", f"{shortened(names)}: built, and accepts a prediction")
 
 
 def _writing_nothing(cfg: Any) -> Any:

@@ -31,8 +31,7 @@ def examine_wrappers(which: str, dataset: Any) -> Iterator[Finding]:
         for part in parts:
             inner = class_of(part, DATASETS)
             if isinstance(inner, type) and not hasattr(inner, "get_cat_ids"):
-                yield Finding(
-                    "error",
+                yield Finding.error(
                     what,
                     f"{kind.__name__} cannot determine the classes of {inner.__name__}",
                     f"wrap each of its data sets in a {kind.__name__}",
@@ -40,7 +39,7 @@ def examine_wrappers(which: str, dataset: Any) -> Iterator[Finding]:
     if not is_kind(dataset, ConcatDataset, registry=DATASETS):
         return
     if not parts:
-        yield Finding("error", what, f"{type_of(dataset)} has no datasets", "add at least one")
+        yield Finding.error(what, f"{type_of(dataset)} has no datasets", "add at least one")
         return
     ignored = dataset.get("ignore_keys") or []
     ignored = [ignored] if isinstance(ignored, str) else ignored
@@ -55,15 +54,13 @@ def examine_wrappers(which: str, dataset: Any) -> Iterator[Finding]:
         if key != "classes" and any(metainfo.get(key) != first[key] for metainfo in metainfos)
     )
     if lacking:
-        yield Finding(
-            "error",
+        yield Finding.error(
             what,
             f"the first concatenated data set has no metainfo.{lacking[0]}, which mmdet reads there",
             f"add it, or set {type_of(dataset)}.ignore_keys={lacking}",
         )
     elif differing and which != "train":
-        yield Finding(
-            "error",
+        yield Finding.error(
             what,
             f"its data sets differ in metainfo.{differing[0]}, but evaluators use one metainfo for all",
             f"use the same value, or set {type_of(dataset)}.ignore_keys={differing}",
