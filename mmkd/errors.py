@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -43,6 +44,20 @@ class UserError(ValueError):
         """The same error, prefixed with its place, like ``teacher[1]``."""
         what = f"{place}: {self.what}"
         return type(self)(what, expected=self.expected, found=self.found, remedy=self.remedy)
+
+
+@contextmanager
+def naming(owner: object) -> Iterator[None]:
+    """Turn a ValueError about an option into a `UserError` that names its owner.
+
+    Args:
+        owner: whose option it is, named by its class; or what to put before the option, like ``teacher.``.
+    """
+    try:
+        yield
+    except ValueError as error:
+        prefix = owner if isinstance(owner, str) else f"{type(owner).__name__}: "
+        raise UserError(f"{prefix}{error}") from None
 
 
 user_error = UserError  # its name for plugins when it was a function

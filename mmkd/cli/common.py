@@ -26,6 +26,7 @@ from mmkd.datasets import annotation_file, below, innermost, places_of, where_fr
 from mmkd.doctor.spelling import KNOWN
 from mmkd.durable import use_durable_files
 from mmkd.errors import UserError, nearest, place_of
+from mmkd.functional.checks import is_number
 from mmkd.hooks import TrainingStopped
 from mmkd.registry import name_in
 from mmkd.sharding import check_strategy
@@ -193,7 +194,7 @@ def _push_indices(dataset: Any) -> None:
 
 
 def _check_indices(loader: str, indices: Any) -> None:
-    number = isinstance(indices, (int, float)) and not isinstance(indices, bool) and indices != 0
+    number = is_number(indices) and indices != 0
     numbers = isinstance(indices, (list, tuple)) and indices and all(isinstance(i, int) for i in indices)
     if not (indices is None or number or numbers):
         raise UserError(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import BatchSampler
 
 from mmkd.errors import UserError
+from mmkd.functional.checks import is_number
 from mmkd.registry import DATA_SAMPLERS
 
 
@@ -127,10 +128,7 @@ def counts_of(source_ratio: Sequence[float], batch_size: int) -> list[int]:
         >>> counts_of([1, 3], 8)
         [2, 6]
     """
-    right = all(
-        isinstance(share, (int, float)) and not isinstance(share, bool) and 0 <= share < math.inf
-        for share in source_ratio
-    )
+    right = all(is_number(share) and 0 <= share < math.inf for share in source_ratio)
     if not source_ratio or not right or source_ratio[0] == 0:
         raise UserError(
             "Invalid source_ratio.",

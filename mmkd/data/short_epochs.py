@@ -8,7 +8,8 @@ from typing import Any
 
 from torch.utils.data import BatchSampler
 
-from mmkd.errors import UserError
+from mmkd.errors import UserError, naming
+from mmkd.functional.checks import check_whole
 from mmkd.registry import DATA_SAMPLERS
 
 
@@ -50,8 +51,8 @@ class ShortEpochs(BatchSampler):
         of: Mapping[str, Any] | None = None,
         drop_last: bool = False,
     ) -> None:
-        if not isinstance(batches, int) or isinstance(batches, bool) or batches < 1:
-            raise UserError(f"ShortEpochs: batches must be a whole number ≥ 1, found {batches!r}")
+        with naming(self):
+            check_whole(1, batches=batches)
         if not hasattr(sampler, "set_epoch"):
             raise UserError(
                 "ShortEpochs needs a sampler that counts epochs.",

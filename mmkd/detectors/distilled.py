@@ -26,7 +26,6 @@ from mmkd.detectors.checkpointing import watch_checkpointed
 from mmkd.detectors.finite import FiniteCheck, in_float16
 from mmkd.detectors.mixed import (
     any_unlabelled,
-    check_pseudo_score,
     copied,
     times_zero,
     with_boxes,
@@ -34,7 +33,8 @@ from mmkd.detectors.mixed import (
 )
 from mmkd.detectors.other_targets import check_other_targets, ready_for_boxes, retargeted
 from mmkd.detectors.views import teachers_view
-from mmkd.errors import UserError
+from mmkd.errors import UserError, naming
+from mmkd.functional.checks import check_number
 from mmkd.heads import adapter_for, check_heads
 from mmkd.heads.observe import Observation, observe
 from mmkd.heads.towers import Towers, check_towers, record_towers, with_towers
@@ -138,10 +138,10 @@ class Distilled(BaseDetector):
         **student: Any,
     ) -> None:
         super().__init__(**student)
-        self.pseudo_score = check_pseudo_score(pseudo_score)
-        if not isinstance(task_loss_weight, (int, float)) or not 0 <= task_loss_weight < float("inf"):
-            raise UserError(f"task_loss_weight must be a number ≥ 0, found {task_loss_weight!r}")
-        self.task_loss_weight = task_loss_weight
+        with naming(""):
+            check_number("[0, 1]", pseudo_score=pseudo_score)
+            check_number("[0, inf)", task_loss_weight=task_loss_weight)
+        self.pseudo_score, self.task_loss_weight = pseudo_score, task_loss_weight
         losses, places = split_places(distill)
         losses, asks = split_teachers(teacher, losses)
         losses, shares = split_shares(losses)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mmkd.data import is_labelled
 from mmkd.detectors.other_targets import retargeted
-from mmkd.errors import UserError
 
 
 @torch.compiler.disable
@@ -77,17 +76,6 @@ def copied(sample: Any) -> Any:
     copy = sample.new()
     copy.gt_instances = sample.gt_instances.new()
     return copy
-
-
-def check_pseudo_score(score: Any) -> float:
-    """Return ``pseudo_score`` if it is valid.
-
-    Raises:
-        UserError: it is not a number in [0, 1].
-    """
-    if not isinstance(score, (int, float)) or isinstance(score, bool) or not 0 <= score <= 1:
-        raise UserError(f"pseudo_score must be a number from 0 to 1, found {score!r}")
-    return score
 
 
 def _whole_boxes(boxes_G4: Tensor, masks: Any) -> Any:

@@ -15,9 +15,9 @@ def check_choice(name: str, value: object, choices: Any) -> None:
     Args:
         name: the option.
         value: its value.
-        choices: the `Literal` of its valid values.
+        choices: its valid values, a `Literal` or a tuple.
     """
-    valid = get_args(choices)
+    valid = choices if isinstance(choices, tuple) else get_args(choices)
     if value not in valid:
         raise ValueError(f"{name} must be one of {', '.join(valid)}, found {value!r}")
 
@@ -27,22 +27,34 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def check_above_zero(name: str, value: Any) -> None:
-    """Raise ValueError unless the value is a finite number > 0."""
-    if not is_number(value) or not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a number above 0, found {value!r}")
+def check_number(interval: str, **options: Any) -> None:
+    """Raise ValueError unless options are numbers in an interval, like ``(0, 1]`` or ``[0, inf)``."""
+    low, high = (float(end) for end in interval[1:-1].split(", "))
+    least = f"{'≥' if interval[0] == '[' else 'above'} {low:g}"
+    for name, value in options.items():
+        inside = is_number(value) and low <= value <= high
+        if not inside or (value == low and interval[0] == "(") or (value == high and interval[-1] == ")"):
+            wanted = least if high == math.inf else f"in {interval}"
+            raise ValueError(f"{name} must be a number {wanted}, found {value!r}")
 
 
-def check_not_negative(name: str, value: Any) -> None:
-    """Raise ValueError unless the value is a finite number ≥ 0."""
-    if not is_number(value) or not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be a number ≥ 0, found {value!r}")
+def check_whole(least: int, **options: Any) -> None:
+    """Raise ValueError unless options are whole numbers of at least ``least``."""
+    for name, value in options.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name} must be a whole number ≥ {least}, found {value!r}")
+
+
+def check_bool(**options: Any) -> None:
+    """Raise ValueError unless options are True or False."""
+    for name, value in options.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be True or False, found {value!r}")
 
 
 def check_factors(**factors: Any) -> None:
     """Raise ValueError if a factor is not a number ≥ 0, or if all are 0."""
-    for name, value in factors.items():
-        check_not_negative(name, value)
+    check_number("[0, inf)", **factors)
     if not any(factors.values()):
         raise ValueError(
             f"{' and '.join(factors)} are both 0, so the loss is always 0; set loss_weight=0 instead"

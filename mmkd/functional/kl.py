@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmkd.functional.checks import check_above_zero, check_choice, check_pair, exact
+from mmkd.functional.checks import check_bool, check_choice, check_number, check_pair, exact
 from mmkd.functional.kernels import KLDivergence
 
 Activation = Literal["softmax", "sigmoid"]
@@ -145,9 +145,8 @@ def standardized_logits(logits_NK: Tensor) -> Tensor:
 
 def check_kl_options(temperature: float, activation: str, reduction: str, standardize: bool = False) -> None:
     """Raise ValueError if an option of `kl_divergence` is out of its range."""
-    if not isinstance(standardize, bool):
-        raise ValueError(f"standardize must be True or False, found {standardize!r}")
-    check_above_zero("temperature", temperature)
+    check_bool(standardize=standardize)
+    check_number("(0, inf)", temperature=temperature)
     check_choice("activation", activation, Activation)
     check_choice("reduction", reduction, Reduction)
 

@@ -5,13 +5,13 @@ Shape suffixes: N priors (or samples), K classes.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd.functional.checks import check_choice, check_factors, check_pair, exact, is_number
+from mmkd.functional.checks import check_choice, check_factors, check_number, check_pair, exact
 from mmkd.functional.kernels import KLDivergence
 from mmkd.functional.kl import check_kl_options, reduce_priors
 
@@ -59,7 +59,7 @@ def modulated_bce(
         >>> modulated_bce(logits_NK, torch.zeros(2, 1), reduction="none")
         tensor([0.0000, 0.7009])
     """
-    check_exponent(beta)
+    check_number("[1, inf)", beta=beta)
     check_choice("reduction", reduction, SumReduction)
     check_pair(student_NK, teacher_NK, weight_N)
     with torch.autocast(student_NK.device.type, enabled=False):
@@ -151,12 +151,6 @@ def decoupled_kl(
         target_term_N = temperature**2 * KLDivergence.apply(target_s, target_t, 1.0, "sigmoid")
         others_term_N = KLDivergence.apply(rest_s, rest_t, float(temperature), "softmax")
         return reduce_priors(alpha * target_term_N + beta * others_term_N, weight_N, reduction, avg_factor)
-
-
-def check_exponent(beta: Any) -> None:
-    """Raise ValueError if the exponent of `modulated_bce` is out of its range."""
-    if not is_number(beta) or not 1 <= beta < float("inf"):
-        raise ValueError(f"beta must be a number ≥ 1, found {beta!r}")
 
 
 def check_two_classes(cls_channels: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmkd.functional.boxes import check_boxes
-from mmkd.functional.checks import check_above_zero, check_choice, checked_maps, exact
+from mmkd.functional.checks import check_choice, check_number, checked_maps, exact
 
 ChannelAttention = Literal["image", "position"]
 
@@ -35,16 +35,10 @@ def random_keep_mask(like_BCHW: Tensor, ratio: float, *, channels: bool = False)
         >>> random_keep_mask(torch.zeros(2, 8, 4, 5), 0.5).shape
         torch.Size([2, 1, 4, 5])
     """
-    check_mask_ratio(ratio)
+    check_number("[0, 1)", mask_ratio=ratio)
     B, C, H, W = like_BCHW.shape
     shape = (B, C, 1, 1) if channels else (B, 1, H, W)
     return (torch.rand(*shape, device=like_BCHW.device) >= ratio).to(like_BCHW.dtype)
-
-
-def check_mask_ratio(ratio: float) -> None:
-    """Raise ValueError unless the ratio is in [0, 1)."""
-    if not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
-        raise ValueError(f"mask_ratio must be a number in [0, 1), found {ratio!r}")
 
 
 def box_masks(
@@ -194,7 +188,7 @@ def focal_terms(
 
 def check_attention_options(temperature: float, channels: str = "image") -> None:
     """Raise ValueError if an option of `focal_terms` is out of its range."""
-    check_above_zero("temperature", temperature)
+    check_number("(0, inf)", temperature=temperature)
     check_choice("channels", channels, ChannelAttention)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmkd.functional.boxes import inside_boxes, pairwise_iou
+from mmkd.functional.checks import check_number
 
 # The variance in px² of the uniform noise in ±0.05 that PGD's reference implementation adds to positions.
 _POSITION_VARIANCE = 0.1**2 / 12
@@ -42,7 +43,7 @@ def prediction_quality(
         >>> prediction_quality(scores, boxes, boxes[:1], labels, xi=1.0).squeeze(1)
         tensor([1.0000, 0.3333])
     """
-    check_xi(xi)
+    check_number("[0, 1]", xi=xi)
     overlap_PG = pairwise_iou(boxes_P4, gt_boxes_G4)
     if scores_PK.dim() != 2 or len(scores_PK) != len(boxes_P4) or gt_labels_G.shape != gt_boxes_G4.shape[:1]:
         raise ValueError(
@@ -50,12 +51,6 @@ def prediction_quality(
             f"found {tuple(scores_PK.shape)} and {tuple(gt_labels_G.shape)}"
         )
     return scores_PK[:, gt_labels_G] ** (1 - xi) * overlap_PG**xi
-
-
-def check_xi(xi: float) -> None:
-    """Raise ValueError unless ξ is in [0, 1]."""
-    if not isinstance(xi, (int, float)) or not 0 <= xi <= 1:
-        raise ValueError(f"xi must be a number in [0, 1], found {xi!r}")
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -11,7 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmkd.balance import Call, measure_balance, recorded_calls, scalar_name, suggested_weight
-from mmkd.errors import UserError
+from mmkd.errors import naming
+from mmkd.functional.checks import check_number, check_whole
 from mmkd.hooks.schedule import DistillScheduleHook, distill_terms, unwrapped
 from mmkd.registry import HOOKS
 
@@ -53,10 +53,9 @@ class DistillMonitorHook(Hook):
     priority = "NORMAL"
 
     def __init__(self, interval: int = 50, drown: float = 10.0) -> None:
-        if not isinstance(interval, int) or isinstance(interval, bool) or interval < 1:
-            raise UserError(f"DistillMonitorHook: interval must be a whole number ≥ 1, found {interval!r}")
-        if isinstance(drown, bool) or not isinstance(drown, (int, float)) or not 1 < drown < math.inf:
-            raise UserError(f"DistillMonitorHook: drown must be a number above 1, found {drown!r}")
+        with naming(self):
+            check_whole(1, interval=interval)
+            check_number("(1, inf)", drown=drown)
         self.interval = interval
         self.drown = drown
         self._watch = ExitStack()

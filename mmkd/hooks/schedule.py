@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmkd.balance import scalar_name
-from mmkd.errors import UserError
+from mmkd.errors import UserError, naming
+from mmkd.functional.checks import check_choice, check_number, check_whole, is_number
 from mmkd.losses import DistillLoss
 from mmkd.registry import HOOKS
 
@@ -65,21 +66,15 @@ class DistillScheduleHook(Hook):
     ) -> None:
         if term is not None and not isinstance(term, str):
             raise UserError(f"DistillScheduleHook: term must be a name or None, found {term!r}")
-        if kind not in get_args(Kind):
-            raise UserError(
-                f"DistillScheduleHook: kind must be one of {', '.join(get_args(Kind))}, found {kind!r}"
-            )
-        for name, factor in (("start", start), ("end", end)):
-            if not _is_number(factor) or not 0 <= factor < math.inf:
-                raise UserError(f"DistillScheduleHook: {name} must be a number ≥ 0, found {factor!r}")
-        if not (_is_number(warmup) and (0 <= warmup < 1 or (1 <= warmup < math.inf and warmup % 1 == 0))):
+        with naming(self):
+            check_choice("kind", kind, Kind)
+            check_number("[0, inf)", start=start, end=end)
+            if stop_epoch is not None:
+                check_whole(0, stop_epoch=stop_epoch)
+        if not (is_number(warmup) and (0 <= warmup < 1 or (1 <= warmup < math.inf and warmup % 1 == 0))):
             raise UserError(
                 f"DistillScheduleHook: warmup must be iterations or a fraction below 1, found {warmup!r}"
             )
-        if stop_epoch is not None and not (isinstance(stop_epoch, int) and _is_number(stop_epoch)):
-            raise UserError(f"DistillScheduleHook: stop_epoch must be a whole number, found {stop_epoch!r}")
-        if stop_epoch is not None and stop_epoch < 0:
-            raise UserError(f"DistillScheduleHook: stop_epoch must be ≥ 0, found {stop_epoch}")
         self.term = term
         self.kind = kind
         self.warmup = warmup
@@ -200,7 +195,3 @@ def distill_terms(model: Any, asking: str) -> dict[str, DistillLoss]:
 def unwrapped(model: Any) -> Any:
     """The model without its distributed wrapper."""
     return model.module if is_model_wrapper(model) else model
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

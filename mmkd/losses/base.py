@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmkd.errors import UserError, check_arguments
-from mmkd.functional.checks import check_choice, check_not_negative
+from mmkd.errors import UserError, check_arguments, naming
+from mmkd.functional.checks import check_choice, check_number
 from mmkd.losses.automatic import AutoWeight
 from mmkd.registry import MODELS, class_of
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
@@ -46,7 +45,7 @@ class DistillLoss(nn.Module):
         super().__init__()
         with naming(self):
             check_choice("valid", valid, Valid)
-            check_not_negative("loss_weight", loss_weight)
+            check_number("[0, inf)", loss_weight=loss_weight)
         self.valid = valid
         self.loss_weight = loss_weight
         self.auto: AutoWeight | None = None
@@ -78,15 +77,6 @@ class DistillLoss(nn.Module):
     @abstractmethod
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:
         """The weighted loss, a scalar."""
-
-
-@contextmanager
-def naming(loss: DistillLoss) -> Iterator[None]:
-    """Turn a ValueError about an option into a `UserError` that names the loss."""
-    try:
-        yield
-    except ValueError as error:
-        raise UserError(f"{type(loss).__name__}: {error}") from None
 
 
 def warn_of_sigmoids(loss: DistillLoss, activation: str, student: HeadSpec) -> None:

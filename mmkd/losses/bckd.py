@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mmkd.errors import UserError
-from mmkd.functional.logits import check_exponent, modulated_bce
-from mmkd.losses.base import naming
+from mmkd.errors import UserError, naming
+from mmkd.functional.checks import check_number
+from mmkd.functional.logits import modulated_bce
 from mmkd.losses.row_base import Normalizer, Region, RowLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
@@ -55,7 +55,7 @@ class BCKDLoss(RowLoss):
     ) -> None:
         super().__init__(loss_weight, region, normalizer, valid, every_level=every_level)
         with naming(self):
-            check_exponent(beta)
+            check_number("[1, inf)", beta=beta)
         self.beta = beta
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:

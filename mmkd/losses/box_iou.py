@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mmkd.errors import UserError
+from mmkd.errors import naming
 from mmkd.functional.boxes import Overlap, box_iou_loss
-from mmkd.functional.checks import check_choice, is_number
-from mmkd.losses.base import naming
+from mmkd.functional.checks import check_choice, check_number
 from mmkd.losses.row_base import Normalizer, Region, RowLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, Need, Valid
@@ -61,10 +60,9 @@ class BoxIoULoss(RowLoss):
         every_level: bool = True,
         valid: Valid = "image",
     ) -> None:
-        if not is_number(min_score) or not 0 <= min_score < 1:
-            raise UserError(f"BoxIoULoss: min_score must be a number ≥ 0 and below 1, found {min_score!r}")
         super().__init__(loss_weight, region, normalizer, valid, every_level=every_level, min_score=min_score)
         with naming(self):
+            check_number("[0, 1)", min_score=min_score)
             check_choice("overlap", overlap, Overlap)
         self.overlap = overlap
 

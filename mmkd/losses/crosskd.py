@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkd.errors import UserError
+from mmkd.errors import UserError, naming
+from mmkd.functional.checks import check_bool, check_whole
 from mmkd.functional.crossed import match_statistics
 from mmkd.losses.base import DistillLoss, build_losses
 from mmkd.registry import MODELS
@@ -53,10 +54,9 @@ class CrossKDLoss(DistillLoss):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__(loss_weight)
-        if not isinstance(layer, int) or layer < 1:
-            raise UserError(f"CrossKDLoss: layer must be a whole number ≥ 1, found {layer!r}")
-        if not isinstance(align, bool):
-            raise UserError(f"CrossKDLoss: align must be True or False, found {align!r}")
+        with naming(self):
+            check_whole(1, layer=layer)
+            check_bool(align=align)
         self.layer = self.tower_layers = layer
         self.align = align
         self.losses: nn.ModuleDict = build_losses(losses, "losses")

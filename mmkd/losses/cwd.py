@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmkd.errors import naming
 from mmkd.functional.features import channel_kl
 from mmkd.functional.kl import check_kl_options
-from mmkd.losses.base import naming
 from mmkd.losses.feature_base import FeatureLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext

@@ -7,10 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mmkd.errors import naming
 from mmkd.functional.checks import check_choice, check_factors
 from mmkd.functional.kl import Activation, check_kl_options, check_softmax_classes
 from mmkd.functional.relations import relation_distances
-from mmkd.losses.base import naming, warn_of_sigmoids
+from mmkd.losses.base import warn_of_sigmoids
 from mmkd.losses.row_base import Normalizer, Region, RowLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mmkd.errors import naming
 from mmkd.functional.checks import check_factors
 from mmkd.functional.kl import check_kl_options
 from mmkd.functional.logits import check_two_classes, decoupled_kl
-from mmkd.losses.base import naming
 from mmkd.losses.row_base import Normalizer, Region, RowLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkd.errors import UserError
+from mmkd.errors import UserError, naming
+from mmkd.functional.checks import check_choice
 from mmkd.losses.base import DistillLoss
 from mmkd.structures import DenseOutputs, HeadSpec, Need
 
@@ -42,14 +43,10 @@ class FeatureLoss(DistillLoss):
         self, loss_weight: float = 1.0, levels: Sequence[int] | None = None, align: str = "auto"
     ) -> None:
         super().__init__(loss_weight)
-        if align not in self.valid_aligns:
-            raise UserError(
-                f"{type(self).__name__}: align must be one of {', '.join(self.valid_aligns)}, found {align!r}"
-            )
-        if levels is not None and not _are_indices(levels):
-            raise UserError(
-                f"{type(self).__name__}: levels must be distinct indices ≥ 0 like [0, 1], found {levels!r}"
-            )
+        with naming(self):
+            check_choice("align", align, self.valid_aligns)
+            if levels is not None and not _are_indices(levels):
+                raise ValueError(f"levels must be distinct indices ≥ 0 like [0, 1], found {levels!r}")
         self.levels = None if levels is None else tuple(levels)
         self.align = align
         self.aligns = nn.ModuleList()

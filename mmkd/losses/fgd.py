@@ -8,9 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mmkd.functional.checks import check_not_negative
+from mmkd.errors import naming
+from mmkd.functional.checks import check_number
 from mmkd.functional.masks import box_masks, check_attention_options, focal_terms
-from mmkd.losses.base import naming
 from mmkd.losses.feature_base import Align, FeatureLoss
 from mmkd.losses.ground_truth import gt_boxes, input_size
 from mmkd.registry import MODELS
@@ -92,11 +92,9 @@ class FGDLoss(FeatureLoss):
         align: Align = "auto",
     ) -> None:
         super().__init__(loss_weight, levels, align)
-        weights = {"alpha": alpha, "beta": beta, "gamma": gamma, "lambd": lambd}
         with naming(self):
             check_attention_options(temperature)
-            for name, value in weights.items():
-                check_not_negative(name, value)
+            check_number("[0, inf)", alpha=alpha, beta=beta, gamma=gamma, lambd=lambd)
         self.temperature = temperature
         self.alpha, self.beta, self.gamma, self.lambd = alpha, beta, gamma, lambd
         self.relations_s, self.relations_t = nn.ModuleList(), nn.ModuleList()

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from mmkd.errors import naming
 from mmkd.functional.checks import check_choice
 from mmkd.functional.kl import (
     Activation,
@@ -14,7 +15,7 @@ from mmkd.functional.kl import (
     check_softmax_classes,
     kl_divergence,
 )
-from mmkd.losses.base import naming, warn_of_sigmoids
+from mmkd.losses.base import warn_of_sigmoids
 from mmkd.losses.row_base import Normalizer, Region, RowLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid

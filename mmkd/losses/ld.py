@@ -9,10 +9,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from mmkd.errors import UserError
-from mmkd.functional.checks import check_above_zero, check_choice, check_not_negative, is_number
+from mmkd.errors import UserError, naming
+from mmkd.functional.checks import check_choice, check_number
 from mmkd.functional.localization import Nearness, localization_kl, square_anchors, valuable_region
-from mmkd.losses.base import DistillLoss, naming
+from mmkd.losses.base import DistillLoss
 from mmkd.losses.ground_truth import gt_boxes
 from mmkd.losses.row_base import Normalizer, chosen, is_object, needs_of, region_weights
 from mmkd.losses.row_base import Region as RegionOfRows
@@ -95,12 +95,11 @@ class LocalizationDistillationLoss(DistillLoss):
                 raise ValueError(f"region must be one or more of {', '.join(_REGIONS)}, found {region!r}")
             check_choice("normalizer", normalizer, Normalizer)
             check_choice("vlr_nearness", vlr_nearness, Nearness)
-            check_above_zero("temperature", temperature)
-            check_above_zero("anchor_scale", anchor_scale)
-            for name, value in {**own_weights, "teacher": teacher_weight}.items():
-                check_not_negative(f"{name}_weight", value)
-            if not is_number(alpha) or not 0 <= alpha < 1:
-                raise ValueError(f"alpha must be a number ≥ 0 and below 1, found {alpha!r}")
+            check_number("(0, inf)", temperature=temperature, anchor_scale=anchor_scale)
+            check_number(
+                "[0, inf)", main_weight=main_weight, vlr_weight=vlr_weight, teacher_weight=teacher_weight
+            )
+            check_number("[0, 1)", alpha=alpha)
         self.temperature = temperature
         weights = {name: own_weights.get(name, teacher_weight) for name in _REGIONS if name in regions}
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mmkd.errors import naming
+from mmkd.functional.checks import check_number
 from mmkd.functional.features import squared_distance
-from mmkd.functional.masks import check_mask_ratio, random_keep_mask
-from mmkd.losses.base import naming
+from mmkd.functional.masks import random_keep_mask
 from mmkd.losses.feature_base import Align, FeatureLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec
@@ -52,7 +53,7 @@ class MGDLoss(FeatureLoss):
     ) -> None:
         super().__init__(loss_weight, levels, align)
         with naming(self):
-            check_mask_ratio(mask_ratio)
+            check_number("[0, 1)", mask_ratio=mask_ratio)
         self.mask_ratio = mask_ratio
         self.mask_on_channel = mask_on_channel
         self.generators = nn.ModuleList()

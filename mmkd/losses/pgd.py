@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmkd.errors import UserError
+from mmkd.errors import UserError, naming
 from mmkd.functional.boxes import inside_boxes
-from mmkd.functional.checks import check_choice, check_not_negative
+from mmkd.functional.checks import check_choice, check_number, check_whole
 from mmkd.functional.masks import check_attention_options, focal_terms
-from mmkd.functional.quality import check_xi, gaussian_weights, prediction_quality
-from mmkd.losses.base import naming
+from mmkd.functional.quality import gaussian_weights, prediction_quality
 from mmkd.losses.feature_base import Align, FeatureLoss
 from mmkd.losses.ground_truth import gt_boxes, gt_labels
 from mmkd.registry import MODELS
@@ -77,15 +76,12 @@ class PGDLoss(FeatureLoss):
     ) -> None:
         super().__init__(loss_weight, levels, align)
         self.valid = valid
-        weights = {"alpha": alpha, "beta": beta, "delta": delta, "level_gain": level_gain}
         with naming(self):
             check_choice("valid", valid, Valid)
             check_attention_options(temperature)
-            check_xi(xi)
-            for name, value in weights.items():
-                check_not_negative(name, value)
-        if not isinstance(topk, int) or topk < 1:
-            raise UserError(f"PGDLoss: topk must be an integer ≥ 1, found {topk!r}")
+            check_number("[0, 1]", xi=xi)
+            check_number("[0, inf)", alpha=alpha, beta=beta, delta=delta, level_gain=level_gain)
+            check_whole(1, topk=topk)
         self.alpha, self.beta, self.delta = alpha, beta, delta
         self.temperature, self.xi, self.topk, self.level_gain = temperature, xi, topk, level_gain
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmkd.errors import naming
 from mmkd.functional.checks import check_choice
 from mmkd.functional.features import Statistics, pearson_distance
-from mmkd.losses.base import naming
 from mmkd.losses.feature_base import FeatureLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext

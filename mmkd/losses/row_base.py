@@ -11,8 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mmkd.errors import naming
 from mmkd.functional.checks import check_choice, exact
-from mmkd.losses.base import DistillLoss, naming
+from mmkd.losses.base import DistillLoss
 from mmkd.structures import DenseOutputs, DistillContext, Need, Valid
 
 Region = Literal["all", "foreground", "teacher", "teacher_foreground", "disagreement"]

@@ -8,7 +8,8 @@ import torch
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmkd.errors import UserError
+from mmkd.errors import naming
+from mmkd.functional.checks import check_number
 from mmkd.losses.base import DistillLoss
 from mmkd.registry import MODELS
 from mmkd.structures import DenseOutputs, DistillContext, Need
@@ -55,14 +56,14 @@ class TeacherBoxesLoss(DistillLoss):
         soft: bool = False,
     ) -> None:
         super().__init__(loss_weight)
-        for name, value in (("min_score", min_score), ("ignore_score", ignore_score)):
-            if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):
-                raise UserError(f"TeacherBoxesLoss: {name} must be a number from 0 to 1, found {value!r}")
-        if ignore_score is not None and ignore_score > min_score:
-            raise UserError(
-                "TeacherBoxesLoss: ignore_score must be at most min_score, "
-                f"found {ignore_score} > {min_score}"
-            )
+        with naming(self):
+            check_number("[0, 1]", min_score=min_score)
+            if ignore_score is not None:
+                check_number("[0, 1]", ignore_score=ignore_score)
+                if ignore_score > min_score:
+                    raise ValueError(
+                        f"ignore_score must be at most min_score, found {ignore_score} > {min_score}"
+                    )
         self.min_score, self.ignore_score, self.soft = min_score, ignore_score, soft
         self.ignores = ignore_score is not None
 

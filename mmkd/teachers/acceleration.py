@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 import torch
 from mmcv.cnn import fuse_conv_bn
@@ -17,32 +17,6 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Folding reorders float32 sums; a wrong fold changes far more.
 _TOLERANCE = 1e-3
-
-
-def check_precision(precision: Any) -> Precision:
-    """Return a precision if it is valid.
-
-    Raises:
-        UserError: the precision is invalid; lists the valid ones.
-    """
-    if precision not in get_args(Precision):
-        raise UserError(
-            f"teacher.precision must be one of {', '.join(get_args(Precision))}, found {precision!r}"
-        )
-    valid: Precision = precision
-    return valid
-
-
-def check_switch(name: str, teacher: Mapping[str, Any]) -> bool:
-    """The value of a boolean option of ``teacher``, False by default.
-
-    Raises:
-        UserError: it is neither True nor False.
-    """
-    value = teacher.get(name, False)
-    if not isinstance(value, bool):
-        raise UserError(f"teacher.{name} must be True or False, found {value!r}")
-    return value
 
 
 def choose_dtype(

@@ -14,7 +14,8 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from mmkd.errors import UserError, check_options
+from mmkd.errors import UserError, check_options, naming
+from mmkd.functional.checks import check_choice, check_number, check_whole
 from mmkd.structures import DenseOutputs, Need
 from mmkd.teachers.entries import assemble, pack
 from mmkd.teachers.fitted import FittedTeacher
@@ -79,12 +80,11 @@ class CachedTeacher(TeacherAround):
         self.max_gb = options.get("max_gb", 50)
         self.top = options.get("top")
         dtype = options.get("dtype", "fp16")
-        if not (isinstance(self.max_gb, (int, float)) and self.max_gb > 0):
-            raise UserError(f"teacher.cache.max_gb must be a number above 0, found {self.max_gb!r}")
-        if self.top is not None and not (isinstance(self.top, int) and self.top > 0):
-            raise UserError(f"teacher.cache.top must be a whole number above 0 or None, found {self.top!r}")
-        if dtype not in _DTYPES:
-            raise UserError(f"teacher.cache.dtype must be one of {', '.join(_DTYPES)}, found {dtype!r}")
+        with naming("teacher.cache."):
+            check_number("(0, inf]", max_gb=self.max_gb)
+            if self.top is not None:
+                check_whole(1, top=self.top)
+            check_choice("dtype", dtype, tuple(_DTYPES))
         if self.top is not None and inner.needs - {"feats"} and "cls_logits" not in inner.needs:
             raise UserError(
                 "teacher.cache.top selects priors by class score, but no loss reads class scores.",

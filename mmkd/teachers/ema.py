@@ -10,7 +10,8 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmkd.errors import UserError, check_options
+from mmkd.errors import UserError, check_options, naming
+from mmkd.functional.checks import check_number
 from mmkd.structures import Need
 from mmkd.teachers.forward import Forward, computed
 from mmkd.teachers.frozen import FrozenTeacher
@@ -57,8 +58,8 @@ class EMATeacher(FrozenTeacher):
             raise UserError(f"teacher.ema must be a dict, like ema=dict(momentum=0.001), found {options!r}")
         check_options("teacher.ema", options, ["momentum"])
         self.momentum = options.get("momentum", DEFAULT_MOMENTUM)
-        if not (isinstance(self.momentum, (int, float)) and 0 < self.momentum < 1):
-            raise UserError(f"teacher.ema.momentum must be a number in (0, 1), found {self.momentum!r}")
+        with naming("teacher.ema."):
+            check_number("(0, 1)", momentum=self.momentum)
         self.needs, self._gives_boxes, self._detects = (
             computed(needs),
             "boxes" in needs,

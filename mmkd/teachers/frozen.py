@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmkd.errors import UserError
+from mmkd.errors import UserError, naming
+from mmkd.functional.checks import check_bool, check_choice
 from mmkd.heads.towers import substituted
 from mmkd.outputs import Place, detect
 from mmkd.outputs.transformers import Encoded
 from mmkd.structures import OF_CONTEXT, DenseOutputs, HeadSpec, Levels, Need, RowOutputs
-from mmkd.teachers.acceleration import check_precision, check_switch
+from mmkd.teachers.acceleration import Precision
 from mmkd.teachers.building import build_detector, class_names_of
 from mmkd.teachers.config import teacher_model_and_checkpoint
 from mmkd.teachers.facts import describe
@@ -42,6 +43,11 @@ class FrozenTeacher(Teacher):
     """
 
     def __init__(self, teacher: Mapping[str, Any], needs: frozenset[Need], student: Any) -> None:
+        precision = teacher.get("precision", "auto")
+        compiled, self.own_stream = teacher.get("compile", False), teacher.get("own_stream", False)
+        with naming("teacher."):
+            check_choice("precision", precision, Precision)
+            check_bool(compile=compiled, own_stream=self.own_stream)
         self.model_cfg, checkpoint = teacher_model_and_checkpoint(teacher)
         self.needs = computed(needs)
         head = "rpn_head" if hasattr(student, "rpn_head") else "bbox_head"
@@ -49,12 +55,11 @@ class FrozenTeacher(Teacher):
             self.model_cfg, checkpoint, head=head if self.needs - {"feats"} else None
         )
         self.class_names = class_names_of(meta)
-        precision = check_precision(teacher.get("precision", "auto"))
         self._gives_boxes, self._detects = "boxes" in needs, "detections" in needs
         if self._detects and self.needs - {"feats"}:  # detecting also decodes boxes, and runs NMS on them
             precision = "fp32"
-        self.forward = Forward(model, needs, precision, check_switch("compile", teacher))
-        self.own_stream, self._stream = check_switch("own_stream", teacher), OwnStream()
+        self.forward = Forward(model, needs, precision, compiled)
+        self._stream = OwnStream()
         self.spec = self.forward.spec
         self.of_classes = not hasattr(model, "rpn_head")  # an RPN only tells objects from background
         self.pixels = Renormalizer(

@@ -175,7 +175,7 @@ def test_hooks_for_different_terms(tmp_path: Path) -> None:
         ({"end": float("inf")}, "end must be a number ≥ 0"),
         ({"end": "0"}, "end must be a number ≥ 0"),
         ({"stop_epoch": 1.5}, "stop_epoch must be a whole number"),
-        ({"stop_epoch": -1}, "stop_epoch must be ≥ 0"),
+        ({"stop_epoch": -1}, "stop_epoch must be a whole number ≥ 0"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:

@@ -98,7 +98,7 @@ def test_needs() -> None:
     [
         ({"region": "main"}, "region must be one of all, foreground, teacher, .*found 'main'"),
         ({"overlap": "ciou"}, "overlap must be one of giou, iou, diou, log_iou, found 'ciou'"),
-        ({"min_score": 1}, "min_score must be a number ≥ 0 and below 1, found 1"),
+        ({"min_score": 1}, r"min_score must be a number in \[0, 1\), found 1"),
         ({"min_score": "0.1"}, "found '0.1'"),
         ({"loss_weight": -1}, "loss_weight must be a number ≥ 0, found -1"),
     ],

@@ -233,7 +233,7 @@ def test_several_priors_have_no_vlr() -> None:
         ({"anchor_scale": -8}, "anchor_scale must be a number above 0, found -8"),
         ({"main_weight": -1}, "main_weight must be a number ≥ 0, found -1"),
         ({"vlr_weight": "1"}, "vlr_weight must be a number ≥ 0, found '1'"),
-        ({"alpha": 1}, "alpha must be a number ≥ 0 and below 1, found 1"),
+        ({"alpha": 1}, r"alpha must be a number in \[0, 1\), found 1"),
         ({"normalizer": "mean"}, "normalizer must be one of region, priors, .*found 'mean'"),
         ({"vlr_nearness": "diou"}, "vlr_nearness must be one of iof, iou, found 'diou'"),
         ({"region": "vlr", "vlr_weight": 0}, "the weights of all regions are 0"),

@@ -244,8 +244,8 @@ def test_defaults_are_those_published() -> None:
         ({"delta": "1"}, "delta must be"),
         ({"level_gain": -1}, "level_gain must be"),
         ({"xi": 1.5}, r"PGDLoss: xi must be a number in \[0, 1\], found 1.5"),
-        ({"topk": 0}, "topk must be an integer ≥ 1, found 0"),
-        ({"topk": 2.5}, "topk must be an integer ≥ 1, found 2.5"),
+        ({"topk": 0}, "topk must be a whole number ≥ 1, found 0"),
+        ({"topk": 2.5}, "topk must be a whole number ≥ 1, found 2.5"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:

@@ -161,10 +161,17 @@ def test_what_does_not_compile(checkpoint: str, monkeypatch: pytest.MonkeyPatch)
         teacher(torch.randn(1, 3, 96, 128), SHAPES[:1])
 
 
-@pytest.mark.parametrize("switch", ["compile", "own_stream"])
-def test_switches(checkpoint: str, switch: str) -> None:
-    entry = {"config": tiny_teacher(), "checkpoint": checkpoint, switch: "yes"}
-    with pytest.raises(UserError, match=f"teacher.{switch} must be True or False"):
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("compile", "True or False"),
+        ("own_stream", "True or False"),
+        ("precision", "one of auto, fp32, bf16, fp16, found 'yes'"),
+    ],
+)
+def test_invalid_options(checkpoint: str, option: str, expected: str) -> None:
+    entry = {"config": tiny_teacher(), "checkpoint": checkpoint, option: "yes"}
+    with pytest.raises(UserError, match=f"teacher.{option} must be {expected}"):
         FrozenTeacher(entry, LOGITS, build(tiny_atss()))
 
 
