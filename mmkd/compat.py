@@ -8,7 +8,7 @@ from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
-from mmkd.errors import nearest
+from mmkd.errors import UserError, nearest
 
 INSTALL_HINT = "run `make install` in a clone of mmkd, or see 'Install' in its README"
 
@@ -60,6 +60,30 @@ def load_config(name: str | Path) -> Any:
         del cfg._cfg_dict[key]  # imported by a text config
     _name_types(cfg._cfg_dict, cfg)
     return cfg
+
+
+def config_of(whose: str, name: str | Path) -> Any:
+    """`load_config`, with an error for people.
+
+    Args:
+        whose: what it is the config of, like ``the teacher``.
+        name: as `load_config` takes it.
+
+    Raises:
+        UserError: there is none that can be read.
+    """
+    try:
+        return load_config(name)
+    except Exception as error:
+        near = similar_config(error)
+        raise UserError(
+            f"Cannot read the config of {whose}.",
+            expected="a config file, or a name like mmdet::atss/atss_r50_fpn_1x_coco.py",
+            found=f"{name} ({type(error).__name__}: {error})",
+            remedy=f"did you mean {near}?"
+            if near
+            else "correct the path (relative to the working directory) or the file",
+        ) from error
 
 
 def similar_config(error: Exception) -> str | None:

@@ -15,7 +15,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor
 
 from mmkd.checkpoints.names import hash_in_name
-from mmkd.compat import load_config
+from mmkd.compat import config_of
 from mmkd.datasets import class_names, common_metainfo
 from mmkd.durable import write_durably
 from mmkd.errors import UserError
@@ -115,15 +115,7 @@ def _fitting(
 
 
 def _read_config(name: str) -> dict[str, Any]:
-    try:
-        cfg: dict[str, Any] = load_config(name).to_dict()
-    except Exception as error:
-        raise UserError(
-            "Cannot read config.",
-            expected="the training config of the checkpoint",
-            found=f"{name} ({type(error).__name__}: {error})",
-            remedy="correct the path",
-        ) from error
+    cfg: dict[str, Any] = config_of("the training", name).to_dict()
     if not isinstance(cfg.get("model"), Mapping):
         raise UserError(f"{name} has no model: name the training config of the checkpoint")
     return cfg

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mmkd.compat import load_config
+from mmkd.compat import config_of
 from mmkd.errors import UserError, check_options
 from mmkd.sweeps.overrides import KeepingDictAction
 from mmkd.teachers import teacher_entries
@@ -184,30 +184,13 @@ def plan_of_configs(configs: Sequence[str], **settings: Any) -> Plan:
 def named_teacher(variants: Sequence[Member]) -> Member | None:
     """The one teacher that a variant's config names, of the first that names one."""
     for variant in variants:
-        cfg = read_config(variant)
+        cfg = config_of(variant.name, variant.config)
         cfg.merge_from_dict({k: v for k, v in variant.options.items() if k.startswith("model.teacher")})
         found = teacher_entries(cfg.model.get("teacher"))
         config = found[0].get("config") if len(found) == 1 else None
         if isinstance(config, str) and isinstance(found[0].get("checkpoint"), str):
             return Member(TEACHER, TEACHER, config, checkpoint=found[0]["checkpoint"])
     return None
-
-
-def read_config(member: Member) -> Any:
-    """The config of a member, as it is in its file.
-
-    Raises:
-        UserError: there is none that can be read.
-    """
-    try:
-        return load_config(member.config)
-    except Exception as error:
-        raise UserError(
-            f"Cannot read the config of {member.name}.",
-            expected="a config file, or a name like mmkd::bccd/kd.py",
-            found=f"{member.config} ({type(error).__name__}: {error})",
-            remedy="correct the path (relative to the working directory) or the file",
-        ) from error
 
 
 def _member(name: str, role: str, entry: Any) -> Member:

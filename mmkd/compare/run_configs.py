@@ -12,7 +12,8 @@ from typing import Any
 from mmdet.evaluation import CocoMetric
 from mmengine.config import Config, ConfigDict
 
-from mmkd.compare.plan import STUDENT, TEACHER, Member, Plan, read_config
+from mmkd.compare.plan import STUDENT, TEACHER, Member, Plan
+from mmkd.compat import config_of
 from mmkd.datasets import metric_configs
 from mmkd.errors import UserError
 from mmkd.registry import METRICS, is_kind, name_in
@@ -57,7 +58,7 @@ def training_config(member: Member, options: Mapping[str, Any]) -> Config:
     Raises:
         UserError: the config cannot be read, or an option replaces a part of it.
     """
-    cfg = read_config(member)
+    cfg = config_of(member.name, member.config)
     try:
         resolved = resolve_aliases(cfg, options)
         check_overrides(cfg, resolved, strict=False)

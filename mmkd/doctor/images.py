@@ -100,7 +100,7 @@ def examine_overlap(train: Images, val: Images) -> Iterator[Finding]:
         for folder, image in val
         if Path(str(image["file_name"])).name in names and image["file_name"] not in same
     ]
-    copies = [mine.name for mine, theirs in pairs[:_COMPARED] if _digest(mine) == _digest(theirs) is not None]
+    copies = [mine.name for mine, theirs in pairs[:_COMPARED] if digest(mine) == digest(theirs) is not None]
     what = "train and val"
     if same or copies:
         yield Finding.warning(
@@ -118,8 +118,9 @@ def _path(folder: Path, image: Mapping[str, Any]) -> Path:
     return folder / str(image["file_name"])
 
 
-def _digest(path: Path) -> bytes | None:
+def digest(path: str | Path) -> bytes | None:
+    """Of a file's content; ``None`` if it cannot be read."""
     try:
-        return hashlib.sha1(path.read_bytes(), usedforsecurity=False).digest()
+        return hashlib.sha1(Path(path).read_bytes(), usedforsecurity=False).digest()
     except OSError:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from mmkd.data import MixedBatchSampler
 from mmkd.data.mixed_batches import counts_of
 from mmkd.datasets import below, innermost
 from mmkd.doctor.findings import Finding, shortened
+from mmkd.doctor.images import digest
 from mmkd.doctor.setup import TrainingSetup, has_no_labels
 from mmkd.registry import DATA_SAMPLERS, DATASETS, class_of, is_kind
 from mmkd.teachers import distills
@@ -182,8 +182,8 @@ def _same_content(paths: Iterable[str], others: Iterable[Path]) -> list[Path]:
         if length < 0 or length not in by_length:
             continue
         if length not in digests:
-            digests[length] = {_digest(path) for path in by_length[length]} - {None}
-        if _digest(other) in digests[length]:
+            digests[length] = {digest(path) for path in by_length[length]} - {None}
+        if digest(other) in digests[length]:
             same.append(other)
     return same
 
@@ -193,10 +193,3 @@ def _length(path: str | Path) -> int:
         return os.stat(path).st_size
     except OSError:
         return -1
-
-
-def _digest(path: str | Path) -> bytes | None:
-    try:
-        return hashlib.sha1(Path(path).read_bytes(), usedforsecurity=False).digest()
-    except OSError:
-        return None

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 
-from mmkd.compat import load_config, similar_config
+from mmkd.compat import config_of, load_config
 from mmkd.detectors.recipe import recommended
 from mmkd.errors import UserError, type_of
 from mmkd.project import configs
@@ -181,16 +181,7 @@ def _parts(folder: Path, stock: bool, student: str | None, teacher: str | None) 
 
 def _named(name: str, folder: Path, role: str) -> Part:
     """A stock config or the user's own file."""
-    try:
-        cfg = load_config(name)
-    except Exception as error:
-        near = similar_config(error)
-        raise UserError(
-            f"Cannot read the config of the {role}.",
-            expected="a config file, or a name like mmdet::gfl/gfl_r50_fpn_1x_coco.py",
-            found=f"{name} ({type(error).__name__}: {error})",
-            remedy=f"did you mean {near}?" if near else f"correct --{role}",
-        ) from error
+    cfg = config_of(f"the {role}", name)
     if "model" not in cfg or not is_kind(cfg.model, BaseDetector):
         raise UserError(
             f"The config of the {role} has no detector.",

@@ -14,7 +14,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.model import PretrainedInit
 from mmengine.registry import WEIGHT_INITIALIZERS
 
-from mmkd.compat import load_config, similar_config
+from mmkd.compat import config_of
 from mmkd.errors import UserError, check_options
 from mmkd.registry import MODELS, TEACHERS, class_of, is_kind
 from mmkd.teachers.protocol import Teacher
@@ -163,18 +163,7 @@ def _without_teacher(model: Mapping[str, Any], *kinds: type) -> ConfigDict:
 
 def _read_model(config: Any) -> ConfigDict:
     if isinstance(config, (str, Path)):
-        try:
-            config = load_config(config)
-        except Exception as error:
-            near = similar_config(error)
-            raise UserError(
-                "Cannot read the teacher's config.",
-                expected="a config file, or a name like 'mmdet::atss/atss_r101_fpn_1x_coco.py'",
-                found=f"{config} ({type(error).__name__}: {error})",
-                remedy=f"did you mean {near}?"
-                if near
-                else "correct the path; it is relative to the working directory",
-            ) from error
+        config = config_of("the teacher", config)
     if not isinstance(config, Mapping | Config):
         raise UserError(
             "teacher.config is not a config.",

@@ -99,8 +99,7 @@ class FakeTools:
 def cache_configs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read each config file once in a test: mmengine takes a sixth of a second."""
     read = functools.cache(load_config)
-    for module in ("mmkd.compare.plan", "mmkd.teachers.config"):
-        monkeypatch.setattr(f"{module}.load_config", lambda name: copy.deepcopy(read(name)))
+    monkeypatch.setattr("mmkd.compat.load_config", lambda name: copy.deepcopy(read(name)))
 
 
 @functools.cache
