@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
 
 from mmkd.datasets import innermost
@@ -127,8 +128,7 @@ def object_sizes(setup: TrainingSetup, which: str) -> Tensor:
     for index in range(min(len(dataset), _number(setup))):
         sample = dataset[index]["data_samples"]
         if which == "train":
-            boxes = sample.gt_instances.bboxes
-            boxes = getattr(boxes, "tensor", boxes)  # mmdet's HorizontalBoxes
+            boxes = get_box_tensor(sample.gt_instances.bboxes)
         else:  # a test pipeline may load no boxes, or not resize them
             things = dataset.get_data_info(index)["instances"]
             boxes = torch.tensor([thing["bbox"] for thing in things]).reshape(-1, 4)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmdet.structures.bbox import get_box_tensor
 
 from mmkd.data import Predictions, read_predictions
 from mmkd.data.views import check_followed
@@ -239,7 +240,7 @@ def examine_function(setup: TrainingSetup, number: int) -> Iterator[Finding]:
 
 def _beside(found: Any, sample: Any) -> Detections:
     truth = sample.gt_instances.cpu()
-    boxes = getattr(truth.bboxes, "tensor", truth.bboxes).tolist()
+    boxes = get_box_tensor(truth.bboxes).tolist()
     instances = [{"bbox": box, "bbox_label": label} for box, label in zip(boxes, truth.labels.tolist())]
     height, width = sample.img_shape[:2]
     return Detections(height, width, found.bboxes, found.scores, found.labels, instances)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.dataset import Compose, pseudo_collate
 from torch import Tensor
 
@@ -131,7 +132,7 @@ def detect(
         labels = table[instances.labels]
         kept = labels >= 0
         height, width = sample.ori_shape[:2]
-        boxes = getattr(instances.bboxes, "tensor", instances.bboxes)  # mmdet's HorizontalBoxes
+        boxes = get_box_tensor(instances.bboxes)
         truth = dataset.get_data_info(number)["instances"]
         found.append(Detections(height, width, boxes[kept], instances.scores[kept], labels[kept], truth))
     return found

@@ -12,8 +12,9 @@ from mmengine.runner import Runner
 from mmkd.balance import Call, measure_balance, recorded_calls, scalar_name, suggested_weight
 from mmkd.errors import naming
 from mmkd.functional.checks import check_number, check_whole
-from mmkd.hooks.schedule import DistillScheduleHook, distill_terms, unwrapped
+from mmkd.hooks.schedule import DistillScheduleHook, distill_terms
 from mmkd.registry import HOOKS
+from mmkd.sharding import unwrapped
 
 # This many consecutive measurements are no coincidence.
 _IN_A_ROW = 3

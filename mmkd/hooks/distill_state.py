@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import weights_to_cpu
+from torch import Tensor
 
 from mmkd.errors import UserError
 from mmkd.registry import HOOKS
@@ -60,19 +62,33 @@ class DistillStateHook(Hook):
             )
         if saved is None:
             return
-        shapes, found = (
-            {name: tuple(t.shape) for name, t in part.items() if not name.endswith(_OF_WEIGHT)}
-            for part in (wanted, saved)
+        check_same_shapes(
+            "distillation loss layers",
+            *(
+                {key: x for key, x in part.items() if not key.endswith(_OF_WEIGHT)}
+                for part in (wanted, saved)
+            ),
         )
-        if shapes != found:
-            differing = sorted(name for name in {*shapes, *found} if shapes.get(name) != found.get(name))
-            raise UserError(
-                "The distillation loss layers in the checkpoint do not match the config.",
-                expected=f"{len(shapes)} tensors: {', '.join(sorted(shapes)[:10])}",
-                found=f"others: {', '.join(differing[:10])}",
-                remedy="resume with the config that wrote the checkpoint",
-            )
         losses.load_state_dict({**wanted, **{name: saved[name] for name in kept if name in saved}})
+
+
+def check_same_shapes(what: str, wanted: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Raise `UserError` unless tensors of a checkpoint have the names and shapes that the config asks for.
+
+    Args:
+        what: they are the tensors of.
+        wanted: by the config.
+        saved: in the checkpoint.
+    """
+    shapes, found = ({name: tuple(x.shape) for name, x in part.items()} for part in (wanted, saved))
+    if shapes != found:
+        differing = sorted(name for name in {*shapes, *found} if shapes.get(name) != found.get(name))
+        raise UserError(
+            f"The {what} in the checkpoint do not match the config.",
+            expected=f"{len(shapes)} tensors: {', '.join(sorted(shapes)[:10])}",
+            found=f"others: {', '.join(differing[:10])}",
+            remedy="resume with the config that wrote the checkpoint",
+        )
 
 
 def _losses(runner: Runner) -> Any:

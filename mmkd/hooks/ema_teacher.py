@@ -7,13 +7,13 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor
 
-from mmkd.errors import UserError
+from mmkd.hooks.distill_state import check_same_shapes
 from mmkd.registry import HOOKS
+from mmkd.sharding import unwrapped
 from mmkd.teachers import EMATeacher, single_teachers
 
 KEY = "ema_teacher"
@@ -42,7 +42,7 @@ class EMATeacherHook(Hook):
         self._saved = None
         if teacher is None:
             return
-        student = _unwrapped(runner.model).state_dict()
+        student = unwrapped(runner.model).state_dict()
         if runner.iter == 0:  # a loaded state is the end of another training
             teacher.begin(student)
         elif saved is None:
@@ -53,7 +53,7 @@ class EMATeacherHook(Hook):
             )
             teacher.begin(student)
         else:
-            _check_fits(teacher, saved)
+            check_same_shapes("EMA teacher's weights", teacher.state_dict(), saved)
             teacher.begin(saved)
 
     def after_train_iter(
@@ -62,7 +62,7 @@ class EMATeacherHook(Hook):
         """Update the teacher."""
         teacher = ema_teacher(runner.model)
         if teacher is not None and runner.optim_wrapper.should_update():
-            teacher.step(_unwrapped(runner.model))
+            teacher.step(unwrapped(runner.model))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Save the teacher's weights next to the student."""
@@ -77,21 +77,5 @@ class EMATeacherHook(Hook):
 
 def ema_teacher(model: Any) -> EMATeacher | None:
     """A model's EMA teacher, if it has one; the model may be wrapped."""
-    teachers = single_teachers(getattr(_unwrapped(model), "teacher", None))
+    teachers = single_teachers(getattr(unwrapped(model), "teacher", None))
     return next((teacher for teacher in teachers if isinstance(teacher, EMATeacher)), None)
-
-
-def _check_fits(teacher: EMATeacher, saved: dict[str, Tensor]) -> None:
-    shapes, found = ({name: tuple(t.shape) for name, t in x.items()} for x in (teacher.state_dict(), saved))
-    if shapes != found:
-        differing = sorted(name for name in {*shapes, *found} if shapes.get(name) != found.get(name))
-        raise UserError(
-            "The EMA teacher in the checkpoint does not match the config.",
-            expected=f"{len(shapes)} tensors with the student's shapes",
-            found=f"others: {', '.join(differing[:10])}",
-            remedy="resume with the config that wrote the checkpoint",
-        )
-
-
-def _unwrapped(model: Any) -> Any:
-    return model.module if is_model_wrapper(model) else model

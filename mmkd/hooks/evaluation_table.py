@@ -9,6 +9,7 @@ from typing import Any
 
 import mmcv
 import torch
+from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
 
 from mmkd.teachers import build_detector, teacher_model_and_checkpoint
@@ -119,9 +120,8 @@ class EvaluationTable:
         return self._boxes(found.bboxes, found.labels, found.scores)
 
     def _boxes(self, boxes_N4: Any, labels_N: Tensor, scores_N: Tensor | None = None) -> Boxes:
-        boxes_N4 = getattr(boxes_N4, "tensor", boxes_N4)  # mmdet's HorizontalBoxes
         boxes = []
-        for index, (corners, label) in enumerate(zip(boxes_N4.tolist(), labels_N.tolist())):
+        for index, (corners, label) in enumerate(zip(get_box_tensor(boxes_N4).tolist(), labels_N.tolist())):
             position = dict(zip(("minX", "minY", "maxX", "maxY"), corners))
             box = {"position": position, "domain": "pixel", "class_id": label}
             box["box_caption"] = self.class_names[label]

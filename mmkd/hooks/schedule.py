@@ -6,7 +6,6 @@ import math
 from typing import Any, Literal
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmkd.balance import scalar_name
@@ -14,6 +13,7 @@ from mmkd.errors import UserError, naming
 from mmkd.functional.checks import check_choice, check_number, check_whole, is_number
 from mmkd.losses import DistillLoss
 from mmkd.registry import HOOKS
+from mmkd.sharding import unwrapped
 
 Kind = Literal["constant", "linear", "cosine"]
 
@@ -190,8 +190,3 @@ def distill_terms(model: Any, asking: str) -> dict[str, DistillLoss]:
             remedy="remove the hook from custom_hooks",
         )
     return dict(terms.items())
-
-
-def unwrapped(model: Any) -> Any:
-    """The model without its distributed wrapper."""
-    return model.module if is_model_wrapper(model) else model

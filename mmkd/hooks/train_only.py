@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmkd.errors import UserError
 from mmkd.registry import HOOKS
+from mmkd.sharding import unwrapped
 
 
 @HOOKS.register_module()
@@ -41,7 +41,7 @@ class TrainOnlyHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Freeze, after the checkpoint is loaded."""
-        model = _unwrapped(runner)
+        model = unwrapped(runner.model)
         names = dict(model.named_modules())
         strange = [name for name in self.modules if not any(True for _ in _parameters(names.get(name)))]
         if strange:
@@ -68,14 +68,14 @@ class TrainOnlyHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
         """Keep frozen modules in eval mode: mmengine switches the whole model to training mode."""
-        for name, module in _unwrapped(runner).named_modules():
+        for name, module in unwrapped(runner.model).named_modules():
             above = any(trained.startswith(f"{name}.") for trained in self.modules) or not name
             if not (self._trains(f"{name}.") or above):
                 module.training = False
 
     def after_train(self, runner: Runner) -> None:
         """Compare the frozen modules with their initial state."""
-        state = _unwrapped(runner).state_dict()
+        state = unwrapped(runner.model).state_dict()
         changed = [name for name, tensor in self._before.items() if not torch.equal(tensor, state[name])]
         if changed:
             raise RuntimeError(f"frozen parts of the model have changed: {', '.join(changed[:10])}")
@@ -87,8 +87,3 @@ class TrainOnlyHook(Hook):
 
 def _parameters(module: nn.Module | None) -> list[nn.Parameter]:
     return [] if module is None else list(module.parameters())
-
-
-def _unwrapped(runner: Runner) -> nn.Module:
-    model: nn.Module = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    return model
