@@ -123,7 +123,7 @@ def test_that_of_another_student_is_refused(uninterrupted: tuple[Path, Any, Foll
     checkpoint[KEY].popitem()
     torch.save(checkpoint, tmp_path / "other.pth")
     options = {"load_from": str(tmp_path / "other.pth"), "resume": True}
-    with pytest.raises(UserError, match="does not match the config"):
+    with pytest.raises(UserError, match="do not match the config"):
         kd_runner(tmp_path, student(), EMATeacherHook(), **options).train()
 
 
