@@ -44,11 +44,15 @@ def test_the_others_go_on_after_an_error(
 
 
 def test_silence_ends(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(KeyError), silence():
-        print("unseen")
-        warnings.warn("unseen", stacklevel=1)
-        logging.getLogger("mmengine").error("unseen")
-        raise KeyError
+    def noise() -> None:
+        with silence():
+            print("unseen")
+            warnings.warn("unseen", stacklevel=1)
+            logging.getLogger("mmengine").error("unseen")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        noise()
     assert logging.root.manager.disable == logging.NOTSET
     print("seen")
     assert capsys.readouterr() == ("seen\n", "")

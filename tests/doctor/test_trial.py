@@ -16,7 +16,8 @@ POOR = Agreement(ap=0.1, ap_best=0.1, recall=0.5, matched=20, right=0.9, order={
 class Data:
     """Of a hundred images, each fifth without objects."""
 
-    metainfo = {"classes": ("cat",)}
+    def __init__(self) -> None:
+        self.metainfo = {"classes": ("cat",)}
 
     def __len__(self) -> int:
         return 100
