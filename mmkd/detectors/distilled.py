@@ -13,7 +13,6 @@ from mmdet.models.detectors import BaseDetector
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
-from mmkd.data import is_labelled
 from mmkd.detectors.assigned import (
     assigned_labels,
     check_labels,
@@ -24,13 +23,7 @@ from mmkd.detectors.assigned import (
 from mmkd.detectors.automatic import check_automatic, weigh
 from mmkd.detectors.checkpointing import watch_checkpointed
 from mmkd.detectors.finite import FiniteCheck, in_float16
-from mmkd.detectors.mixed import (
-    any_unlabelled,
-    copied,
-    times_zero,
-    with_boxes,
-    without_objects,
-)
+from mmkd.detectors.mixed import any_unlabelled, mixed_loss
 from mmkd.detectors.other_targets import check_other_targets, ready_for_boxes, retargeted
 from mmkd.detectors.views import teachers_view
 from mmkd.errors import UserError, naming
@@ -47,10 +40,8 @@ from mmkd.outputs import (
     default_place,
     dense_head,
     dense_layout,
-    encode,
     find_place,
     has_dense_head,
-    of_images,
     split_places,
     student_layout,
     tested_branch,
@@ -258,51 +249,13 @@ class Distilled(BaseDetector):
             batch_data_samples: mmdet's data samples.
         """
         if any_unlabelled(batch_inputs, batch_data_samples):
-            return self._mixed_loss(batch_inputs, batch_data_samples)
+            return mixed_loss(self, super().loss, batch_inputs, batch_data_samples)
         step = self._begin(batch_inputs, batch_data_samples)
         try:
             losses = super().loss(batch_inputs, batch_data_samples)
         finally:
             self.recorded = None
             step.close()
-        return self._add_terms(losses, step, batch_inputs, batch_data_samples)
-
-    @torch.compiler.disable(recursive=False)
-    def _mixed_loss(self, batch_inputs: Tensor, batch_data_samples: list[Any]) -> dict[str, Any]:
-        """As `loss`, for a batch with images without labels in some process.
-
-        Backbone and neck run once. If a distillation loss reads more than features, the heads first run on
-        the whole batch, watched as usual, and their losses are discarded; then they run on the labelled
-        images. A process without labelled images uses one image without objects, times 0: mmdet's losses
-        synchronise processes.
-        """
-        labelled = [index for index, sample in enumerate(batch_data_samples) if is_labelled(sample)]
-        index = labelled or [0]
-        own_inputs = batch_inputs[index]
-        own_samples = [batch_data_samples[i] for i in labelled]
-        own_samples = own_samples or [without_objects(batch_data_samples[0], batch_inputs)]
-        active = [name for name, term in self.terms.items() if term.loss_weight > 0]
-        if not active:  # no loss uses the unlabelled images
-            batch_inputs, batch_data_samples = own_inputs, own_samples
-        step = self._begin(batch_inputs, batch_data_samples)
-        try:
-            batch_data_samples = self._targets(step, batch_inputs, batch_data_samples)
-            if not active:
-                losses = super().loss(own_inputs, own_samples)
-            elif self._reads_heads(active):
-                super().loss(batch_inputs, batch_data_samples)
-            else:
-                encode(self, batch_inputs, [sample.img_shape for sample in batch_data_samples])
-                step = replace(step, dense=None)
-        finally:
-            self.recorded = None
-            step.close()
-        if active:
-            feats = next(iter(step.student.feats))
-            with with_features(self, of_images(feats, index, len(batch_inputs))):
-                losses = super().loss(own_inputs, own_samples)
-        if not labelled:
-            losses = times_zero(losses, self.parameters())
         return self._add_terms(losses, step, batch_inputs, batch_data_samples)
 
     def _reads_heads(self, names: Sequence[str]) -> bool:
@@ -313,24 +266,6 @@ class Distilled(BaseDetector):
         """Whether a loss depends on where objects are, or on rows that were selected by them."""
         sampled = name in self._places and self._places[name][0].sampled
         return sampled or self.terms[name].depends_on_objects
-
-    @torch.compiler.disable
-    def _targets(self, step: _Step, batch_inputs: Tensor, batch_data_samples: list[Any]) -> list[Any]:
-        """The samples; images without labels get the teacher's boxes if a loss needs objects."""
-        index = [i for i, sample in enumerate(batch_data_samples) if not is_labelled(sample)]
-        targets = [copied(sample) for sample in batch_data_samples]  # the student's losses may change them
-        asked = (teacher for teacher, names in step.asked if any(map(self._depends_on_objects, names)))
-        teacher = next(asked, None)
-        if teacher is None or not index:
-            for i in index:
-                targets[i] = without_objects(targets[i], batch_inputs)
-            return targets
-        samples = [targets[i] for i in index]
-        teacher = getattr(teacher, "members", [teacher])[0]  # boxes cannot be averaged
-        found = teacher.detect(teachers_view(self, batch_inputs[index], samples), samples)
-        for i, boxes in zip(index, found, strict=True):
-            targets[i] = with_boxes(targets[i], boxes[boxes.scores >= self.pseudo_score])
-        return targets
 
     @torch.compiler.disable
     def _begin(self, batch_inputs: Tensor, batch_data_samples: list[Any]) -> _Step:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from mmkd.data import is_labelled
 from mmkd.detectors.other_targets import retargeted
+from mmkd.detectors.views import teachers_view
+from mmkd.outputs import encode, of_images, with_features
 
 
 @torch.compiler.disable
@@ -25,6 +28,73 @@ def any_unlabelled(inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> bool:
     anywhere = torch.tensor(int(here), device=inputs_BCHW.device)
     all_reduce(anywhere, op="max")
     return bool(anywhere)
+
+
+@torch.compiler.disable(recursive=False)
+def mixed_loss(
+    detector: Any, own_loss: Callable[..., Any], batch_inputs: Tensor, batch_data_samples: list[Any]
+) -> dict[str, Any]:
+    """As `Distilled.loss`, for a batch with images without labels in some process.
+
+    Backbone and neck run once. If a distillation loss reads more than features, the heads first run on the
+    whole batch, watched as usual, and their losses are discarded; then they run on the labelled images. A
+    process without labelled images uses one image without objects, times 0: mmdet's losses synchronise
+    processes.
+
+    Args:
+        detector: the `Distilled` one.
+        own_loss: the ``loss`` of the student's own class.
+        batch_inputs: B×C×H×W, normalised and padded.
+        batch_data_samples: mmdet's data samples.
+    """
+    labelled = [index for index, sample in enumerate(batch_data_samples) if is_labelled(sample)]
+    index = labelled or [0]
+    own_inputs = batch_inputs[index]
+    own_samples = [batch_data_samples[i] for i in labelled]
+    own_samples = own_samples or [without_objects(batch_data_samples[0], batch_inputs)]
+    active = [name for name, term in detector.terms.items() if term.loss_weight > 0]
+    if not active:  # no loss uses the unlabelled images
+        batch_inputs, batch_data_samples = own_inputs, own_samples
+    step = detector._begin(batch_inputs, batch_data_samples)
+    try:
+        batch_data_samples = _targets(detector, step, batch_inputs, batch_data_samples)
+        if not active:
+            losses = own_loss(own_inputs, own_samples)
+        elif detector._reads_heads(active):
+            own_loss(batch_inputs, batch_data_samples)
+        else:
+            encode(detector, batch_inputs, [sample.img_shape for sample in batch_data_samples])
+            step = replace(step, dense=None)
+    finally:
+        detector.recorded = None
+        step.close()
+    if active:
+        feats = next(iter(step.student.feats))
+        with with_features(detector, of_images(feats, index, len(batch_inputs))):
+            losses = own_loss(own_inputs, own_samples)
+    if not labelled:
+        losses = times_zero(losses, detector.parameters())
+    total: dict[str, Any] = detector._add_terms(losses, step, batch_inputs, batch_data_samples)
+    return total
+
+
+@torch.compiler.disable
+def _targets(detector: Any, step: Any, batch_inputs: Tensor, batch_data_samples: list[Any]) -> list[Any]:
+    """The samples; images without labels get the teacher's boxes if a loss needs objects."""
+    index = [i for i, sample in enumerate(batch_data_samples) if not is_labelled(sample)]
+    targets = [copied(sample) for sample in batch_data_samples]  # the student's losses may change them
+    asked = (teacher for teacher, names in step.asked if any(map(detector._depends_on_objects, names)))
+    teacher = next(asked, None)
+    if teacher is None or not index:
+        for i in index:
+            targets[i] = without_objects(targets[i], batch_inputs)
+        return targets
+    samples = [targets[i] for i in index]
+    teacher = getattr(teacher, "members", [teacher])[0]  # boxes cannot be averaged
+    found = teacher.detect(teachers_view(detector, batch_inputs[index], samples), samples)
+    for i, boxes in zip(index, found, strict=True):
+        targets[i] = with_boxes(targets[i], boxes[boxes.scores >= detector.pseudo_score])
+    return targets
 
 
 def with_boxes(sample: Any, found: InstanceData) -> Any:
