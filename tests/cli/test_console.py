@@ -23,7 +23,11 @@ def test_a_reader_that_has_read_enough_is_no_error() -> None:
     os.close(read)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", PRINT.format("unread")], stdout=write, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", PRINT.format("unread")],
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
         )
     finally:
         os.close(write)
