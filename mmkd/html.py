@@ -1,4 +1,4 @@
-"""HTML pages of one style, each a single file that needs no other."""
+"""HTML pages in one style, each a self-contained file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ def render(template: Path, filters: dict[str, Callable[..., Any]] | None = None,
     """A page as one HTML text.
 
     Args:
-        template: it extends ``base.html.j2``, which has the style and blocks ``title``, ``style``, ``main``.
-        filters: for the template, by name.
-        values: what the template shows; text in it is escaped, since names of variants and classes come from
-            users.
+        template: extends ``base.html.j2``, which has the style and the blocks ``title``, ``style``, ``main``.
+        filters: name → filter for the template.
+        values: the template's values; text is escaped, because names of variants and classes come from users.
 
     Raises:
-        jinja2.UndefinedError: the template shows a value that was not given.
+        jinja2.UndefinedError: the template uses a value that is missing.
 
     Example:
         >>> page = Path("page.html.j2")

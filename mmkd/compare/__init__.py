@@ -1,6 +1,6 @@
-"""Teacher, student and distilled students compared: the same budget, several seeds, one page.
+"""Compares teacher, student and distilled students: same budget, several seeds, one page.
 
-The package is called by its name too: ``mmkd.compare(…)`` is `mmkd.api.compare`.
+The package itself can be called: ``mmkd.compare(…)`` is `mmkd.api.compare`.
 """
 
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class _CalledByItsName(ModuleType):
-    """A function of the name of this package would hide it, or be hidden by it, as imports happen to come."""
+    """A callable package: a function of the same name would shadow it or be shadowed, by import order."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         return import_module("mmkd.api").compare(*args, **options)

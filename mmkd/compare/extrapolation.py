@@ -14,7 +14,7 @@ from mmkd.compare.statistics import CONFIDENCE
 Floats = NDArray[np.float64]
 EXPONENTS = np.geomspace(0.05, 4.0, 90)
 LEAST_BUDGETS = 3
-LEAST_VALUE = 0.02  # a detector that finds next to nothing yet is not on its curve
+LEAST_VALUE = 0.02  # below it, the detector is not on its curve yet
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Forecast:
     """A metric predicted for the full budget.
 
     Attributes:
-        mean: of the best fit.
+        mean: the best fit's value.
         low: lower end of the interval.
-        high: upper end.
+        high: upper end of the interval.
     """
 
     mean: float
@@ -33,16 +33,16 @@ class Forecast:
 
 
 def extrapolate(points: Sequence[tuple[float, float]]) -> tuple[Forecast | None, str]:
-    r"""Fit :math:`y = a - k\,b^{-c}`, k ≥ 0, to a metric over budgets, and give it at b = 1.
+    r"""Fit :math:`y = a - k\,b^{-c}`, k ≥ 0, to a metric over budgets, and evaluate it at b = 1.
 
-    The interval is that of the profile likelihood: all values at b = 1 that some exponent c in [0.05, 4]
-    makes likely enough, by an F test. It widens with the distance from the budgets to 1 by itself.
+    The interval comes from the profile likelihood: all values at b = 1 that an F test does not reject for
+    some exponent c in [0.05, 4]. The further the budgets are from 1, the wider it gets.
 
     Args:
-        points: (budget in (0, 1], metric in [0, 1]), one for each training; several for each budget.
+        points: (budget in (0, 1], metric in [0, 1]) of each training, with several trainings per budget.
 
     Returns:
-        The forecast, or ``None`` and why there is none.
+        The forecast and an empty text, or ``None`` and the reason.
 
     Example:
         >>> law = lambda b: 0.6 - 0.1 * b**-0.5
@@ -70,17 +70,17 @@ def extrapolate(points: Sequence[tuple[float, float]]) -> tuple[Forecast | None,
     likely = fits[fits[:, 2] <= limit]
     half = np.sqrt((limit - likely[:, 2]) * likely[:, 1])
     low, high = (likely[:, 0] - half).min(), (likely[:, 0] + half).max()
-    if rises and fits[0, 2] <= limit:  # that it does not flatten yet is likely, too: no end is known
+    if rises and fits[0, 2] <= limit:  # it may not flatten yet, so the upper end is unknown
         high = 1.0
     return Forecast(*(float(np.clip(value, 0, 1)) for value in (fits[best, 0], low, high))), ""
 
 
 def _fit(budgets: Floats, values: Floats, exponent: float) -> tuple[float, float, float]:
-    """Least squares: the value at 1, what its variance is of the noise's, and the sum of squared errors."""
+    """Least squares: the value at 1, its variance over the noise's, and the sum of squared errors."""
     growth = budgets**-exponent - 1
     design = np.stack([np.ones_like(growth), -growth], 1)
     (value, slope), *_ = np.linalg.lstsq(design, values, rcond=None)
-    if slope < 0:  # more training makes it worse: by chance, if at all
+    if slope < 0:  # a metric that falls with training is taken as noise
         design, value, slope = design[:, :1], values.mean(), 0.0
     errors = values - value + slope * growth
     return float(value), float(np.linalg.inv(design.T @ design)[0, 0]), float((errors**2).sum())

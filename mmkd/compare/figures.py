@@ -21,7 +21,7 @@ from PIL import Image
 
 from mmkd.compare.images import Boxes
 
-# Okabe and Ito's colours, told apart in all common kinds of colour blindness; yellow last, it is pale.
+# Okabe and Ito's colours, distinct in all common kinds of colour blindness; pale yellow comes last.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#F0E442")
 TEACHER_COLOR = "#555555"
 MARKERS = "osD^vPX*"
@@ -36,8 +36,8 @@ STYLE = {
     "legend.frameon": False,
 }
 DPI = 160
-BARS = 9  # of a class, at most: a teacher, and as many others as there are colours
-PANEL_PIXELS = (480, 640)  # of the longer side: at least, at most
+BARS = 9  # most bars per class: the teacher and one per colour
+PANEL_PIXELS = (480, 640)  # smallest and largest length of the longer side
 
 
 def draw_curves(curves: pd.DataFrame, teacher: float | None, members: Sequence[str], path: Path) -> None:
@@ -45,9 +45,9 @@ def draw_curves(curves: pd.DataFrame, teacher: float | None, members: Sequence[s
 
     Args:
         curves: rows of ``member``, ``seed``, ``step``, ``seconds``, ``mAP``.
-        teacher: its mAP, drawn as a line.
-        members: in the order of their colours.
-        path: of the picture.
+        teacher: the teacher's mAP, drawn as a line.
+        members: names, in the order of their colours.
+        path: the picture file to write.
     """
     hours = curves["seconds"].max() > 2 * 3600
     unit, seconds = ("hours", 3600) if hours else ("minutes", 60)
@@ -61,7 +61,7 @@ def draw_curves(curves: pd.DataFrame, teacher: float | None, members: Sequence[s
                 continue
             times, rows = steps["seconds"].mean() / seconds, steps["mAP"]
             mean, low, high = rows.mean(), rows.min(), rows.max()
-            again = index + index // len(PALETTE)  # with the colour that comes again, another marker
+            again = index + index // len(PALETTE)  # a repeated colour gets another marker
             color, marker = PALETTE[index % len(PALETTE)], MARKERS[again % len(MARKERS)]
             axes.fill_between(times, low, high, color=color, alpha=0.15, linewidth=0)
             axes.plot(times, mean, color=color, marker=marker, markersize=4, label=member)
@@ -72,12 +72,12 @@ def draw_curves(curves: pd.DataFrame, teacher: float | None, members: Sequence[s
 
 
 def draw_losses(shares: pd.DataFrame, names: Sequence[str], path: Path) -> None:
-    """The share of each loss in the sum, over the iterations; the mean of the seeds.
+    """Each loss's share of the sum over the iterations, as the mean of the seeds.
 
     Args:
-        shares: rows of ``seed``, ``step``, ``loss``, ``share``, of one member.
-        names: of all losses of the page, in the order of their colours.
-        path: of the picture.
+        shares: one member's rows of ``seed``, ``step``, ``loss``, ``share``.
+        names: all losses on the page, in the order of their colours.
+        path: the picture file to write.
     """
     table = shares.pivot_table(index="step", columns="loss", values="share", aggfunc="mean").fillna(0.0)
     mine = [name for name in names if name in table.columns]
@@ -102,13 +102,13 @@ def draw_losses(shares: pd.DataFrame, names: Sequence[str], path: Path) -> None:
 
 
 def draw_classes(table: pd.DataFrame, members: Sequence[str], colors: Mapping[str, str], path: Path) -> None:
-    """AP by class as groups of bars with the standard deviation over the seeds; of many members, as cells.
+    """AP by class: grouped bars with the standard deviation over the seeds; a heat map for many members.
 
     Args:
         table: rows of ``class``, ``member``, ``mean``, ``std``.
-        members: in the order of the bars.
-        colors: by member.
-        path: of the picture.
+        members: names, in the order of the bars.
+        colors: member → colour.
+        path: the picture file to write.
     """
     classes = list(dict.fromkeys(table["class"]))
     if in_cells(members):
@@ -146,7 +146,7 @@ def draw_classes(table: pd.DataFrame, members: Sequence[str], colors: Mapping[st
 
 
 def in_cells(members: Sequence[str]) -> bool:
-    """Whether these are too many for bars that can be told apart."""
+    """Whether there are too many members to tell their bars apart."""
     return len(members) > BARS
 
 
@@ -176,13 +176,13 @@ def _draw_cells(table: pd.DataFrame, path: Path) -> None:
 
 
 def draw_boxes(image: str, boxes: Boxes, colors: Sequence[str], path: Path) -> None:
-    """An image with its boxes: right ones solid, wrong ones dashed.
+    """An image with its boxes: correct ones solid, wrong ones dashed.
 
     Args:
-        image: its file.
-        boxes: in its pixels.
-        colors: by class.
-        path: of the picture.
+        image: the image file.
+        boxes: boxes in pixels of that file.
+        colors: one for each class.
+        path: the picture file to write.
     """
     pixels = mmcv.imread(image, channel_order="rgb")
     height, width = pixels.shape[:2]
@@ -196,7 +196,7 @@ def draw_boxes(image: str, boxes: Boxes, colors: Sequence[str], path: Path) -> N
     for (x1, y1, x2, y2), label, right in zip(boxes.corners, boxes.labels, boxes.right):
         place, size = (float(x1), float(y1)), (float(x2 - x1), float(y2 - y1))
         style = "-" if right else (0, (3, 2))
-        # A pale edge below, so that a box is seen on dark and on light.
+        # A pale edge underneath keeps a box visible on dark and on light.
         for color, line in (("white", 4.2), (colors[label % len(colors)], 2.4)):
             axes.add_patch(
                 Rectangle(place, *size, fill=False, edgecolor=color, linewidth=line, linestyle=style)
@@ -204,17 +204,17 @@ def draw_boxes(image: str, boxes: Boxes, colors: Sequence[str], path: Path) -> N
     canvas = BytesIO()
     figure.savefig(canvas, dpi=100)
     plt.close(figure)
-    # 256 colours: a page holds two dozen of these.
+    # 256 colours keep the page small: it embeds two dozen of these.
     Image.open(canvas).convert("RGB").quantize(method=Image.Quantize.FASTOCTREE).save(path)
 
 
 def class_colors(count: int) -> list[str]:
-    """A colour for each class; they come again after eight."""
+    """A colour for each class; colours repeat after eight."""
     return [PALETTE[index % len(PALETTE)] for index in range(count)]
 
 
 def _columns(members: Sequence[str]) -> int:
-    """Of a legend that is not wider than its picture."""
+    """The columns of a legend no wider than its picture."""
     return max(1, min(4, 72 // (8 + max(map(len, members)))))
 
 

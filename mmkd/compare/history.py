@@ -10,7 +10,7 @@ from typing import Any
 
 from mmkd.history import logged_rows
 
-# The report's name → the evaluator's, without its prefix; the first that is there counts.
+# The report's name → the evaluator's, without its prefix; the first one present counts.
 METRICS = {
     "mAP": ("bbox_mAP", "mAP"),
     "AP50": ("bbox_mAP_50", "AP50"),
@@ -26,12 +26,12 @@ def metric(metrics: Mapping[str, float], name: str) -> float | None:
     """One of `METRICS`, in [0, 1].
 
     Args:
-        metrics: as an evaluator names them; empty where nothing was detected.
-        name: the report's.
+        metrics: under the evaluator's names; empty if nothing was detected.
+        name: the report's name for the metric.
 
     Returns:
-        0 where nothing was detected; ``None`` where there is nothing to find (COCO's −1), or the evaluator
-        has no such metric.
+        0 if nothing was detected; ``None`` if there are no objects (COCO's −1) or the evaluator has no such
+        metric.
     """
     if not metrics:
         return 0.0
@@ -41,7 +41,7 @@ def metric(metrics: Mapping[str, float], name: str) -> float | None:
 
 
 def class_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """AP by class, of the classes that have one."""
+    """AP by class, for the classes that have one."""
     found = {}
     for key, value in metrics.items():
         name = key.partition("/")[2] or key
@@ -53,10 +53,10 @@ def class_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """The rows that a training logged, in the order of their steps.
 
-    What was logged before an interruption and again after it counts once, as it was the second time.
+    A step logged both before and after an interruption counts once, with the later row.
 
     Args:
-        folder: the work dir.
+        folder: the training's work dir.
     """
     rows: dict[tuple[bool, int], dict[str, Any]] = {}
     for row in logged_rows(folder):
@@ -78,10 +78,10 @@ def curve(rows: list[dict[str, Any]], name: str = "mAP") -> list[tuple[int, floa
 
 
 def time_curve(rows: list[dict[str, Any]]) -> list[tuple[float, float]]:
-    """(seconds of training until then, mAP) of each validation; empty if no time was logged.
+    """(training seconds so far, mAP) of each validation; empty if no time was logged.
 
-    A second is one of an undisturbed machine: iterations times the median of their seconds, the teacher's
-    included, validation not.
+    To leave out disturbances of the machine, the time is iterations × median seconds per iteration, with the
+    teacher and without validation.
     """
     points, seconds = curve(rows), seconds_per_iteration(rows)
     if not points or seconds is None:
@@ -91,11 +91,11 @@ def time_curve(rows: list[dict[str, Any]]) -> list[tuple[float, float]]:
 
 
 def time_to(points: Sequence[tuple[float, float]], target: float) -> float | None:
-    """When a curve first reaches a value, by a straight line between its points; ``None`` if it never does.
+    """When a curve first reaches a value, interpolated linearly; ``None`` if it never does.
 
     Args:
-        points: (seconds, value), in the order of time.
-        target: the value.
+        points: (seconds, value), sorted by time.
+        target: the value to reach.
 
     Example:
         >>> time_to([(10.0, 0.2), (20.0, 0.4)], 0.3)
@@ -109,7 +109,7 @@ def time_to(points: Sequence[tuple[float, float]], target: float) -> float | Non
 
 
 def loss_shares(rows: list[dict[str, Any]]) -> list[tuple[int, str, float]]:
-    """(iteration, loss, share of the sum) of each logged loss."""
+    """(iteration, loss name, share of the sum) of each logged loss."""
     points = []
     for row in rows:
         if "loss" not in row:
@@ -122,6 +122,6 @@ def loss_shares(rows: list[dict[str, Any]]) -> list[tuple[int, str, float]]:
 
 
 def seconds_per_iteration(rows: list[dict[str, Any]]) -> float | None:
-    """The median of what was logged; ``None`` if nothing was."""
+    """The median of the logged times; ``None`` if there are none."""
     times = [float(row["time"]) for row in rows if "loss" in row and "time" in row]
     return statistics.median(times) if times else None

@@ -28,7 +28,7 @@ class Boxes:
     Attributes:
         corners: N×4, x1 y1 x2 y2 in pixels of the file.
         labels: N, indices of classes.
-        right: N, whether each is a true positive; of a ground truth, all.
+        right: N, whether each is a true positive; all true for ground truth.
     """
 
     corners: NDArray[np.float32]
@@ -41,9 +41,9 @@ class Image:
     """An image of the split.
 
     Attributes:
-        path: its file.
-        truth: its objects.
-        found: member → the boxes that it is sure of.
+        path: the image file.
+        truth: the annotated objects.
+        found: member → its boxes with scores of at least `SCORE`.
         f1: member → 2·TP / (detections + objects).
     """
 
@@ -56,15 +56,15 @@ class Image:
 def read_images(cfg: Config, predictions: Mapping[str, Path]) -> tuple[list[Image], list[str]]:
     """Match each member's boxes with the objects of each image.
 
-    Boxes with scores of at least `SCORE` count, right where they and an object of their class overlap by an
-    IoU of at least `IOU`, each object once, the surest boxes first.
+    Only boxes with scores of at least `SCORE` count. A box is correct if its IoU with an object of its class
+    is at least `IOU`; each object is matched once, to boxes in descending order of score.
 
     Args:
         cfg: an evaluation config.
-        predictions: member → what ``tools/test.py --out`` wrote.
+        predictions: member → the file from ``tools/test.py --out``.
 
     Returns:
-        The images that have objects, and the names of the classes.
+        The images with objects, and the class names.
     """
     init_default_scope(cfg.get("default_scope") or "mmdet")
     if cfg.get("custom_imports"):
@@ -96,13 +96,13 @@ def read_images(cfg: Config, predictions: Mapping[str, Path]) -> tuple[list[Imag
 def most_different(
     images: Sequence[Image], member: str, base: str, each: int
 ) -> tuple[list[Image], list[Image]]:
-    """The images where a member gains the most over another, and where it loses the most.
+    """The images where a member's F1 gains most over another's, and where it loses most.
 
     Args:
-        images: to choose from.
-        member: the one.
-        base: the other.
-        each: how many of either kind, at most.
+        images: images to choose from.
+        member: name of the member to judge.
+        base: name of the member to compare it with.
+        each: the most images of either kind.
     """
 
     def gain(image: Image) -> float:
@@ -115,12 +115,12 @@ def most_different(
 
 
 def match(sample: Mapping[str, Any], truth: Boxes, ignored: Boxes) -> Boxes:
-    """The boxes of a prediction that count, and which of them are right.
+    """The boxes of a prediction that count, and which of them are correct.
 
     Args:
-        sample: with ``pred_instances``.
-        truth: the objects.
-        ignored: what may be found and need not be; boxes there do not count.
+        sample: a prediction with ``pred_instances``.
+        truth: the annotated objects.
+        ignored: objects marked as ignored; boxes on them do not count.
     """
     instances = sample["pred_instances"]
     scores = np.asarray(instances["scores"], np.float32)

@@ -29,10 +29,10 @@ class Cost:
     """Cost of a detector.
 
     Attributes:
-        parameters: their number.
-        flops: multiply-adds of one image, as the field counts FLOPs; ``None`` where they cannot be counted.
-        size: (height, width) of that image as the detector gets it.
-        latency: median seconds of one image on the CPU, from preprocessed pixels to boxes.
+        parameters: the number of parameters.
+        flops: multiply-adds per image, commonly called FLOPs; ``None`` if they cannot be counted.
+        size: (height, width) of the detector's input image.
+        latency: median seconds per image on the CPU, from preprocessed pixels to boxes.
     """
 
     parameters: int
@@ -42,7 +42,7 @@ class Cost:
 
 
 def measure(members: Mapping[str, tuple[Config, str]]) -> dict[str, Cost]:
-    """Measure detectors in this process, in turn on the same image.
+    """Measure detectors in this process, taking turns on the same image.
 
     Args:
         members: name → evaluation config and checkpoint.
@@ -77,21 +77,21 @@ def measure(members: Mapping[str, tuple[Config, str]]) -> dict[str, Cost]:
 
 
 def _flops(model: Any, data: Mapping[str, Any]) -> float | None:
-    counted = copy.copy(model)  # whose heads behind the first ask for the samples
+    counted = copy.copy(model)  # two-stage heads need the data samples
     counted.forward = partial(model.forward, data_samples=data["data_samples"])
     try:
         found = get_model_complexity_info(
             counted, None, inputs=data["inputs"], show_table=False, show_arch=False
         )
         return float(found["flops"])
-    except Exception as error:  # an operator that cannot be traced is no reason to lose the report
+    except Exception as error:  # one untraceable operator must not cost the whole report
         print(f"cannot count the FLOPs of {type(model).__name__}: {type(error).__name__}: {error}")
         return None
 
 
 @torch.no_grad()
 def _take_turns(models: Mapping[str, Any], batches: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Seconds of each; what else the machine does meets all of them, and none is always first."""
+    """Seconds of each; taking turns, in rotating order, spreads other load of the machine evenly."""
     names = list(models)
     times: dict[str, list[float]] = {name: [] for name in names}
     begin = time.perf_counter()

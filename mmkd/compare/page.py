@@ -21,12 +21,12 @@ NONE = "–"
 
 
 def render(report: Report, figures: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
-    """The page as one HTML text, with its pictures within.
+    """The page as one HTML text with embedded pictures.
 
     Args:
-        report: whose page it is.
-        figures: what is written as JSON.
-        pictures: files, by part of the page.
+        report: the report to render.
+        figures: the content of ``results.json``.
+        pictures: picture files, by part of the page.
     """
     panels, classes, seed = pictures["images"]
     rows = [_row(row) for row in figures["summary"]]
@@ -56,12 +56,12 @@ def render(report: Report, figures: Mapping[str, Any], pictures: Mapping[str, An
 
 
 def data_uri(path: Path) -> str:
-    """A PNG as text for ``src``."""
+    """A PNG as a data URI for ``src``."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def budget(report: Report) -> str:
-    """The training of the student in a few words."""
+    """The student's training budget in a few words."""
     cfg = report.runs.student
     epochs, steps = cfg.train_cfg.get("max_epochs"), cfg.train_cfg.get("max_iters")
     length = f"{epochs} epochs" if epochs else f"{steps} iterations"
@@ -71,7 +71,7 @@ def budget(report: Report) -> str:
 
 
 def tiles(figures: Mapping[str, Any], shown: str | None) -> list[tuple[str, str, str]]:
-    """What a person wants to see first: (label, figure, remark)."""
+    """The headline figures: (label, figure, remark)."""
     rows = {row["recipe"]: row for row in figures["summary"]}
     if shown is None:
         return []
@@ -82,7 +82,7 @@ def tiles(figures: Mapping[str, Any], shown: str | None) -> list[tuple[str, str,
         better = f"better in {row['positive_seeds']} of {_seeds(row['seeds'])}"
         interval = row["map_interval"]
         if interval is not None:
-            zero = ", which holds 0" if interval[0] <= 0 <= interval[1] else ""
+            zero = ", which contains 0" if interval[0] <= 0 <= interval[1] else ""
             better += f"; 95 % interval {_interval(interval)}{zero}"
         found.append(("gain over the student", _signed(row["map_difference"]), better))
     if row["gap_recovered"] is not None:
@@ -98,7 +98,7 @@ def tiles(figures: Mapping[str, Any], shown: str | None) -> list[tuple[str, str,
 
 
 def notes(report: Report, figures: Mapping[str, Any]) -> list[str]:
-    """What a reader has to know before believing the figures."""
+    """Caveats that a reader should know before trusting the figures."""
     plan, rows = report.plan, {row["role"]: row for row in figures["summary"]}
     found = []
     for record in report.records:
@@ -166,7 +166,7 @@ def _signed(value: float) -> str:
 
 
 def _badge(row: Mapping[str, Any]) -> str:
-    """What stands below a recipe's name: a recommendation holds as far as the recipe gained."""
+    """The text below a recipe's name: a recommendation only holds if the recipe gained."""
     if not row["recommended"]:
         return ""
     gained = row["map_difference"] is None or row["map_difference"] > 0

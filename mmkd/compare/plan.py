@@ -1,4 +1,4 @@
-"""What to compare: plan files, and plans made of a list of configs."""
+"""What to compare: plan files, and plans from a list of configs."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Member:
     """One detector of a comparison.
 
     Attributes:
-        name: its folder and its name in the report.
+        name: names its folder and its row in the report.
         role: ``teacher``, ``student`` or ``distilled``.
         config: a path or ``package::`` name.
-        options: dotted key → value, over the config.
-        checkpoint: of a teacher that is evaluated only.
+        options: dotted key → value, overriding the config.
+        checkpoint: weights of a teacher that is only evaluated, not trained.
         recommended: whether the report puts it first.
     """
 
@@ -60,12 +60,12 @@ class Plan:
     """A comparison.
 
     Attributes:
-        name: of its folder.
-        dataset: what the report calls the data.
+        name: names the plan's folder.
+        dataset: the data set's name in the report.
         members: the teacher (if there is one), the student, then the variants.
-        seeds: of every trained member; a teacher is trained once, with the first.
-        options: dotted key → value, over each trained member's config.
-        evaluate: ``test`` or ``val``, the loader and evaluator that the figures come from.
+        seeds: every student and variant is trained with each; a teacher only with the first.
+        options: dotted key → value, overriding each trained member's config.
+        evaluate: ``test`` or ``val``, the loader and evaluator that produce the figures.
         same_budget: whether variants must have the student's budget.
         same_teacher: whether variants must learn from the plan's teacher.
     """
@@ -81,7 +81,7 @@ class Plan:
 
     @property
     def teacher(self) -> Member | None:
-        """The teacher, if any."""
+        """The teacher, or ``None``."""
         return next((member for member in self.members if member.role == TEACHER), None)
 
     @property
@@ -99,7 +99,7 @@ def read_plan(path: str | Path) -> Plan:
     """Read a plan file.
 
     Raises:
-        UserError: the file is missing, broken, or says something that no plan says.
+        UserError: the file is missing or broken, or its content is no valid plan.
     """
     path = Path(path)
     try:
@@ -123,11 +123,11 @@ def plan_from(content: Mapping[str, Any], name: str) -> Plan:
     """Check the content of a plan file.
 
     Args:
-        content: of the file.
-        name: of the plan, unless it has one of its own.
+        content: the file's content.
+        name: the plan's name, unless the content has one.
 
     Raises:
-        UserError: a key is unknown or missing, or a value has another form.
+        UserError: a key is unknown or missing, or a value has the wrong form.
     """
     check_options("A plan", map(str, content), _KEYS)
     for key in ("student", "variants"):
@@ -157,11 +157,11 @@ def plan_from(content: Mapping[str, Any], name: str) -> Plan:
 
 
 def plan_of_configs(configs: Sequence[str], **settings: Any) -> Plan:
-    """A plan of configs as they come on a command line.
+    """Make a plan from the configs on a command line.
 
     Args:
         configs: the student, then its distilled variants.
-        settings: further keys of a plan; those that are ``None`` are left out.
+        settings: further keys of a plan; ``None`` values are left out.
 
     Raises:
         UserError: as for a plan file.
@@ -182,7 +182,7 @@ def plan_of_configs(configs: Sequence[str], **settings: Any) -> Plan:
 
 
 def named_teacher(variants: Sequence[Member]) -> Member | None:
-    """The one teacher that a variant's config names, of the first that names one."""
+    """The teacher of the first variant whose config names exactly one, with config and checkpoint."""
     for variant in variants:
         cfg = config_of(variant.name, variant.config)
         cfg.merge_from_dict({k: v for k, v in variant.options.items() if k.startswith("model.teacher")})
@@ -216,7 +216,7 @@ def _teacher(entry: Any) -> Member:
 
 
 def _options(where: str, options: Any) -> dict[str, Any]:
-    """Text has the meaning that it has after ``--cfg-options``: YAML itself reads 1e-3 as text."""
+    """Parse text as ``--cfg-options`` does, because YAML reads 1e-3 as text."""
     if options is None:
         return {}
     if not isinstance(options, Mapping):

@@ -24,7 +24,7 @@ from mmkd.durable import write_json
 from mmkd.errors import UserError
 
 FOLDER, VERDICT = "probe", "verdict.json"
-# Of the share that is asked for; the student alone trains with each, for its learning curve.
+# Parts of the requested share; the student alone trains with each, for its learning curve.
 PARTS = (0.25, 0.5, 1.0)
 
 
@@ -33,12 +33,12 @@ class Probe:
     """Short trainings of a plan's members, with one folder per share of the budget.
 
     Args:
-        runs: of the plan, whose folder holds the teacher and gets ``probe``.
-        share: of the budget, in (0, 1).
-        budget: config → iterations of the whole training, and the epochs that they make up.
+        runs: the plan's runs; their folder holds the teacher, and the probe writes to its ``probe`` folder.
+        share: share of the budget, in (0, 1).
+        budget: config → iterations of the full training, and its epochs.
 
     Raises:
-        UserError: the share is out of its range.
+        UserError: the share is out of range.
     """
 
     runs: Runs
@@ -62,18 +62,18 @@ class Probe:
         self.folder = self.runs.folder / FOLDER / f"{self.share:g}"
 
     def make(self, rerun: Sequence[str] = ()) -> dict[str, Any]:
-        """Train what is not trained yet, and judge.
+        """Run the missing trainings, then predict the verdicts.
 
-        The teacher is that of the plan, in the plan's folder; if the plan trains it, with its whole budget.
+        The teacher is the plan's, in the plan's folder; if the plan trains it, it gets its full budget.
 
         Args:
-            rerun: names of members whose short trainings are made anew.
+            rerun: names of members whose short trainings to repeat.
 
         Returns:
-            What is written to ``verdict.json``.
+            The content of ``verdict.json``.
 
         Raises:
-            UserError: as for `Runs.make`; or the teacher, or each training of the student failed.
+            UserError: as for `Runs.make`; or the teacher failed, or every training of the student.
         """
         teacher = None
         if self.plan.teacher is not None:
@@ -93,7 +93,7 @@ class Probe:
         return verdict
 
     def _short(self, share: float, members: Sequence[Member], teacher: Record | None) -> Runs:
-        """Runs of members with a share of their budget, by configs of their own."""
+        """Runs of members with a share of their budget, from generated configs."""
         folder = self.runs.folder / FOLDER / f"{share:g}"
         changed = []
         for member in members:
@@ -166,7 +166,7 @@ class Probe:
         }
 
     def _cosines(self, short: Runs, member: Member) -> dict[str, list[float]]:
-        """By term, of each seed the mean of what `DistillMonitorHook` logged."""
+        """Term → for each seed, the mean cosine that `DistillMonitorHook` logged."""
         terms = [scalar_name(str(term)) for term in short.configs[member.name].model.get("distill") or {}]
         found: dict[str, list[float]] = {term: [] for term in terms}
         for run in short.all:
@@ -179,7 +179,7 @@ class Probe:
         return found
 
     def _hours(self, made: Sequence[Runs]) -> dict[str, Any]:
-        """Of the trainings and evaluations of the whole plan, but for the teacher, which is there."""
+        """Estimated hours to train and evaluate the whole plan, without the teacher, which is ready."""
         hours = {}
         for member in made[-1].plan.members:
             runs = [run for run in made[-1].all if run.member.name == member.name]
@@ -196,14 +196,14 @@ class Probe:
 
 
 def _validations(cfg: Config, iterations: int, epochs: int) -> int:
-    """How often a training validates."""
+    """The number of validations in a training."""
     if not cfg.get("val_dataloader"):
         return 0
     return -(-(epochs or iterations) // int(cfg.train_cfg.get("val_interval", 1)))
 
 
 def _known_no_better(teacher: Record, records: Sequence[Record]) -> list[str]:
-    """The classes whose AP is not higher with the teacher than with the short-trained student alone."""
+    """The classes on which the teacher's AP is not above that of the short-trained student alone."""
     theirs = class_metrics(teacher.metrics)
     found = []
     for name, values in class_values(records).items():

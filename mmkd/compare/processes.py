@@ -15,7 +15,7 @@ from mmkd.history import logged_rows
 from mmkd.sweeps.processes import end
 
 POLL_SECONDS = 0.5
-PATIENCE_SECONDS = 60  # for the iteration and the checkpoint at the end
+PATIENCE_SECONDS = 60  # time to finish the iteration and write the checkpoint
 TAIL_BYTES = 20_000
 
 
@@ -24,20 +24,20 @@ class ToolError(RuntimeError):
 
 
 def call(tool: str, arguments: Sequence[str], log: Path, watch: Callable[[], None] | None = None) -> None:
-    """Run one of mmkd's tools to its end, its output in a file.
+    """Run one of mmkd's tools and wait for it, with its output in a file.
 
     Args:
         tool: ``train`` or ``test``.
-        arguments: of the tool.
-        log: for its output, at the end of what is there.
-        watch: called time and again while the tool runs.
+        arguments: the tool's arguments.
+        log: file to append the output to.
+        watch: called repeatedly while the tool runs.
 
     Raises:
-        ToolError: it ended with an error.
-        KeyboardInterrupt: as it comes; the tool has then been asked to end.
+        ToolError: the tool failed.
+        KeyboardInterrupt: passed on after asking the tool to end.
     """
     code = f"import sys; from mmkd.cli.{tool} import main; sys.exit(main())"
-    # A clone needs no installation.
+    # So that a clone works without installation.
     path = [str(Path(mmkd.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def call(tool: str, arguments: Sequence[str], log: Path, watch: Callable[[], Non
             [sys.executable, "-W", "ignore", "-c", code, *arguments],
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is ours alone: we ask it to end
+            start_new_session=True,  # Ctrl-C reaches only us; we ask the tool to end
             env=env,
         )
         try:
@@ -62,14 +62,14 @@ def call(tool: str, arguments: Sequence[str], log: Path, watch: Callable[[], Non
 
 
 def where(folder: Path, train_cfg: Mapping[str, Any]) -> tuple[str, float]:
-    """What a training is at, by what mmengine logged last.
+    """How far a training has got, from mmengine's last log entry.
 
     Args:
-        folder: the work dir.
-        train_cfg: of its config, with the budget.
+        folder: the training's work dir.
+        train_cfg: the config's ``train_cfg``, with the budget.
 
     Returns:
-        A note for people and the share that is done, in [0, 1]; within the first epoch 0.
+        A readable note and the share done, in [0, 1]; 0 during the first epoch.
     """
     rows = [row for row in logged_rows(folder) if "loss" in row]
     if not rows:
@@ -85,7 +85,7 @@ def where(folder: Path, train_cfg: Mapping[str, Any]) -> tuple[str, float]:
 
 
 def last_words(text: str, code: int) -> str:
-    """Why a tool ended: its own message, else its last line."""
+    """Why a tool ended: its error message, or else its last line."""
     lines = [line for line in text.splitlines() if line.strip()]
     for number, line in enumerate(lines):
         if line.startswith("mmkd: error: "):

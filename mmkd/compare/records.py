@@ -30,20 +30,20 @@ class Record:
     """The state of a run.
 
     Attributes:
-        member: the detector.
-        seed: of its training; ``None`` for a teacher that is evaluated only.
-        config: of the member.
-        command: what trains it, for a shell; ``None`` for a teacher that is evaluated only.
-        fingerprint: of the merged config.
-        trained: whether training came to its end.
-        checkpoint: the weights of the last epoch.
-        evaluated: the fingerprint of the evaluation that ``metrics`` come from.
-        metrics: as the evaluator names them; empty where nothing was detected.
-        error: why it failed, if it did.
-        commit: of the clone, ``+`` where files were changed since.
-        versions: of the packages.
-        hardware: of the machine.
-        seconds: that its processes took, by ``train`` and ``test``, the last time each was called.
+        member: name of the detector.
+        seed: the training's seed; ``None`` for a teacher that is only evaluated.
+        config: the member's config.
+        command: shell command of the training; ``None`` for a teacher that is only evaluated.
+        fingerprint: fingerprint of the merged config.
+        trained: whether training has finished.
+        checkpoint: the weights after the last epoch.
+        evaluated: fingerprint of the evaluation that produced ``metrics``.
+        metrics: under the evaluator's names; empty if nothing was detected.
+        error: why the run failed, if it did.
+        commit: the clone's commit, with ``+`` if files have changed since.
+        versions: package versions.
+        hardware: the machine.
+        seconds: duration of the last ``train`` and ``test`` call.
     """
 
     member: str
@@ -63,7 +63,7 @@ class Record:
 
     @property
     def finished(self) -> bool:
-        """Whether there are figures."""
+        """Whether the run has results."""
         return self.trained and self.evaluated is not None and self.error is None
 
 
@@ -76,7 +76,7 @@ def read_record(folder: Path) -> Record | None:
     """The record in a run's folder, if any.
 
     Raises:
-        UserError: the file is something else.
+        UserError: the file is no record.
     """
     path = folder / RECORD
     if not path.is_file():
@@ -93,7 +93,7 @@ def provenance() -> dict[str, Any]:
     for package in PACKAGES:
         try:
             versions[package] = version(package)
-        except PackageNotFoundError:  # one of the forks, under another name
+        except PackageNotFoundError:  # a fork may have another name
             versions[package] = str(getattr(__import__(package), "__version__", "unknown"))
     hardware: Mapping[str, Any] = {
         "machine": platform.machine(),
@@ -109,7 +109,7 @@ def provenance() -> dict[str, Any]:
 def _commit() -> str | None:
     root = str(Path(mmkd.__file__).resolve().parents[1])
     try:
-        # Only of a clone of mmkd: an installation may lie within another repository.
+        # Only for a clone of mmkd: an installation may lie inside another repository.
         top = _git(root, "rev-parse", "--show-toplevel").strip()
         if Path(top).resolve() != Path(root):
             return None

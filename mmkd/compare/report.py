@@ -1,4 +1,4 @@
-"""The report of a comparison: figures as JSON and CSV, pictures, and one page that holds all of it."""
+"""The report of a comparison: figures as JSON and CSV, pictures, and one page with all of it."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Panels:
 
     Attributes:
         kind: `GAIN` or `LOSS` of the shown variant over the student alone.
-        image: with its boxes.
-        files: title → picture.
+        image: the image and its boxes.
+        files: title → picture file.
     """
 
     kind: str
@@ -53,8 +53,8 @@ class Report:
     """Writes the report of the finished runs.
 
     Args:
-        runs: of a plan.
-        folder: for the report.
+        runs: a plan's runs.
+        folder: the folder to write to.
     """
 
     runs: Runs
@@ -66,7 +66,7 @@ class Report:
         done = [record for record in self.records if record.finished]
         self.finished = {(record.member, record.seed): record for record in done}
         self.names = [m.name for m in self.plan.members if any(r.member == m.name for r in done)]
-        # Colours go by the place in the plan, so that a failed run changes no other's.
+        # Colours follow the order of the plan, so that a failed run does not change the others'.
         trained = [member.name for member in self.plan.members if member.name != TEACHER]
         self.colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(trained)}
         self.colors[TEACHER] = TEACHER_COLOR
@@ -76,7 +76,7 @@ class Report:
         """Measure, draw and write.
 
         Returns:
-            The page.
+            Path of the page.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         for old in self.folder.glob("*.png"):
@@ -105,7 +105,7 @@ class Report:
         return page
 
     def shown(self, figures: Mapping[str, Any]) -> str | None:
-        """The variant that the page is about: the recommended one, else that of the best mean mAP."""
+        """The variant to highlight: the recommended one, or else the one with the best mean mAP."""
         variants = {variant.name for variant in self.plan.variants}
         found = [s for s in figures["summary"] if s["recipe"] in variants and s["map_mean"] is not None]
         best = max(found, key=lambda row: (row["recommended"], row["map_mean"]), default=None)
@@ -113,7 +113,7 @@ class Report:
 
     @property
     def curves_show_the_evaluated_split(self) -> bool:
-        """Whether validation during training and the table are of the same images."""
+        """Whether validation during training and the table use the same images."""
         cfg = self.runs.student
         if self.plan.evaluate == "val":
             return True
@@ -165,7 +165,7 @@ class Report:
         teacher = next((s["map_mean"] for s in figures["summary"] if s["role"] == TEACHER), None)
         line = teacher if self.curves_show_the_evaluated_split else None
         path = self.folder / "curves.png"
-        if frame["step"].nunique() < 2:  # validated once: points, which the table has
+        if frame["step"].nunique() < 2:  # one validation: no curve, and the table has its value
             path.unlink(missing_ok=True)
             return None
         draw_curves(frame, line, self.trained, path)
@@ -218,7 +218,7 @@ class Report:
         return path
 
     def _images(self, variant: str | None) -> tuple[list[Panels], list[tuple[str, str]], int | None]:
-        """Where variant and student differ most, the classes' colours, and the seed."""
+        """The images where variant and student differ most, the colours of classes, and the seed."""
         seeds = [s for s in self.plan.seeds if {(STUDENT, s), (variant, s)} <= set(self.finished)]
         if variant is None or not seeds:
             return [], [], None

@@ -22,7 +22,7 @@ def values_of(records: Sequence[Record], name: str) -> Values:
     """One metric of every finished run.
 
     Args:
-        records: of the runs.
+        records: the runs' records.
         name: one of `METRICS`.
     """
     found: Values = {}
@@ -49,17 +49,17 @@ def results(
     step_seconds: Mapping[str, Mapping[int, float]],
     curves: Mapping[str, Mapping[int, Curve]],
 ) -> dict[str, Any]:
-    """What is written as JSON.
+    """The content of ``results.json``.
 
     Args:
         plan: the comparison.
-        records: of the runs.
-        costs: by member.
+        records: the runs' records.
+        costs: member → cost.
         step_seconds: member → seed → median seconds per training iteration.
         curves: member → seed → (seconds of training, mAP) of each validation.
 
     Returns:
-        ``runs`` and ``summary``, plain numbers and text; what is not known is null.
+        ``runs`` and ``summary`` with plain numbers and text; unknown values are ``None``.
     """
     return {
         "name": plan.name,
@@ -76,16 +76,16 @@ def results(
 
 
 def time_to_student(curves: Mapping[str, Mapping[int, Curve]], member: Member) -> float | None:
-    """When a member reaches the final validation mAP of the student alone, as a share of its training time.
+    """When a member reaches the final validation mAP of the student alone, as a share of the training time.
 
-    Both by the mean of the seeds that have both.
+    Both curves are means over the seeds that both members have.
 
     Args:
         curves: as for `results`.
-        member: of the plan.
+        member: a member of the plan.
 
     Returns:
-        The share; ``None`` if it never does, is not distilled, or no times are known.
+        The share; ``None`` if the member never reaches it or is not distilled, or no times were logged.
     """
     mine, alone = curves.get(member.name, {}), curves.get(STUDENT, {})
     seeds = sorted(mine.keys() & alone.keys())

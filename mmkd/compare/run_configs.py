@@ -38,13 +38,13 @@ SHOWN = 8
 def options_of(
     plan: Plan, member: Member, seed: int, teacher_checkpoint: str | None = None
 ) -> dict[str, Any]:
-    """What a run sets over its member's config.
+    """The options with which a run overrides its member's config.
 
     Args:
         plan: the comparison.
         member: one of its detectors.
-        seed: of the run.
-        teacher_checkpoint: of the teacher that this comparison has trained.
+        seed: the run's seed.
+        teacher_checkpoint: checkpoint of the teacher that this comparison trained.
     """
     options = {**plan.options, **member.options}
     if teacher_checkpoint is not None and member.role not in (TEACHER, STUDENT):
@@ -56,7 +56,7 @@ def training_config(member: Member, options: Mapping[str, Any]) -> Config:
     """The config that ``tools/train.py`` builds from a member's config and options.
 
     Raises:
-        UserError: the config cannot be read, or an option replaces a part of it.
+        UserError: the config cannot be read, or an option would replace a whole part of it.
     """
     cfg = config_of(member.name, member.config)
     try:
@@ -76,15 +76,15 @@ def training_config(member: Member, options: Mapping[str, Any]) -> Config:
 
 
 def evaluation_config(cfg: Config, data: Config, split: str) -> Config:
-    """The config that evaluates a detector: its plain model, with the data of the student.
+    """The config to evaluate a detector with: its plain model on the student's data.
 
     Args:
-        cfg: of the detector.
-        data: of the student, whose images and evaluator serve all.
+        cfg: the detector's config.
+        data: the student's config; all detectors use its images and evaluator.
         split: ``test`` or ``val``.
 
     Raises:
-        UserError: there is no such split, or its evaluator gives no figures.
+        UserError: the split does not exist, or its evaluator computes no metrics.
     """
     for part in ("dataloader", "evaluator"):
         if data.get(f"{split}_{part}") is None:
@@ -107,7 +107,7 @@ def evaluation_config(cfg: Config, data: Config, split: str) -> Config:
         if is_kind(metric, CocoMetric, registry=METRICS):
             metric.classwise = True
     out.model = plain_detector(copy.deepcopy(cfg.model))
-    for key in ("data_preprocessor", "custom_imports"):  # of the detector, not of the data
+    for key in ("data_preprocessor", "custom_imports"):  # these belong to the detector, not to the data
         out.pop(key, None)
         if cfg.get(key) is not None:
             out[key] = cfg[key]
@@ -117,18 +117,18 @@ def evaluation_config(cfg: Config, data: Config, split: str) -> Config:
     backends = [ConfigDict(type="LocalVisBackend")]
     kind = name_in(data, "DetLocalVisualizer")
     out.visualizer = ConfigDict(type=kind, name="visualizer", vis_backends=backends)
-    for key in list(out):  # what is left is what testing reads
+    for key in list(out):  # keep only what testing reads
         if key.startswith(("train_", "val_", "optim_", "param_")) or key == "tta_model":
             out.pop(key)
     return out
 
 
 def fingerprint(cfg: Config, *files: str | None) -> str:
-    """What makes two runs the same: the merged config, its teachers and their weights.
+    """A hash of what defines a run: the merged config, its teachers and their weights.
 
     Args:
         cfg: the merged config.
-        files: further checkpoints; URLs and missing files count by their name.
+        files: further checkpoints; of URLs and missing files only the name is hashed.
     """
     content: list[Any] = [cfg.to_dict()]
     for entry in teacher_entries(cfg.model.get("teacher")):
@@ -144,7 +144,7 @@ def fingerprint(cfg: Config, *files: str | None) -> str:
 
 
 def budget_differences(student: Config, variant: Config) -> list[str]:
-    """Where a variant's training, data or model is not the student's; one line each."""
+    """Where a variant's training, data or model differs from the student's; one line each."""
     lines = []
     for part in BUDGET:
         pair = [_plain(part, cfg.get(part)) for cfg in (student, variant)]
@@ -157,13 +157,13 @@ def check_budget(plan: Plan, configs: Mapping[str, Config]) -> dict[str, list[st
 
     Args:
         plan: the comparison.
-        configs: by member's name.
+        configs: member's name → config.
 
     Returns:
-        The differences of the variants that have any.
+        The differences of each variant that has any.
 
     Raises:
-        UserError: there are some, and the plan does not say that there are.
+        UserError: budgets differ, and the plan does not allow it.
     """
     student = configs[plan.student.name]
     found = {v.name: budget_differences(student, configs[v.name]) for v in plan.variants}
@@ -184,17 +184,17 @@ def check_budget(plan: Plan, configs: Mapping[str, Config]) -> dict[str, list[st
 
 
 def check_teachers(plan: Plan, configs: Mapping[str, Config]) -> dict[str, list[str]]:
-    """Compare the checkpoints that the variants learn from with that of the plan's teacher.
+    """Compare the variants' teacher checkpoints with the plan's teacher.
 
     Args:
         plan: the comparison.
-        configs: by member's name.
+        configs: member's name → config.
 
     Returns:
-        The other checkpoints of the variants that learn from any.
+        For each variant that learns from other checkpoints, these checkpoints.
 
     Raises:
-        UserError: there are some, and the plan does not say that there are.
+        UserError: teachers differ, and the plan does not allow it.
     """
     if plan.teacher is None:
         return {}
@@ -226,12 +226,12 @@ def check_teachers(plan: Plan, configs: Mapping[str, Config]) -> dict[str, list[
 
 
 def takes_trained_teacher(plan: Plan, member: Member, cfg: Config) -> bool:
-    """Whether a detector learns from the teacher that the plan trains, in the place of its only own.
+    """Whether the teacher that the plan trains replaces a detector's own single teacher.
 
     Args:
         plan: the comparison.
-        member: one of its detectors; one that sets ``model.teacher.checkpoint`` keeps what it sets.
-        cfg: of the detector.
+        member: one of its detectors; if it sets ``model.teacher.checkpoint``, it keeps that one.
+        cfg: the detector's config.
     """
     if plan.teacher is None or plan.teacher.checkpoint is not None or member.role == TEACHER:
         return False
@@ -241,13 +241,13 @@ def takes_trained_teacher(plan: Plan, member: Member, cfg: Config) -> bool:
 
 
 def option_text(key: str, value: Any) -> str:
-    """An option as it is written after ``--cfg-options``."""
+    """Format an option for ``--cfg-options``."""
     plain = isinstance(value, str) and KeepingDictAction._parse_iterable(value) == value
     return f"{key}={value if plain else repr(value)}"
 
 
 def _plain(part: str, value: Any) -> Any:
-    """A part of a config as plain containers; of a model, what is neither mmkd's nor its class."""
+    """A part of a config as plain containers; a model without its class and what mmkd adds."""
     if part == "model":
         value = plain_detector(value)
         return {key: inner for key, inner in value.to_dict().items() if key != "type"}

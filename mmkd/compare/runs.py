@@ -47,7 +47,7 @@ EVALUATED_ONLY = "evaluated only"
 
 @dataclass(frozen=True)
 class Run:
-    """One member with one seed; its folder is the work dir of its training."""
+    """One member with one seed; the training's work dir is the run's folder."""
 
     member: Member
     seed: int | None
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The run's name in messages."""
         return self.member.name if self.seed is None else f"{self.member.name}, seed {self.seed}"
 
 
@@ -65,7 +65,7 @@ class Runs:
 
     Args:
         plan: the comparison.
-        folder: for the runs.
+        folder: the folder for the runs.
 
     Raises:
         UserError: a config cannot be read, the budgets or teachers differ, or the split cannot be evaluated.
@@ -85,7 +85,7 @@ class Runs:
 
     @property
     def all(self) -> list[Run]:
-        """Every run, in the order in which they are made: the teacher, then seed by seed."""
+        """All runs in execution order: the teacher, then seed by seed."""
         first = self.plan.seeds[0]
         teacher = self.plan.teacher
         runs = []
@@ -98,19 +98,18 @@ class Runs:
         return runs
 
     def make(self, rerun: Sequence[str] = (), only: str | None = None) -> list[Record]:
-        """Make the runs that are not finished.
+        """Execute the unfinished runs.
 
         Args:
-            rerun: names of members whose runs are made anew.
-            only: the name of the one member whose runs are made; ``None`` for all.
+            rerun: names of members whose runs to repeat.
+            only: name of the only member to run; ``None`` for all.
 
         Returns:
             The record of each run.
 
         Raises:
-            UserError: another comparison is at work in the folder, or a run there was made with another
-                config.
-            KeyboardInterrupt: on SIGINT and SIGTERM, after the run at work has ended.
+            UserError: another comparison is using the folder, or a run in it has another config.
+            KeyboardInterrupt: on SIGINT and SIGTERM, after the current run has ended.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -128,11 +127,11 @@ class Runs:
             raise UserError(f"another comparison is running in {self.folder}") from error
 
     def records(self) -> list[Record]:
-        """The records that there are."""
+        """The existing records."""
         return [record for run in self.all if (record := read_record(run.folder)) is not None]
 
     def evaluation(self, member: Member) -> Config:
-        """The config by which a member is evaluated."""
+        """The config to evaluate a member with."""
         return evaluation_config(self.configs[member.name], self.student, self.plan.evaluate)
 
     def _make(self, wanted: list[Run]) -> list[Record]:
@@ -170,7 +169,7 @@ class Runs:
             if record is None or not record.trained:
                 record = Record(run.member.name, run.seed, run.member.config, mark, **provenance())
             record.error = None
-            if run.member.checkpoint is not None:  # the plan may name another one than at the last time
+            if run.member.checkpoint is not None:  # the plan may name another one than last time
                 record.trained, record.checkpoint = True, run.member.checkpoint
             if not record.trained:
                 self._train(run, record, cfg, options, progress)
@@ -199,7 +198,7 @@ class Runs:
         if not last.is_file():
             raise UserError("no checkpoint was written; the config needs a CheckpointHook")
         record.checkpoint = str(run.folder / Path(last.read_text(encoding="utf-8").strip()).name)
-        if Path(record.checkpoint).name == INTERRUPTED:  # it was stopped in a way that is no error
+        if Path(record.checkpoint).name == INTERRUPTED:  # a stop that does not count as an error
             raise UserError("it was interrupted; rerun the same command to continue")
         record.trained = True
         write_record(run.folder, record)
@@ -225,10 +224,10 @@ class Runs:
         record.evaluated = mark
 
     def _options(self, run: Run) -> dict[str, Any]:
-        """What the run sets; a variant of a teacher that is trained here learns from that one.
+        """The run's options; a variant learns from the teacher trained here, if there is one.
 
         Raises:
-            UserError: that teacher was not trained.
+            UserError: that teacher is not trained yet.
         """
         checkpoint = None
         if takes_trained_teacher(self.plan, run.member, self.configs[run.member.name]):
@@ -270,7 +269,7 @@ class Runs:
 
 
 def _mark(run: Run, cfg: Config) -> str:
-    """The fingerprint of a training; what is evaluated only can be evaluated again without loss."""
+    """The fingerprint of a training; an untrained teacher needs none: it is cheap to evaluate again."""
     return fingerprint(cfg) if run.member.checkpoint is None else EVALUATED_ONLY
 
 

@@ -15,14 +15,14 @@ from mmkd.hooks import DistillMonitorHook, DistillScheduleHook
 from mmkd.registry import HOOKS, is_kind, name_in
 from mmkd.teachers import teacher_entries
 
-# What schedulers count in iterations, if they do not count in epochs.
+# Arguments that schedulers count in iterations, unless they count in epochs.
 _SPANS = ("begin", "end", "T_max", "step_size", "total_steps")
 _LISTS = ("milestones", "periods")
-LOGGED, MEASURED = 20, 10  # times in a short training
+LOGGED, MEASURED = 20, 10  # how often a short training logs and measures
 
 
 def budget_of(cfg: Config) -> tuple[int, int]:
-    """Iterations of a whole training, and the epochs that they make up; 0 for a loop that counts none.
+    """Iterations and epochs of a full training; 0 epochs for an iteration-based loop.
 
     Builds the training data set.
 
@@ -42,35 +42,35 @@ def budget_of(cfg: Config) -> tuple[int, int]:
         return iterations, 0
     loader = copy.deepcopy(cfg.train_dataloader)
     loader.update(num_workers=0, persistent_workers=False)
-    for option in ("prefetch_factor", "multiprocessing_context", "timeout"):  # of worker processes
+    for option in ("prefetch_factor", "multiprocessing_context", "timeout"):  # they need worker processes
         loader.pop(option, None)
     return epochs * len(Runner.build_dataloader(loader, seed=0)), epochs
 
 
 def short_budget(share: float, iterations: int, epochs: int) -> int:
-    """The iterations of a part of a budget: the same number in each epoch, at least one.
+    """The iterations of a share of the budget: the same number in each epoch, at least one.
 
     Args:
         share: in (0, 1).
-        iterations: of the whole training.
-        epochs: that they make up; 0 for a loop that counts none.
+        iterations: iterations of the full training.
+        epochs: epochs of the full training; 0 for an iteration-based loop.
     """
     loops = max(1, epochs)
     return loops * max(1, round(share * iterations / loops))
 
 
 def shortened(cfg: Config, budget: int, iterations: int, epochs: int) -> Config:
-    """The config of a training that makes fewer iterations, with a schedule of the same shape.
+    """The config of a training with fewer iterations and a schedule of the same shape.
 
-    By epochs there are as many as before, and each is shorter: schedules, ``stop_epoch`` and hooks that count
-    in epochs keep their place. What counts in iterations (warm-up, schedules, `DistillScheduleHook`) becomes
-    shorter by the same factor. There is no validation during training, and `DistillMonitorHook` measures.
+    The number of epochs stays the same and each gets shorter, so schedules, ``stop_epoch`` and hooks that
+    count in epochs need no change. What counts in iterations (warm-up, schedules, `DistillScheduleHook`)
+    shrinks by the same factor. Training does not validate, and `DistillMonitorHook` measures.
 
     Args:
-        cfg: stays as it is.
-        budget: iterations of the short training, of `short_budget`.
-        iterations: of the whole training.
-        epochs: that they make up; 0 for a loop that counts none.
+        cfg: the full config; it is not changed.
+        budget: iterations of the short training, from `short_budget`.
+        iterations: iterations of the full training.
+        epochs: epochs of the full training; 0 for an iteration-based loop.
     """
     cfg, factor = copy.deepcopy(cfg), budget / iterations
     loader = cfg.train_dataloader
@@ -84,7 +84,7 @@ def shortened(cfg: Config, budget: int, iterations: int, epochs: int) -> Config:
     for scheduler in schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]:
         if not scheduler.get("by_epoch", True):
             _shorten_schedule(scheduler, factor)
-    # A schedule that waits for a metric to stop rising needs the metric.
+    # ReduceOnPlateau needs a validation metric.
     if "ReduceOnPlateau" not in str(schedulers):
         cfg.train_cfg.val_begin = (epochs or budget) + 1
     hooks = list(cfg.get("custom_hooks") or [])
@@ -111,5 +111,5 @@ def _shorten_schedule(scheduler: Any, factor: float) -> None:
             scheduler[key] = [max(1, round(value * factor)) for value in scheduler[key]]
     if "end" in scheduler:
         scheduler["end"] = max(scheduler["end"], scheduler.get("begin", 0) + 1)
-    if str(scheduler["type"]).rpartition(".")[2].startswith("Exponential"):  # decays by each iteration
+    if str(scheduler["type"]).rpartition(".")[2].startswith("Exponential"):  # it decays once per iteration
         scheduler["gamma"] = scheduler["gamma"] ** (1 / factor)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from scipy.stats import ttest_1samp
 
 CONFIDENCE = 0.95
-ROUNDING = 1e-12  # differences no further apart are equal; scipy has no interval of these
-SMALLEST_GAP = 0.005  # of mAP; below it the share of the gap is noise divided by nothing
+ROUNDING = 1e-12  # differences this close are equal; scipy has no interval for equal values
+SMALLEST_GAP = 0.005  # mAP; with a smaller gap, the recovered share is noise divided by almost nothing
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation; the latter is ``None`` for one value."""
+    """Mean and sample standard deviation; the deviation is ``None`` for one value."""
 
     mean: float
     std: float | None
@@ -27,11 +27,11 @@ class Difference:
     """The mean difference over pairs, and its interval.
 
     Attributes:
-        mean: of the differences.
+        mean: mean difference.
         low: lower end of the interval; ``None`` for one pair.
-        high: upper end.
-        pairs: how many.
-        positive: how many differences are above 0.
+        high: upper end of the interval; ``None`` for one pair.
+        pairs: number of pairs.
+        positive: number of differences above 0.
     """
 
     mean: float
@@ -50,11 +50,11 @@ def spread(values: list[float]) -> Spread | None:
 
 
 def paired_difference(values: Mapping[int, float], base: Mapping[int, float]) -> Difference | None:
-    """Student's t interval of the differences by seed.
+    """Student's t interval of the differences, paired by seed.
 
     Args:
-        values: by seed.
-        base: by seed.
+        values: seed → value.
+        base: seed → value to subtract.
 
     Returns:
         ``None`` if they have no seed in common.
@@ -72,10 +72,10 @@ def paired_difference(values: Mapping[int, float], base: Mapping[int, float]) ->
 
 
 def gap_recovered(difference: float, student: float, teacher: float) -> float | None:
-    """The share of the way from the student alone to the teacher.
+    """The share of the gap between the student alone and its teacher that distillation closes.
 
     Args:
-        difference: to the student alone, over the seeds that ``student`` is the mean of.
+        difference: mean gain over the student alone, over the same seeds as ``student``.
         student: mean mAP of the student alone.
         teacher: mAP of the teacher.
 

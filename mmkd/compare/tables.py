@@ -34,10 +34,10 @@ SUMMARY = """\
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Read one file of results.
+    """Read one results file.
 
     Raises:
-        UserError: it is missing, or has another form.
+        UserError: the file is missing or has the wrong form.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -57,12 +57,12 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def format_tables(results: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table for each file of results."""
+    """A Markdown table for each results file."""
     return "\n\n".join(_table(each["summary"]) for each in results)
 
 
 def format_summary(results: Sequence[Mapping[str, Any]]) -> str:
-    """One Markdown table with a row for each file: its recommended recipe, or else its best."""
+    """One Markdown table with a row per file: its recommended recipe, or else its best."""
     return "\n".join([SUMMARY, *(_summary_row(each["summary"]) for each in results)])
 
 
@@ -112,15 +112,15 @@ def _difference(row: Mapping[str, Any]) -> str:
 def renew(document: str, read: Any = read_results) -> str:
     """Update the tables of a document.
 
-    Between ``<!-- results: a.json b.json -->`` and ``<!-- end of results -->`` stand the files' tables; with
-    ``summary`` for ``results``, one table with a row for each file.
+    The files' tables go between ``<!-- results: a.json b.json -->`` and ``<!-- end of results -->``. With
+    ``summary`` instead of ``results``, it is one table with a row per file.
 
     Args:
-        document: its text.
+        document: the document's text.
         read: path → results.
 
     Raises:
-        UserError: it has no such place, one without end, or a file cannot be read.
+        UserError: the document has no such place, the end is missing, or a file cannot be read.
     """
 
     def table(found: re.Match[str]) -> str:

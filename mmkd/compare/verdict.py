@@ -20,9 +20,9 @@ class Gain:
     """The predicted gain over the student alone at the full budget.
 
     Attributes:
-        mean: the best guess; ``None`` where the share of the gap that will be left is not known.
-        low: lower end; ``None`` without an interval of the short trainings.
-        high: upper end.
+        mean: the best estimate; ``None`` if the remaining gap is unknown.
+        low: lower end; ``None`` if the short trainings have no interval.
+        high: upper end; ``None`` if the short trainings have no interval.
     """
 
     mean: float | None
@@ -42,16 +42,15 @@ def predict_gain(
 ) -> Gain:
     """The gain at the full budget: the gain of the short trainings, scaled by the remaining gap.
 
-    The share of the way from the student to its teacher that distillation goes is taken to stay as it is, so
-    the gain shrinks with the gap and is 0 where the student alone will be as good as its teacher. What a
-    student gains beyond its teacher is not foreseen. The ends are the extremes that the interval of the
-    difference and that of the forecast allow together.
+    Assumes that distillation always closes the same share of the gap to the teacher. The gain then shrinks
+    with the gap, and is 0 if the student alone will be as good as its teacher; gains beyond the teacher are
+    not predicted. Low and high are the extremes that the intervals of difference and forecast allow together.
 
     Args:
-        difference: of the short trainings, to the student alone.
-        student: mean metric of the student alone in these.
-        forecast: of the student alone with the whole budget.
-        teacher: its metric.
+        difference: gain over the student alone in the short trainings.
+        student: mean metric of the student alone in the short trainings.
+        forecast: forecast for the student alone at the full budget.
+        teacher: the teacher's metric.
 
     Example:
         >>> gain = predict_gain(Difference(0.04, 0.03, 0.05, 3, 3), 0.4, Forecast(0.5, 0.45, 0.5), 0.6)
@@ -86,16 +85,16 @@ def reasons(
     cosines: Mapping[str, Sequence[float]],
     unknown_classes: Sequence[str],
 ) -> list[str]:
-    """Why the verdict is what it is, the strongest first; one sentence each.
+    """The reasons for the verdict, strongest first, one sentence each.
 
     Args:
-        gain: with the whole budget.
-        difference: of the short trainings.
-        forecast: of the student alone.
-        why_no_forecast: if there is none.
-        teacher: its metric.
-        cosines: by term, of each seed, between its gradient and the task's.
-        unknown_classes: that the teacher finds worse than the student alone already does.
+        gain: predicted gain at the full budget.
+        difference: gain over the student alone in the short trainings.
+        forecast: forecast for the student alone.
+        why_no_forecast: the reason if there is no forecast.
+        teacher: the teacher's metric.
+        cosines: term → for each seed, the cosine between the term's gradient and the task's.
+        unknown_classes: classes on which the teacher is no better than the student alone.
     """
     found = []
     if difference.low is None:
@@ -138,10 +137,10 @@ def reasons(
 
 
 def page(probe: Mapping[str, Any]) -> str:
-    """The verdicts for a terminal.
+    """The verdicts as text for a terminal.
 
     Args:
-        probe: as it is written as JSON.
+        probe: the content of ``verdict.json``.
     """
     seeds = len(probe["seeds"])
     lines = [
