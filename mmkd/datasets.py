@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmcv.transforms import LoadAnnotations
 
 from mmkd.errors import UserError
-from mmkd.registry import DATASETS
+from mmkd.registry import DATASETS, TRANSFORMS, is_kind
 
 # Where the wrappers of mmengine and mmdet (repeat, join, balance, mix) store the data sets below them.
 _BELOW = ("dataset", "datasets")
@@ -53,6 +54,21 @@ def innermost(dataset: Any) -> Iterator[Any]:
     """The configs of the data sets below wrappers, in order."""
     for parent, key in places_of({"dataset": dataset}):
         yield parent[key]
+
+
+def images_below(dataset: Any) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    """Each image of a built data set, whatever its wrappers do: the data set that lists it, and its info."""
+    parts = getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]
+    if parts == [None]:
+        yield from ((dataset, dataset.get_data_info(number)) for number in range(len(dataset)))
+    else:
+        for part in parts:
+            yield from images_below(part)
+
+
+def without_annotations(pipeline: Sequence[Any]) -> list[Any]:
+    """The configs of transforms that an image alone can go through: all but those that read annotations."""
+    return [one for one in pipeline if not is_kind(one, LoadAnnotations, registry=TRANSFORMS)]
 
 
 def annotation_file(dataset: Mapping[str, Any]) -> Path | None:

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmkd.compat import load_config
-from mmkd.datasets import class_names, common_metainfo, innermost
+from mmkd.datasets import class_names, common_metainfo, images_below, innermost, without_annotations
 from mmkd.durable import write_durably
 from mmkd.errors import UserError
 from mmkd.registry import DATASETS, MODELS
@@ -548,13 +548,8 @@ def images_of(cfg: Config, paths: Iterable[str]) -> Iterator[Tensor]:
         cfg: with ``test_dataloader``.
         paths: of image files.
     """
-    pipeline = [
-        step
-        for step in next(innermost(cfg.test_dataloader.dataset))["pipeline"]
-        if "LoadAnnotations" not in str(step["type"])
-    ]
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        prepare = Compose(pipeline)
+        prepare = Compose(without_annotations(next(innermost(cfg.test_dataloader.dataset))["pipeline"]))
         for path in paths:
             yield prepare({"img_path": path, "img_id": 0, "instances": []})["inputs"]
 
@@ -568,8 +563,8 @@ def training_images(cfg: Config) -> list[str]:
     if cfg.get("train_dataloader") is None:
         return []
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        parts = [DATASETS.build(ConfigDict(part)) for part in innermost(cfg.train_dataloader.dataset)]
-    return [part.get_data_info(i)["img_path"] for part in parts for i in range(len(part))]
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    return [info["img_path"] for _, info in images_below(dataset)]
 
 
 def evaluate(cfg: Config, predict: Callable[[Tensor], list[InstanceData]]) -> dict[str, float]:

@@ -12,10 +12,12 @@ from mmkd.datasets import (
     class_names,
     common_metainfo,
     fraction_of_dataset,
+    images_below,
     innermost,
     metric_configs,
     places_of,
     where_from,
+    without_annotations,
 )
 from mmkd.errors import UserError
 from mmkd.registry import DATASETS
@@ -90,3 +92,23 @@ def test_metrics_of_an_evaluator() -> None:
     assert metric_configs(one) == metric_configs([one]) == metric_configs({"metrics": [one]}) == [one]
     assert metric_configs((one, other)) == metric_configs({"type": "Evaluator", "metrics": [one, other]})
     assert metric_configs(None) == metric_configs([]) == []
+
+
+def test_images_below_wrappers_come_once_with_the_data_set_that_lists_them() -> None:
+    cfg = Config.fromfile("configs/bccd/student.py").train_dataloader.dataset
+    part = {**cfg, "indices": 2}
+    joined = {
+        "type": "ConcatDataset",
+        "datasets": [part, {"type": "RepeatDataset", "dataset": part, "times": 3}],
+    }
+    found = list(images_below(DATASETS.build(joined)))
+    alone = DATASETS.build(part)
+    ids = [alone.get_data_info(number)["img_id"] for number in (0, 1)]
+    assert [info["img_id"] for _, info in found] == [*ids, *ids]
+    assert {type(base).__name__ for base, _ in found} == {"CocoDataset"}
+
+
+def test_a_pipeline_for_images_alone() -> None:
+    names = ["LoadImageFromFile", "LoadAnnotations", "mmdet.LoadPanopticAnnotations", "Resize"]
+    kept = without_annotations([{"type": name} for name in names])
+    assert [one["type"] for one in kept] == ["LoadImageFromFile", "Resize"]

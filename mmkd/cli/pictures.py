@@ -15,12 +15,12 @@ import matplotlib.pyplot as plt
 import mmcv
 import torch
 from matplotlib.patches import Patch, Rectangle
-from mmcv.transforms import LoadAnnotations
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 
-from mmkd.registry import DATASETS, MODELS, TRANSFORMS, is_kind
+from mmkd.datasets import without_annotations
+from mmkd.registry import DATASETS, MODELS
 from mmkd.teachers.checkpoint import load_strictly
 
 SCORE_THRESHOLD = 0.4
@@ -97,7 +97,7 @@ def _detect(result: Result, cfg: Config, image: str) -> list[tuple[list[float], 
     model = MODELS.build(result.model)
     load_strictly(model, result.checkpoint)
     steps = get_test_pipeline_cfg(cfg)
-    pipeline = Compose([one for one in steps if not is_kind(one, LoadAnnotations, registry=TRANSFORMS)])
+    pipeline = Compose(without_annotations(steps))
     sample: Any = pipeline({"img_path": image, "img_id": 0})
     model.eval()
     found = model.test_step(pseudo_collate([sample]))[0].pred_instances

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmcv.transforms import LoadAnnotations
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
@@ -25,10 +24,10 @@ from mmkd.cli import parsers
 from mmkd.cli.common import prepare_data, read_config, tool
 from mmkd.cli.test import add_test_time_augmentation
 from mmkd.data import PredictionsWriter, listed_images
-from mmkd.datasets import innermost
+from mmkd.datasets import images_below, innermost, without_annotations
 from mmkd.doctor.annotations import classes_of
 from mmkd.errors import UserError
-from mmkd.registry import DATASETS, MODELS, TRANSFORMS, is_kind
+from mmkd.registry import DATASETS, MODELS
 from mmkd.teachers import plain_detector, weights_digest
 from mmkd.teachers.building import class_names_of
 from mmkd.teachers.checkpoint import load_strictly
@@ -122,18 +121,10 @@ def _of_training(cfg: Config) -> list[tuple[str, str, Any]]:
             remedy="give --data: a folder, a list or a COCO file",
         )
     prepare_data(cfg, ["train_dataloader"])
-    return list(_infos(DATASETS.build(cfg.train_dataloader.dataset)))
-
-
-def _infos(dataset: Any) -> Iterator[tuple[str, str, Any]]:
-    parts = getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]
-    if parts != [None]:  # a wrapper, whatever it does with them
-        for part in parts:
-            yield from _infos(part)
-        return
-    for number in range(len(dataset)):
-        info = dataset.get_data_info(number)
-        yield str(info["img_path"]), str(getattr(dataset, "data_root", None) or ""), info.get("img_id")
+    return [
+        (str(info["img_path"]), str(getattr(base, "data_root", None) or ""), info.get("img_id"))
+        for base, info in images_below(DATASETS.build(cfg.train_dataloader.dataset))
+    ]
 
 
 def _named(found: Iterable[tuple[str, str, Any]]) -> Images:
@@ -192,10 +183,8 @@ def _detector(cfg: Config, args: argparse.Namespace) -> tuple[Any, tuple[str, ..
     return model.to(get_device()).eval(), classes, about
 
 
-def _pipeline(cfg: Config) -> list[ConfigDict]:
-    """How images are prepared, without what reads annotations."""
-    pipeline = next(innermost(cfg.test_dataloader.dataset)).pipeline
-    return [one for one in pipeline if not is_kind(one, LoadAnnotations, registry=TRANSFORMS)]
+def _pipeline(cfg: Config) -> list[Any]:
+    return without_annotations(next(innermost(cfg.test_dataloader.dataset)).pipeline)
 
 
 class _Images(Dataset[Any]):

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmcv.transforms import LoadAnnotations, Resize
+from mmcv.transforms import Resize
 
 from mmkd.compat import load_config
-from mmkd.datasets import innermost
+from mmkd.datasets import innermost, without_annotations
 from mmkd.doctor.findings import Finding
 from mmkd.doctor.pipeline import FAR, object_sizes, transforms_of
 from mmkd.doctor.teacher_predictions import load_images
@@ -86,7 +86,7 @@ def own_pipeline(entry: Mapping[str, Any]) -> Sequence[Any] | None:
         for dataset in innermost((loader or {}).get("dataset")):
             if dataset.get("pipeline"):
                 # The annotations come from the student's data set and do not pass through the pipeline.
-                return [one for one in dataset["pipeline"] if not _is(one, LoadAnnotations)]
+                return without_annotations(dataset["pipeline"])
     return None
 
 
