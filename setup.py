@@ -40,6 +40,7 @@ setup(
         "requests>=2.28",
         "filelock",
         "tqdm",
+        "rich",
         "matplotlib",
         "pyyaml",
     ],

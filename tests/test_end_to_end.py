@@ -76,8 +76,18 @@ def test_train_kill_resume_test_export(tmp_path: Path) -> None:
         "tools/train.py", KD, "--work-dir", str(work_dir), "--resume", *options("train_cfg.max_epochs=2")
     )
     assert resumed.returncode == 0, resumed.stderr[-3000:]
-    assert "resumed epoch: 1" in resumed.stdout
-    assert "loss_kd_cls" in resumed.stdout
+    lines = resumed.stdout.splitlines()
+    assert len(lines) <= 16, resumed.stdout
+    assert not re.search(r"Average Precision|Epoch\(|WARNING|loading annotations", resumed.stdout)
+    told = r"training finished; loss [\d.]+ \(cls .*, kd_cls .*\); mAP .*; .* a step, teacher \d+ %"
+    assert re.search(told, lines[-7])
+    assert all(
+        Path(line.split("  ")[-1].strip().split(" (")[0].split(" …")[0]).is_file() for line in lines[-6:]
+    )
+    log = max(work_dir.glob("*/*.log")).read_text()
+    assert "resumed epoch: 1" in log
+    assert "loss_kd_cls" in log
+    assert "Average Precision" in log
     assert json.loads((work_dir / "metrics_val_last.json").read_text())["epoch"] == 2
 
     # Every checkpoint holds the plain student and loads into the stock ATSS.
@@ -170,6 +180,10 @@ def test_two_processes_on_cpus(tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "[1][2/2]" in done.stdout, "each of two processes sees half of the 15 images, in batches of 4"
+    (log,) = tmp_path.rglob("*.log")
+    assert "[1][2/2]" in log.read_text(), "each of two processes sees half of the 15 images, in batches of 4"
+    assert done.stdout.count("training finished") == done.stdout.count("epoch_1.pth") == 1, (
+        "one of them tells"
+    )
     stock = MODELS.build(Config.fromfile(ROOT / "configs/bccd/student.py").model)
     stock.load_state_dict(torch.load(tmp_path / "epoch_1.pth")["state_dict"], strict=True)

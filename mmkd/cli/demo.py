@@ -21,6 +21,7 @@ from mmkd.errors import UserError
 from mmkd.history import logged_rows
 from mmkd.registry import MODELS
 from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
+from mmkd.terminal import short_output
 
 STUDENT, DISTILLED = "configs/bccd/student.py", "configs/bccd/kd_features.py"
 IMAGE = (3, 240, 320)
@@ -38,10 +39,11 @@ def demo(args: argparse.Namespace) -> str:
         train(args, "student", STUDENT),
         train(args, "distilled", DISTILLED),
     ]
-    table = format_table(results)
-    (args.work_dir / "table.md").write_text(table + "\n", encoding="utf-8")
-    draw_curves(results, args.work_dir / "curves.png")
-    draw_detections(results, Config.fromfile(STUDENT), args.work_dir / "detections.png")
+    with short_output():
+        table = format_table(results)
+        (args.work_dir / "table.md").write_text(table + "\n", encoding="utf-8")
+        draw_curves(results, args.work_dir / "curves.png")
+        draw_detections(results, Config.fromfile(STUDENT), args.work_dir / "detections.png")
     print(f"\n{table}\n\nBlood cells (BCCD), {args.work_dir}/: table.md, curves.png, detections.png")
     return table
 

@@ -61,6 +61,12 @@ def base(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _verbose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--verbose", action="store_true", help="print the whole log, as stock MMDetection does"
+    )
+
+
 def init() -> argparse.ArgumentParser:
     """A project's folder, its data, and the two detectors."""
     parser = _plain(
@@ -84,6 +90,7 @@ def init() -> argparse.ArgumentParser:
 def train() -> argparse.ArgumentParser:
     """mmdet's options for training, and a teacher for any config."""
     parser = base("Train a detector, alone or with a teacher.")
+    _verbose(parser)
     parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision")
     parser.add_argument(
         "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size"
@@ -109,6 +116,7 @@ def train() -> argparse.ArgumentParser:
 def test() -> argparse.ArgumentParser:
     """mmdet's options for testing, and ``--teacher``."""
     parser = base("Evaluate a checkpoint. A distilled config is evaluated as its plain student.")
+    _verbose(parser)
     parser.add_argument("checkpoint", nargs="?", help="checkpoint to evaluate (not with --teacher)")
     parser.add_argument("--teacher", action="store_true", help="evaluate the teacher of the config")
     parser.add_argument("--out", help="write the predictions to this .pkl file")

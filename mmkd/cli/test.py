@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import get_rank
 
 from mmkd.cli import parsers
 from mmkd.cli.common import build_runner, prepare_data, read_config, tool
+from mmkd.cli.written import tell_of_files
 from mmkd.datasets import innermost
 from mmkd.doctor.preconditions import require
 from mmkd.errors import UserError, type_of
+from mmkd.hooks import ProgressHook
 from mmkd.registry import name_in
 from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
 from mmkd.teachers.checkpoint import load_strictly
+from mmkd.terminal import short_output
 
 
 def config_of(args: argparse.Namespace) -> tuple[Config, str | None]:
@@ -84,6 +90,17 @@ def add_test_time_augmentation(cfg: Config) -> None:
 
 def test(args: argparse.Namespace) -> dict[str, float]:
     """Build the Runner, load strictly, evaluate; returns the metrics."""
+    with short_output(args.verbose) as terminal:
+        began = time.time()
+        runner, metrics = _test(args)
+        if not get_rank():
+            told = [f"{name.rpartition('/')[2]} {value:.4g}" for name, value in metrics.items()]
+            terminal.say(", ".join(told) or "nothing was detected")
+            tell_of_files(terminal, runner, began, *filter(None, [args.out]))
+        return metrics
+
+
+def _test(args: argparse.Namespace) -> tuple[Any, dict[str, float]]:
     setup_cache_size_limit_of_dynamo()
     cfg, checkpoint = config_of(args)
     require(cfg, ("test",))
@@ -100,8 +117,8 @@ def test(args: argparse.Namespace) -> dict[str, float]:
         load_strictly(model, checkpoint)
     if args.out is not None:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-    metrics: dict[str, float] = runner.test()
-    return metrics
+    runner.register_hook(ProgressHook(), priority="VERY_LOW")
+    return runner, runner.test()
 
 
 parse_args, main = tool(parsers.test, test)

@@ -6,6 +6,7 @@ import argparse
 import copy
 import os
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from mmkd.cli import parsers
 from mmkd.cli.common import build_runner, prepare_data, read_config, tool
 from mmkd.cli.failures import keep_state
 from mmkd.cli.work_dir import check_work_dir
+from mmkd.cli.written import tell_of_files
 from mmkd.datasets import innermost
 from mmkd.detectors.recipe import recommended
 from mmkd.doctor.annotations import classes_of
@@ -33,13 +35,13 @@ from mmkd.doctor.examine import silence
 from mmkd.doctor.preconditions import require
 from mmkd.doctor.teacher_boxes import examine_predictions
 from mmkd.errors import UserError, type_of
-from mmkd.hooks import ProgressHook
 from mmkd.hooks.options import check_hooks
 from mmkd.hooks.teacher_views import teachers_with_views
 from mmkd.registry import HOOKS, VISBACKENDS, class_of, imported_modules, is_kind, name_in, name_of
 from mmkd.sweeps.agent import in_hosted_sweep, run_id
 from mmkd.teachers import distills, teacher_entries
 from mmkd.teachers.config import DISTILLER_OF_ANY
+from mmkd.terminal import Terminal, short_output
 from mmkd.visualization import WandbBackend
 
 # How many images a teacher's predictions are scored on before training.
@@ -166,13 +168,20 @@ def _show(cfg: Config, recipe: dict[str, Any]) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Build the Runner and train."""
+    """Build the Runner and train; what libraries log is in the log file, and shown if asked for."""
+    with short_output(args.verbose) as terminal:
+        began = time.time()
+        runner = _train(args, terminal)
+        tell_of_files(terminal, runner, began)
+
+
+def _train(args: argparse.Namespace, terminal: Terminal) -> Any:
     setup_cache_size_limit_of_dynamo()
     cfg = config_of(args)
     check_work_dir(cfg)
     warnings = require(cfg, ("train", "val"))
     runner = build_runner(cfg)
-    runner.logger.info(f"mmkd {mmkd.__version__}")
+    terminal.keep(f"mmkd {mmkd.__version__}")
     for one in warnings:
         runner.logger.warning(f"{one.what}: {one.found}; {one.remedy}")
     runner.register_hook(_TellOfPredictions(), priority="LOWEST")
@@ -185,10 +194,7 @@ def train(args: argparse.Namespace) -> None:
         ) from None
     except Exception as error:
         raise keep_state(runner, error) from error
-    finally:
-        for hook in runner.hooks:
-            if isinstance(hook, ProgressHook):
-                hook.close()
+    return runner
 
 
 class _TellOfPredictions(Hook):

@@ -44,7 +44,7 @@ def call(tool: str, arguments: Sequence[str], log: Path, watch: Callable[[], Non
     with log.open("ab") as output:
         start = output.tell()
         process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", code, *arguments],
+            [sys.executable, "-W", "ignore", "-c", code, *arguments, "--verbose"],
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches only us; we ask the tool to end

@@ -1,0 +1,79 @@
+"""The files that a command has written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+
+from mmkd.terminal import Terminal
+
+# By the path below the work dir; the first that fits.
+_KINDS = {
+    "best_*.pth": "best checkpoint",
+    "interrupted.pth": "state to resume from",
+    "*.pth": "checkpoint",
+    "last_checkpoint": "",  # the name of one of them
+    "metrics_val_*.json": "last and best metrics",
+    "*/vis_data/scalars.json": "losses and metrics by step",
+    "*/vis_data/events.out.tfevents*": "TensorBoard",
+    "*/vis_data/wandb/*": "W&B",
+    "*/*.log": "log",
+    "*/vis_data/config.py": "",
+    "*/vis_data/*.json": "",  # the same as scalars.json
+    "*/*.json": "metrics",
+    "*.py": "config",
+}
+_SLACK = 2.0  # seconds by which a file system's clock may differ
+
+
+def files_since(folder: Path, began: float) -> dict[str, list[Path]]:
+    """Files by what they are, in a fixed order; several that have no name of their own as their folders.
+
+    Args:
+        folder: the work dir.
+        began: seconds of `time.time`; older files are left out.
+    """
+    found: dict[str, list[Path]] = {kind: [] for kind in _KINDS.values()}
+    for path in _written(folder, began):
+        below = path.relative_to(folder).as_posix()
+        kind = next((kind for name, kind in _KINDS.items() if fnmatch(below, name)), None)
+        if kind is None or kind == "W&B":
+            kind, path = kind or "other files", path.parent
+        if path not in found.setdefault(kind, []):
+            found[kind].append(path)
+    return {kind: paths for kind, paths in found.items() if kind and paths}
+
+
+def tell_of_files(terminal: Terminal, runner: Any, began: float, *more: str) -> None:
+    """Print what a run has written, and how many warnings of libraries are in its log.
+
+    Args:
+        terminal: where.
+        runner: mmengine's, at its end.
+        began: seconds of `time.time`.
+        more: files elsewhere.
+    """
+    if not is_main_process():
+        return
+    found = files_since(Path(runner.work_dir), began)
+    if more:
+        found["predictions"] = [Path(path) for path in more]
+    width = max(map(len, found), default=0)
+    for kind, paths in found.items():
+        paths = sorted(paths, key=lambda path: path.stat().st_mtime)
+        told = str(paths[0]) if len(paths) == 1 else f"{paths[0]} … {paths[-1].name} ({len(paths)})"
+        if kind == "log" and terminal.hidden:
+            told += f" (with {terminal.hidden} warnings of libraries)"
+        terminal.say(f"{kind:<{width}}  {told}")
+
+
+def _written(folder: Path, began: float) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent, name) for name in sorted(names)):
+            if path.is_file() and path.stat().st_mtime > began - _SLACK:
+                yield path
