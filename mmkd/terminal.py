@@ -1,7 +1,7 @@
-"""What a command shows: its own words and those of mmkd. What libraries say goes to mmengine's log file.
+"""Short terminal output: what libraries print, log and warn of goes only to mmengine's log file.
 
-"Libraries" are those in `LIBRARIES`. Their errors are shown, and everything that mmkd or your own code logs
-or prints. On a terminal a block at the bottom is kept up to date; elsewhere there are plain lines.
+The libraries are those in `LIBRARIES`. Their errors are shown, and so is everything that mmkd or your own
+code logs or prints. A terminal can also have a block at the bottom that is updated in place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 LIBRARIES = {"lvis", "mmcv", "mmdet", "mmengine", "mmpretrain", "pycocotools", "torch", "torchvision"}
-# Through these others speak.
+# Modules through which others print and log.
 _CARRIERS = ("logging", "mmengine.logging", "warnings", "wandb", __name__)
 _open: list[Terminal] = []
 
@@ -30,10 +30,10 @@ class Terminal:
 
     Args:
         stream: the standard output.
-        verbose: everything is shown as it comes, without a block.
+        verbose: show everything, and no block.
 
     Attributes:
-        hidden: how many warnings went only to the log file.
+        hidden: number of warnings that went only to the log file.
     """
 
     def __init__(self, stream: TextIO, verbose: bool) -> None:
@@ -47,14 +47,12 @@ class Terminal:
 
     @property
     def has_block(self) -> bool:
-        """Whether a block is shown: not in a file, a pipe, a notebook or a terminal that cannot."""
+        """Whether a block can be shown: not in a file, a pipe, a notebook or a dumb terminal."""
         return not self.verbose and self._console.is_terminal and not self._console.is_dumb_terminal
 
     def say(self, text: str) -> None:
         """Print a line, above the block if there is one."""
-        if (
-            self._live is None or os.getpid() != self._process
-        ):  # a data loader's worker has a copy of the block
+        if self._live is None or os.getpid() != self._process:  # data loader workers have a copy of the block
             self._stream.write(text + "\n")
             self._stream.flush()
         else:
@@ -73,13 +71,13 @@ class Terminal:
         self._live.update(block, refresh=True)
 
     def leave_block(self) -> None:
-        """Let the block stand as it is and print below it."""
+        """Keep the block as it is and print below it."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def keep(self, text: str, level: int = logging.INFO) -> None:
-        """Write a line to the log file alone; before there is one it waits."""
+        """Write a line only to the log file, as soon as there is one."""
         self.hidden += level >= logging.WARNING
         self._waiting.append(logging.LogRecord("mmkd", level, __file__, 0, text, None, None))
         files = [
@@ -96,7 +94,7 @@ class Terminal:
 
 
 class _Show(logging.Handler):
-    """In place of a logger's output on the screen."""
+    """Replaces the stream handler of a logger."""
 
     def __init__(self, terminal: Terminal, before: logging.StreamHandler[Any]) -> None:
         super().__init__(before.level)
@@ -113,11 +111,11 @@ class _Show(logging.Handler):
 
 
 class _Lines:
-    """In place of `sys.stdout`: passes on what is said, line by line."""
+    """Replaces `sys.stdout`: passes complete lines to the terminal or the log file."""
 
     def __init__(self, terminal: Terminal, stream: TextIO) -> None:
         self._terminal, self._stream = terminal, stream
-        self._begun = {True: "", False: ""}  # by whether a library says it
+        self._begun = {True: "", False: ""}  # by whether a library prints it
 
     def write(self, text: str) -> int:
         library = _from_library()
@@ -130,7 +128,7 @@ class _Lines:
         self._stream.flush()
 
     def close_line(self) -> None:
-        """Pass on a line without an end."""
+        """Pass on lines without a line break at their end."""
         for library, line in self._begun.items():
             if line:
                 (self._terminal.keep if library else self._terminal.say)(line)
@@ -141,10 +139,10 @@ class _Lines:
 
 @contextmanager
 def short_output(verbose: bool = False) -> Iterator[Terminal]:
-    """Show what a command says, and send what libraries say to the log file.
+    """Send what libraries print, log and warn of to the log file; show the rest.
 
     Args:
-        verbose: show everything. Within another the outer one counts.
+        verbose: show everything. A nested call uses the outer terminal.
 
     Example:
         >>> with short_output() as terminal:
@@ -174,7 +172,7 @@ def short_output(verbose: bool = False) -> Iterator[Terminal]:
 
 @contextmanager
 def _loggers(terminal: Terminal) -> Iterator[None]:
-    """Replace the screen output of mmengine's loggers, of those too that are made meanwhile."""
+    """Replace the stream handlers of mmengine's loggers, including those created meanwhile."""
 
     def replace(logger: MMLogger) -> None:
         logger.handlers = [
@@ -198,7 +196,7 @@ def _loggers(terminal: Terminal) -> Iterator[None]:
         for logger in MMLogger._instance_dict.values():
             for index, handler in enumerate(logger.handlers):
                 if isinstance(handler, _Show):
-                    if isinstance(handler.before.stream, _Lines):  # made meanwhile
+                    if isinstance(handler.before.stream, _Lines):  # created meanwhile
                         handler.before.setStream(terminal._stream)
                     logger.handlers[index] = handler.before
 
@@ -211,7 +209,7 @@ def _keep_warnings(terminal: Terminal) -> Callable[..., None]:
 
 
 def _from_library() -> bool:
-    """Whether what is being said comes from a library."""
+    """Whether the current print, log record or warning comes from a library."""
     frame = sys._getframe(1)
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))

@@ -16,6 +16,7 @@ from mmkd.cli import parsers
 from mmkd.cli.common import prepare_data, run
 from mmkd.compare.plan import Plan, plan_of_configs, read_plan
 from mmkd.errors import UserError, check_options
+from mmkd.terminal import short_output
 
 NEEDED = ("pandas", "jinja2", "scipy", "filelock")
 
@@ -127,7 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         try:
-            failed.append(compare(args))
+            with short_output():
+                failed.append(compare(args))
         except KeyboardInterrupt:
             raise KeyboardInterrupt("rerun the same command to continue") from None
 

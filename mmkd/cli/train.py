@@ -168,7 +168,7 @@ def _show(cfg: Config, recipe: dict[str, Any]) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Build the Runner and train; what libraries log is in the log file, and shown if asked for."""
+    """Build the Runner and train."""
     with short_output(args.verbose) as terminal:
         began = time.time()
         runner = _train(args, terminal)

@@ -1,4 +1,4 @@
-"""The files that a command has written."""
+"""List the files that a command has written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmengine.dist import is_main_process
 
 from mmkd.terminal import Terminal
 
-# By the path below the work dir; the first that fits.
+# Path below the work dir → what it is; the first match counts, and those without a name are left out.
 _KINDS = {
     "best_*.pth": "best checkpoint",
     "interrupted.pth": "state to resume from",
@@ -28,11 +28,11 @@ _KINDS = {
     "*/*.json": "metrics",
     "*.py": "config",
 }
-_SLACK = 2.0  # seconds by which a file system's clock may differ
+_SLACK = 2.0  # a file system's clock may differ by so many seconds
 
 
 def files_since(folder: Path, began: float) -> dict[str, list[Path]]:
-    """Files by what they are, in a fixed order; several that have no name of their own as their folders.
+    """Files by what they are, in a fixed order; for other files, their folders.
 
     Args:
         folder: the work dir.
@@ -50,13 +50,13 @@ def files_since(folder: Path, began: float) -> dict[str, list[Path]]:
 
 
 def tell_of_files(terminal: Terminal, runner: Any, began: float, *more: str) -> None:
-    """Print what a run has written, and how many warnings of libraries are in its log.
+    """Print the paths of all files of a run, and the number of library warnings in its log.
 
     Args:
-        terminal: where.
-        runner: mmengine's, at its end.
+        terminal: where to print.
+        runner: of a finished run.
         began: seconds of `time.time`.
-        more: files elsewhere.
+        more: files outside the work dir.
     """
     if not is_main_process():
         return
@@ -68,7 +68,7 @@ def tell_of_files(terminal: Terminal, runner: Any, began: float, *more: str) -> 
         paths = sorted(paths, key=lambda path: path.stat().st_mtime)
         told = str(paths[0]) if len(paths) == 1 else f"{paths[0]} … {paths[-1].name} ({len(paths)})"
         if kind == "log" and terminal.hidden:
-            told += f" (with {terminal.hidden} warnings of libraries)"
+            told += f" (with {terminal.hidden} library warnings)"
         terminal.say(f"{kind:<{width}}  {told}")
 
 

@@ -1,4 +1,4 @@
-"""What a training is at, in one block on the terminal."""
+"""Training progress in one block on the terminal."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from mmkd.hooks.teacher_time import TeacherTime
 from mmkd.registry import HOOKS
 from mmkd.terminal import Terminal, short_output
 
-_SECONDS = 0.25  # from one look of the block to the next
-_LINES, _SILENCE = 5, 600.0  # plain lines of a training; seconds after which there is one more
-_MEASURED = 10  # one step in so many
+_SECONDS = 0.25  # between two updates of the block
+_LINES, _SILENCE = 5, 600.0  # plain lines per training; seconds after which another one is printed
+_MEASURED = 10  # the teacher is timed in one of so many steps
 
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
     """Show epoch, losses, metric, time left and the teacher's share of a step.
 
-    On a terminal it is one block that is kept up to date. Elsewhere there are five plain lines for a
-    training, and one more after each ten minutes without. mmengine's lines go to its log file alone. Losses
-    and times are means over the steps that mmengine averages for its own (``log_processor.window_size``).
-    Only the main process shows anything, and nothing with ``mmkd-train --verbose``.
+    A terminal shows one block that is updated in place. Elsewhere a training prints five plain lines, and
+    another one after ten minutes without any. mmengine's own lines go only to its log file. Losses and times
+    are averaged over the same window as mmengine's (``log_processor.window_size``). Only the main process
+    prints, and nothing is printed with ``mmkd-train --verbose``.
     """
 
     priority = "VERY_LOW"
@@ -50,18 +50,18 @@ class ProgressHook(Hook):
         self._next_line = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Begin to show."""
+        """Start showing progress."""
         self._open()
         if self._terminal is not None:
             self._teacher = TeacherTime(unwrapped(runner.model))
             self._next_line = runner.iter * _LINES // max(1, runner.max_iters) + 1
 
     def before_test(self, runner: Runner) -> None:
-        """Begin to show."""
+        """Start showing progress."""
         self._open()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Measure the teacher in some steps; not in the first, which makes it ready."""
+        """Time the teacher in some steps; not in the first, which includes its setup."""
         if self._teacher is not None and self._steps % _MEASURED == 1:
             self._measuring = self._teacher.begin()
         self._steps += 1
@@ -83,7 +83,7 @@ class ProgressHook(Hook):
             if last or time.monotonic() - self._drawn >= _SECONDS:
                 self._draw(runner, where(runner, batch_idx), done, runner.max_iters)
         elif last:
-            return  # the line comes after the validation
+            return  # the last line follows the validation
         elif done * _LINES >= self._next_line * runner.max_iters or time.monotonic() - self._told > _SILENCE:
             self._next_line = done * _LINES // runner.max_iters + 1
             self._tell(runner, where(runner, batch_idx), f"{_left(runner)} left")
@@ -91,24 +91,24 @@ class ProgressHook(Hook):
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
     ) -> None:
-        """Show how far a validation is."""
+        """Show the progress of a validation."""
         self._evaluated(runner, "validation", batch_idx, len(runner.val_dataloader))
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
     ) -> None:
-        """Show how far a test is."""
+        """Show the progress of a test."""
         self._evaluated(runner, "test", batch_idx, len(runner.test_dataloader))
 
     def after_train(self, runner: Runner) -> None:
-        """Show the last validation."""
+        """Show the result of the last validation."""
         if self._terminal is not None and self._terminal.has_block:
             self._draw(runner, "training finished", runner.max_iters, runner.max_iters)
         elif self._terminal is not None:
             self._tell(runner, "training finished")
 
     def after_run(self, runner: Runner) -> None:
-        """Leave the block as it is."""
+        """Stop updating the block."""
         if self._teacher is not None:
             self._teacher.end()
         if self._terminal is not None:
@@ -119,7 +119,7 @@ class ProgressHook(Hook):
     def _open(self) -> None:
         if is_main_process() and self._terminal is None:
             terminal = self._stack.enter_context(short_output())
-            atexit.register(self._stack.close)  # where the program is not ours, and fails
+            atexit.register(self._stack.close)  # for other programs, if training fails
             self._terminal = None if terminal.verbose else terminal
 
     def _tell(self, runner: Runner, text: str, *more: str) -> None:
@@ -164,7 +164,7 @@ class ProgressHook(Hook):
 
 
 def where(runner: Runner, batch_idx: int) -> str:
-    """What a training is at: the epoch and its batch, or the iteration."""
+    """The position in a training: epoch and batch, or the iteration."""
     if not runner.log_processor.by_epoch:
         return f"iteration {runner.iter + 1}/{runner.max_iters}"
     batch, of = batch_idx + 1, len(runner.train_dataloader)
@@ -172,7 +172,7 @@ def where(runner: Runner, batch_idx: int) -> str:
 
 
 def _means(runner: Runner) -> dict[str, float]:
-    """Of what training logs by step, over mmengine's window; without steps that a loss scaler left out."""
+    """Averages of the logged losses and times, without the steps that a loss scaler skipped."""
     window = runner.log_processor.window_size
     means = {}
     for key, buffer in runner.message_hub.log_scalars.items():
@@ -184,16 +184,16 @@ def _means(runner: Runner) -> dict[str, float]:
 
 
 def _parts(means: Mapping[str, float]) -> dict[str, float]:
-    """The parts of the loss by their short names, those of distillation last."""
+    """The parts of the loss by their short names, distillation losses last."""
     parts = {name.removeprefix("loss_"): mean for name, mean in means.items() if name.startswith("loss_")}
     rest = means.get("loss", 0.0) - sum(parts.values())
-    if parts and abs(rest) > 1e-3 * abs(means["loss"]):  # of a cascade's stages, of a decoder's layers
+    if parts and abs(rest) > 1e-3 * abs(means["loss"]):  # for example the stages of a cascade
         parts["other"] = rest
     return dict(sorted(parts.items(), key=lambda part: part[0].startswith("kd_")))
 
 
 def _metric(runner: Runner) -> str:
-    """The last value of the metric and the best so far; of a resumed run too."""
+    """The last value of the metric and the best so far, including those before a resume."""
     found: Mapping[str, Any] = {
         name.removeprefix("val/"): buffer
         for name, buffer in runner.message_hub.log_scalars.items()

@@ -1,4 +1,4 @@
-"""How long the teacher takes in a step."""
+"""Measure the time of the teacher in a training step."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ _METHODS = ("ask", "at", "detect")
 
 
 class TeacherTime:
-    """The seconds that a distilled model's teachers take, in the steps that are measured.
+    """Measures how many seconds the teachers of a distilled model take.
 
-    On a GPU a measured step waits for the teacher, so that its time is its own: measure one step in several.
+    On a GPU each call is synchronised before and after, so that a teacher on its own stream does not overlap
+    with the student: measure only some steps.
 
     Args:
-        model: a distilled one; of another nothing is measured.
+        model: if it is not distilled, nothing is measured.
 
     Attributes:
-        seconds: of the teachers since `begin`.
+        seconds: spent in the teachers since `begin`.
     """
 
     def __init__(self, model: Any) -> None:
@@ -37,7 +38,7 @@ class TeacherTime:
         self._watch = ExitStack()
 
     def begin(self) -> bool:
-        """Measure from now on; returns whether there is anything to measure."""
+        """Start measuring; returns whether the model has a teacher."""
         self.seconds = 0.0
         for teacher in self._teachers:
             for name in _METHODS:
@@ -47,7 +48,7 @@ class TeacherTime:
         return bool(self._teachers)
 
     def end(self) -> None:
-        """Measure no longer."""
+        """Stop measuring."""
         self._watch.close()
 
     def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,7 +60,7 @@ class TeacherTime:
             if not callable(result):
                 return result
 
-            def wait() -> Any:  # what `ask` gives
+            def wait() -> Any:  # `ask` returns a function that gives the answer
                 began = _now(device)
                 answer = result()
                 self.seconds += _now(device) - began

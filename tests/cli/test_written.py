@@ -58,6 +58,6 @@ def test_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         tell_of_files(terminal, runner, time.time(), str(tmp_path / "out.pkl"))
     assert capsys.readouterr().out.splitlines() == [
         f"checkpoint   {tmp_path}/run/epoch_8.pth … epoch_10.pth (3)",
-        f"log          {tmp_path}/run/t/t.log (with 3 warnings of libraries)",
+        f"log          {tmp_path}/run/t/t.log (with 3 library warnings)",
         f"predictions  {tmp_path}/out.pkl",
     ]
