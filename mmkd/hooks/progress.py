@@ -17,10 +17,10 @@ from mmengine.runner import Runner
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from mmkd.hooks.schedule import unwrapped
 from mmkd.hooks.stop import is_training
 from mmkd.hooks.teacher_time import TeacherTime
 from mmkd.registry import HOOKS
+from mmkd.sharding import unwrapped
 from mmkd.terminal import Terminal, short_output
 
 _SECONDS = 0.25  # between two updates of the block
