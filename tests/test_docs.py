@@ -562,6 +562,15 @@ def test_the_heads_of_contributing() -> None:
         ADAPTERS.update(known)
 
 
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "README.md"], ids=lambda page: page.name
+)
+def test_a_page_begins_with_what_it_is_for(page: Path) -> None:
+    title, promise = page.read_text().split("\n\n")[:2]
+    assert title.startswith("# ")
+    assert promise.startswith("After this page you ")
+
+
 # --- the built site
 
 
