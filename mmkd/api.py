@@ -170,6 +170,8 @@ def evaluate(
     *,
     work_dir: str | Path | None = None,
     teacher: bool = False,
+    show_dir: str | Path | None = None,
+    images: str | Path | None = None,
     **options: Any,
 ) -> dict[str, float]:
     """Evaluate a checkpoint on the test data of a config, as ``mmkd-test`` does.
@@ -179,10 +181,12 @@ def evaluate(
         checkpoint: its weights; none with ``teacher``.
         work_dir: for the log; by default ``work_dirs/<config>``.
         teacher: evaluate the teacher that the config names.
+        show_dir: folder for pictures of the detections, and a GIF of all, ``all.gif``.
+        images: with ``show_dir``: a folder of images without labels, in place of the test data.
         **options: as for ``--cfg-options``.
 
     Returns:
-        Metrics by name.
+        Metrics by name; none with ``images``.
 
     Raises:
         UserError: what can be mended, with its remedy.
@@ -197,6 +201,8 @@ def evaluate(
     words = [str(config), *([str(checkpoint)] if checkpoint is not None else [])]
     words += ["--teacher"] if teacher else []
     words += ["--work-dir", str(work_dir)] if work_dir is not None else []
+    words += ["--show-dir", str(show_dir)] if show_dir is not None else []
+    words += ["--images", str(images)] if images is not None else []
     args = _parsed(parsers.test, words, {**_own_visualizer(str(config)), **options})
     with _plain_errors():
         return dict(tool.test(args))

@@ -121,7 +121,17 @@ def test() -> argparse.ArgumentParser:
     parser.add_argument("--teacher", action="store_true", help="evaluate the teacher of the config")
     parser.add_argument("--out", help="write the predictions to this .pkl file")
     parser.add_argument("--show", action="store_true", help="show the predictions in a window")
-    parser.add_argument("--show-dir", help="save pictures of the predictions below the work dir")
+    parser.add_argument(
+        "--show-dir",
+        metavar="DIR",
+        help="write pictures of the detections, beside the ground truth where there are labels, and a GIF of "
+        "all to this folder",
+    )
+    parser.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="with --show-dir: these images without labels, in place of the test data; nothing is evaluated",
+    )
     parser.add_argument("--wait-time", type=float, default=2, help="seconds per picture with --show")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
     return parser

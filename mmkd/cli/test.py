@@ -18,11 +18,12 @@ from mmengine.dist import get_rank
 from mmkd.cli import parsers
 from mmkd.cli.common import build_runner, prepare_data, read_config, tool
 from mmkd.cli.written import tell_of_files
+from mmkd.data import listed_images
 from mmkd.datasets import innermost
 from mmkd.doctor.preconditions import require
 from mmkd.errors import UserError, type_of
 from mmkd.hooks import ProgressHook
-from mmkd.registry import name_in
+from mmkd.registry import DATASETS, class_of, name_in
 from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
 from mmkd.teachers.checkpoint import load_strictly
 from mmkd.terminal import short_output
@@ -61,12 +62,47 @@ def config_of(args: argparse.Namespace) -> tuple[Config, str | None]:
     else:
         model, checkpoint = plain_detector(cfg.model), args.checkpoint
     cfg.model, cfg.load_from, cfg.resume = model, None, False
+    if args.images:
+        take_images(cfg, args)
     prepare_data(cfg, ["test_dataloader"])
-    if args.show or args.show_dir:
+    if args.show:
         cfg = trigger_visualization_hook(cfg, args)
+    elif args.show_dir:
+        hook = cfg.setdefault("default_hooks", ConfigDict()).setdefault("visualization", ConfigDict())
+        part: Any = next(innermost(cfg.test_dataloader.dataset))
+        root = args.images or Path(
+            part.get("data_root") or "", (part.get("data_prefix") or {}).get("img", "")
+        )
+        hook.update(type=name_in(cfg, "PicturesHook"), folder=args.show_dir, root=str(root))
     if args.tta:
         add_test_time_augmentation(cfg)
     return cfg, checkpoint
+
+
+def take_images(cfg: Config, args: argparse.Namespace) -> None:
+    """Put a folder of images, without labels, in place of the test data.
+
+    Raises:
+        UserError: there are none, or nothing would be made of them.
+    """
+    if not args.show_dir or args.out is not None:
+        raise UserError(
+            "--images shows detections, it evaluates nothing.",
+            expected="--images FOLDER --show-dir DIR, without --out",
+            found="--out" if args.out is not None else "no --show-dir",
+            remedy="add --show-dir DIR; for predictions in a file use mmkd-predict",
+        )
+    listed_images(args.images, what="--images")
+    part: Any = next(innermost(cfg.test_dataloader.dataset))
+    metainfo = {**(getattr(class_of(part, DATASETS), "METAINFO", None) or {}), **(part.get("metainfo") or {})}
+    cfg.test_dataloader.dataset = ConfigDict(
+        type=name_in(cfg, "UnlabelledImages"),
+        images=args.images,
+        metainfo=metainfo,
+        pipeline=part.pipeline,
+        test_mode=True,
+    )
+    cfg.test_evaluator = []
 
 
 def add_test_time_augmentation(cfg: Config) -> None:

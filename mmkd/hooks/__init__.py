@@ -7,6 +7,7 @@ from mmkd.hooks.durable_checkpoint import DurableCheckpointHook
 from mmkd.hooks.ema_teacher import EMATeacherHook
 from mmkd.hooks.fresh_metrics import FreshMetricsHook
 from mmkd.hooks.metrics_file import MetricsFileHook
+from mmkd.hooks.pictures import PicturesHook
 from mmkd.hooks.progress import ProgressHook
 from mmkd.hooks.reproducible import ReproducibleHook
 from mmkd.hooks.resume import ResumeHook
@@ -27,6 +28,7 @@ __all__ = [
     "EMATeacherHook",
     "FreshMetricsHook",
     "MetricsFileHook",
+    "PicturesHook",
     "ProgressHook",
     "ReproducibleHook",
     "ResumeHook",

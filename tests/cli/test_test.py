@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image, ImageChops
 
 from mmkd.cli.test import config_of, main, parse_args
 from mmkd.errors import UserError
@@ -37,6 +39,10 @@ def test_the_teacher_through_the_same_config() -> None:
         ([KD, "s.pth", "--teacher"], "leave out one of the two"),
         (["configs/bccd/student.py", "--teacher"], "config with model.teacher"),
         ([KD, "s.pth", "--out", "out.json"], "a name ending in .pkl"),
+        ([KD, "s.pth", "--images", "data/bccd/images/val"], "add --show-dir DIR"),
+        ([KD, "s.pth", "--images", "x", "--show-dir", "y", "--out", "o.pkl"], "use mmkd-predict"),
+        ([KD, "s.pth", "--images", "nowhere", "--show-dir", "y"], "Cannot read `--images`"),
+        ([KD, "s.pth", "--images", "data/bccd/annotations", "--show-dir", "y"], "contains no images"),
     ],
 )
 def test_mistakes(argv: list[str], message: str) -> None:
@@ -46,10 +52,31 @@ def test_mistakes(argv: list[str], message: str) -> None:
 
 def test_pictures_and_test_time_augmentation(tmp_path: Path) -> None:
     cfg, _ = cfg_of(KD, "s.pth", "--show-dir", str(tmp_path), "--tta")
-    assert cfg.default_hooks.visualization.draw is True
+    hook = cfg.default_hooks.visualization
+    assert (hook.type, hook.folder, hook.root) == ("PicturesHook", str(tmp_path), "data/bccd/images/val")
     assert cfg.model.type == "DetTTAModel"
     assert cfg.model.module.type == "SingleStageDetector"
     assert cfg.test_dataloader.dataset.pipeline[-1].type == "TestTimeAug"
+
+
+def test_pictures_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "images/below").mkdir(parents=True)
+    for number, path in enumerate(sorted(Path("data/bccd/images/val").glob("*.jpg"))[:2]):
+        shutil.copy(path, tmp_path / "images" / ("below" if number else "") / path.name)
+    out = tmp_path / "out"
+    options = ["--work-dir", str(tmp_path / "work"), "--cfg-options", "test_dataloader.num_workers=0"]
+    options.append("test_dataloader.persistent_workers=False")
+    argv = [KD, "--teacher", "--images", str(tmp_path / "images"), "--show-dir", str(out), *options]
+    assert main(argv) == 0
+    pictures = list(out.rglob("*.jpg"))
+    assert sorted(path.parent.name for path in pictures) == ["below", "out"]
+    for path in pictures:  # without labels nothing stands beside it
+        (source,) = (tmp_path / "images").rglob(path.name)
+        before, after = Image.open(source).convert("RGB"), Image.open(path).convert("RGB")
+        assert before.size == after.size
+        assert ImageChops.difference(before, after).getbbox() is not None
+    assert (out / "all.gif").is_file()
+    assert "2 pictures and all.gif" in capsys.readouterr().out
 
 
 def test_wrong_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
