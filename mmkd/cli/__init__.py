@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def _tell_of_itself() -> None:
-    """``python -m mmkd.cli.train --help`` at once: this package is imported before the tool and its torch."""
+    """Answer ``python -m mmkd.cli.train --help`` at once: Python imports this package before the tool."""
     asked = not {"-h", "--help", "--version"}.isdisjoint(sys.argv[1:])
     if sys.argv[0] != "-m" or not asked or "-m" not in sys.orig_argv:
         return
@@ -13,7 +13,7 @@ def _tell_of_itself() -> None:
     if package == __name__:
         from mmkd.cli import parsers
 
-        sys.argv[0] = str(Path(__file__).with_name(f"{tool}.py"))  # for the usage
+        sys.argv[0] = str(Path(__file__).with_name(f"{tool}.py"))  # shown in the usage line
         if hasattr(parsers, tool):
             getattr(parsers, tool)().parse_known_args()
 

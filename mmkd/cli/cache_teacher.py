@@ -76,7 +76,7 @@ def fill(args: argparse.Namespace) -> CachedTeacher:
 
 
 def _views(dataset: Any) -> list[Any]:
-    """A data set once for each way that its pipeline may go."""
+    """A copy of the data set for each variant of its pipeline."""
     views = []
     for pipeline in variants(dataset.pipeline):
         view = copy.copy(dataset)

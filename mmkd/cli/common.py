@@ -40,8 +40,8 @@ def read_config(args: argparse.Namespace, prepare: Callable[[Config], object] | 
     """Read the config that the arguments name, with their overrides and work dir.
 
     Args:
-        args: of a parser that began as `mmkd.cli.parsers.config`.
-        prepare: changes the config before the overrides.
+        args: arguments of a parser based on `mmkd.cli.parsers.config`.
+        prepare: changes the config before the overrides apply.
 
     Raises:
         UserError: the file is missing or broken.
@@ -79,7 +79,7 @@ def read_config(args: argparse.Namespace, prepare: Callable[[Config], object] | 
 
 
 def _line_of_config(error: Exception) -> str:
-    """The line of a pure-Python config at which mmengine gave up without a word."""
+    """The line of a pure-Python config at which mmengine failed without a message."""
     pairs = zip(traceback.walk_tb(error.__traceback__), traceback.extract_tb(error.__traceback__))
     lines = [
         f"line {line.lineno} {line.line!r}" for (frame, _), line in pairs if "__name__" not in frame.f_globals
@@ -92,7 +92,7 @@ def _line_of_config(error: Exception) -> str:
 
 
 def _warn_of(cfg: Config, key: str) -> None:
-    """Say it where an override makes a new key at the top of a config, which nothing reads."""
+    """Warn if an override adds a top-level key, because nothing reads it."""
     name = key.partition(".")[0]
     if name in cfg or name in KNOWN:
         return
@@ -107,12 +107,12 @@ def tool(
     work: Callable[[argparse.Namespace], object],
     check: Callable[[argparse.ArgumentParser, argparse.Namespace], None] | None = None,
 ) -> tuple[Callable[..., argparse.Namespace], Callable[..., int]]:
-    """The ``parse_args`` and ``main`` of a tool; both take the words of the command line, by default ours.
+    """The ``parse_args`` and ``main`` of a tool; both take ``argv``, by default the command line's.
 
     Args:
-        parser: of its options.
-        work: what it does.
-        check: refuses options that do not go together, by ``parser.error``.
+        parser: makes the parser of the tool's options.
+        work: runs the tool.
+        check: refuses incompatible options by calling ``parser.error``.
     """
 
     def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -132,7 +132,7 @@ def tool(
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse arguments; in a sweep, ``--key=value`` of its parameters are overrides too.
 
-    That is what the macros ``${args}`` and ``${args_no_boolean_flags}`` of a sweep file give.
+    The macros ``${args}`` and ``${args_no_boolean_flags}`` of a sweep file produce these arguments.
     """
     args, unknown = parser.parse_known_args(argv)
     for word in unknown:
@@ -153,8 +153,8 @@ def prepare_data(cfg: Config, loaders: Sequence[str]) -> None:
         loaders: the data loaders that the tool will use.
 
     Raises:
-        UserError: an annotation file is missing, or a fraction is asked of a
-            data set that is evaluated against its whole annotation file.
+        UserError: an annotation file is missing, or ``indices`` is a fraction for a data set that is
+            evaluated against its whole annotation file.
     """
     for name in loaders:
         if cfg.get(name) is None:
@@ -173,7 +173,7 @@ def prepare_data(cfg: Config, loaders: Sequence[str]) -> None:
                         found=f"{name}.dataset.indices={fraction}",
                         remedy="use an annotation file with fewer images",
                     )
-                whole = dataset.copy()  # the same may stand in several places
+                whole = dataset.copy()  # several places may share this dict
                 whole.pop("indices")
                 parent[key] = ConfigDict(
                     type=name_in(cfg, "FractionOfDataset"), dataset=whole, fraction=fraction
@@ -181,7 +181,7 @@ def prepare_data(cfg: Config, loaders: Sequence[str]) -> None:
 
 
 def _push_indices(dataset: Any) -> None:
-    """Give ``indices`` of wrappers, which know none, to what is below them; the outermost count."""
+    """Move ``indices`` from wrappers, which do not support it, to their data sets; the outermost counts."""
     if not isinstance(dataset, Mapping):
         return
     parts = below(dataset)
@@ -217,10 +217,10 @@ def _check_annotations(loader: str, dataset: Mapping[str, Any]) -> None:
 
 
 def build_runner(cfg: Config) -> Any:
-    """Build the Runner of a config; with several processes on CPUs too.
+    """Build the Runner of a config, also for several processes on CPUs.
 
-    mmengine's launcher selects a CUDA device whatever the backend; without any,
-    the processes are joined here by gloo first.
+    mmengine's launcher selects a CUDA device for every backend. Without CUDA, the process group is therefore
+    initialised here, with gloo.
     """
     check_strategy(cfg)
     survive()  # the Runner imports torchvision to log its version
@@ -233,21 +233,21 @@ def build_runner(cfg: Config) -> Any:
             "find_unused_parameters": cfg.get("find_unused_parameters", False),
         }
         cfg.model_wrapper_cfg = wrapper
-        if "strategy" in cfg:  # that of mmengine's FlexibleRunner, which reads nothing else
+        if "strategy" in cfg:  # mmengine's FlexibleRunner reads only its strategy
             cfg.strategy.setdefault("model_wrapper", wrapper)
     return Runner.from_cfg(cfg) if "runner_type" not in cfg else RUNNERS.build(cfg)
 
 
 def run(main: Callable[[], object]) -> int:
-    """Call a tool; say what went wrong in plain words.
+    """Call a tool and report errors in plain words.
 
     Returns:
-        The exit code: 0; that of `TrainingStopped`; 2 for what the user can mend;
-        1 for anything else, after its traceback; 130 after an interrupt.
+        The exit code: 0 for success; that of `TrainingStopped`; 2 for errors that the user can fix; 1 for
+        others, after the traceback; 130 after an interrupt.
     """
     print_anything()
     use_durable_files()
-    # mmdet's heads warn of an attribute that mmdet's heads use.
+    # mmdet's heads trigger this warning themselves.
     warnings.filterwarnings("ignore", message="DeprecationWarning: `num_anchors`")
     code: Any = 0
     try:
@@ -257,12 +257,12 @@ def run(main: Callable[[], object]) -> int:
             code = stopped.code
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-            gc.collect()  # the Runner holds the group in cycles; gloo's threads may abort at exit
+            gc.collect()  # the Runner keeps the group alive in cycles, and gloo's threads may abort at exit
         return int(code)
     except UserError as error:
         print(f"\nmmkd: error: {error}", file=sys.stderr)
         code = 2
-    except BrokenPipeError:  # `| head` has read enough
+    except BrokenPipeError:  # like `| head`
         nobody_reads()
         return int(code)
     except KeyboardInterrupt as error:

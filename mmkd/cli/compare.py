@@ -39,10 +39,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
-    """The plan that the arguments name.
+    """The plan from the arguments.
 
     Raises:
-        UserError: it cannot be read, or says something that no plan says.
+        UserError: the plan cannot be read or is invalid.
     """
     if _is_file(args.plan):
         plan = read_plan(args.plan[0])
@@ -56,13 +56,13 @@ def plan_of(args: argparse.Namespace) -> Plan:
 
 
 def compare(args: argparse.Namespace) -> int:
-    """Make the runs that are left, then the report.
+    """Execute the unfinished runs, then write the report.
 
     Returns:
-        How many runs failed.
+        The number of failed runs.
 
     Raises:
-        UserError: the plan is wrong, a package is missing, or no run has figures.
+        UserError: the plan is invalid, a package is missing, or no run has results.
     """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -93,10 +93,10 @@ def compare(args: argparse.Namespace) -> int:
 
 
 def probe(args: argparse.Namespace, runs: Any) -> int:
-    """Make short trainings of the plan, and print what they say about the whole.
+    """Run short trainings of the plan, and print the verdicts.
 
     Returns:
-        How many of them failed.
+        The number of failed runs.
 
     Raises:
         UserError: as for `Probe`.

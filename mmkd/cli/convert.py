@@ -23,9 +23,9 @@ from mmkd.teachers import plain_detector
 from mmkd.teachers.building import class_names_of
 from mmkd.teachers.checkpoint import load_weights, read_checkpoint
 
-# What stands before the keys of a network, the longer first. `student.` and `teacher.`: DetectionDistiller of
-# FGD, MGD and their kind, mmdet's semi-supervised detectors; `architecture.` and `teacher.`: MMRazor 1.x, the
-# others: MMRazor 0.x. CrossKD's, LD's and mmdet's distilling detectors save their student alone, without any.
+# Key prefixes of each network, longer ones first. `student.` and `teacher.`: DetectionDistiller of FGD, MGD
+# and similar, mmdet's semi-supervised detectors; `architecture.` and `teacher.`: MMRazor 1.x; the others:
+# MMRazor 0.x. The distilling detectors of CrossKD, LD and mmdet save only the student, without a prefix.
 PREFIXES = {
     "student": ("architecture.model.", "architecture.", "student."),
     "teacher": ("distiller.teacher.", "teacher."),
@@ -36,8 +36,8 @@ def convert(args: argparse.Namespace) -> None:
     """Write the weights of one network and the class names.
 
     Raises:
-        UserError: the checkpoint or config cannot be read, the network is not in
-            it or does not fit the config, or the file cannot be written.
+        UserError: the checkpoint or config cannot be read, the checkpoint does not contain the network, the
+            network does not fit the config, or the file cannot be written.
     """
     check_out_name(args.out)
     if Path(args.checkpoint).resolve() == args.out.resolve():
@@ -76,13 +76,13 @@ def part_of(weights: Mapping[str, Any], part: str, filename: str) -> tuple[dict[
     Args:
         weights: the ``state_dict`` of a whole distiller.
         part: ``'student'`` or ``'teacher'``.
-        filename: for the message.
+        filename: name of the checkpoint for the error message.
 
     Returns:
-        The weights, and how many others there are by the first word of their keys.
+        The weights, and the number of other weights by the first word of their keys.
 
     Raises:
-        UserError: there is no such part in it.
+        UserError: the checkpoint does not contain this part.
     """
     keys = {key.removeprefix("module."): key for key in weights}
     parts = {
@@ -102,7 +102,7 @@ def part_of(weights: Mapping[str, Any], part: str, filename: str) -> tuple[dict[
             else "give the checkpoint written by training",
         )
     inner = prefix or ""
-    # mmdet 2.x keeps a running average beside the weights, as `ema_backbone_…`.
+    # mmdet 2.x saves a running average along with the weights, as `ema_backbone_…`.
     taken = {
         key.removeprefix(inner): weights[own]
         for key, own in keys.items()

@@ -59,7 +59,7 @@ def evaluate_teacher(args: argparse.Namespace) -> Result:
 
 
 def train(args: argparse.Namespace, name: str, config: str) -> Result:
-    """Train one student, unless this very recipe has been trained here before."""
+    """Train one student, unless the same recipe has already been trained here."""
     work_dir, options = args.work_dir / name, [*args.cfg_options, f"randomness.seed={args.seed}"]
     recipe, done = work_dir / "recipe.txt", work_dir / "metrics_val_last.json"
     text = "\n".join([Config.fromfile(config).pretty_text, *options])
@@ -80,7 +80,7 @@ def train(args: argparse.Namespace, name: str, config: str) -> Result:
 
 
 def format_table(results: Sequence[Result]) -> str:
-    """The results as a Markdown table; step times as ratios to the student alone."""
+    """The results as a Markdown table, with step times relative to the student alone."""
     alone = next(result.step_time for result in results if result.name == "student")
     assert alone is not None
     lines = [
@@ -89,9 +89,9 @@ def format_table(results: Sequence[Result]) -> str:
     ]
     for result in results:
         model = MODELS.build(plain_detector(result.model))
-        # mmengine counts multiply-adds and calls them FLOPs, as the field does.
+        # mmengine counts multiply-adds and calls them FLOPs, as is common.
         cost = get_model_complexity_info(model, IMAGE, show_table=False, show_arch=False)
-        # mmdet gives no metric at all where nothing was detected.
+        # mmdet returns no metrics if nothing was detected.
         ap, ap50 = (result.metrics.get(f"coco/bbox_mAP{suffix}", 0.0) for suffix in ("", "_50"))
         params, flops = cost["params"] / 1e6, cost["flops"] / 1e9
         step = "" if result.step_time is None else f"{result.step_time / alone:.2f} ×"

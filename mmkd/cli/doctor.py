@@ -30,14 +30,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def diagnose(args: argparse.Namespace, sections: list[Section]) -> None:
-    """Examine the config that the arguments name, and print the page.
+    """Check the config that the arguments name, and print the report.
 
     Args:
-        args: of the command.
-        sections: is given the findings, before anything is printed.
+        args: the parsed arguments.
+        sections: list that receives the findings before anything is printed.
 
     Raises:
-        UserError: the config cannot be read, or an argument is out of its range.
+        UserError: the config cannot be read, or an argument is out of range.
     """
     if args.images < 1:
         raise UserError(
@@ -80,7 +80,7 @@ def diagnose(args: argparse.Namespace, sections: list[Section]) -> None:
 
 
 def _prepare(cfg: Config) -> Section:
-    """Fractions of data sets, as training takes them."""
+    """Resolve fractions of data sets, as training does."""
     section = Section("config")
     for name in ("train_dataloader", "val_dataloader"):
         datasets = innermost((cfg.get(name) or {}).get("dataset"))

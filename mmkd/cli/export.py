@@ -31,8 +31,8 @@ def export(args: argparse.Namespace) -> None:
     """Write the file; with ``--evaluate``, print the metrics of PyTorch and of the file.
 
     Raises:
-        UserError: see `load_student` and `export_onnx`; ``--images`` does not fit the other options; or
-            there is no test data for ``--evaluate``.
+        UserError: as for `load_student` and `export_onnx`; ``--images`` does not fit the other options; or
+            the config has no test data for ``--evaluate``.
     """
     if args.images and not args.int8:
         raise UserError("--images are for calibration: add --int8, or leave them out.")
@@ -60,7 +60,7 @@ def _calibration(cfg: Config, args: argparse.Namespace) -> Iterable[Tensor]:
     paths = list(
         listed_images(args.images, folder="", what="--images") if args.images else training_images(cfg)
     )
-    step = max(len(paths) // max(args.calibrate, 1), 1)  # spread over all
+    step = max(len(paths) // max(args.calibrate, 1), 1)  # spread evenly over all images
     return images_of(cfg, paths[::step][: args.calibrate])
 
 

@@ -13,7 +13,7 @@ from mmkd.errors import UserError
 from mmkd.hooks import StopHook
 from mmkd.hooks.seeded_data import SampleError, plain_reason
 
-# They say nothing about a program, but about where it writes and reads. (Windows lacks some.)
+# They are no bugs but problems of disks and permissions. (Windows lacks some.)
 OF_THE_PLACE = {
     getattr(errno, name, None)
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOTDIR")
@@ -21,17 +21,17 @@ OF_THE_PLACE = {
 
 
 def keep_state(runner: Any, error: Exception) -> Exception:
-    """Save what a failed training has reached, where it is sound.
+    """Save the state of a failed training if it is valid.
 
     Returns:
-        The error to raise: in plain words if the data are to blame.
+        The error to raise, in plain words if the data caused it.
     """
     try:
         saved = _save(runner)
     except Exception as late:
         if not _worker_died(late):
             raise
-        # torch tells of a worker's death by a signal, once and anywhere: here it broke into the saving.
+        # torch reports a dead worker by a signal, once and at any time: here it interrupted saving.
         error, saved = late, _save(runner)
     if saved:
         runner.logger.info(f"training failed; use --resume to continue from {saved}")
@@ -54,7 +54,7 @@ def _save(runner: Any) -> Any:
 
 
 def _worker_died(error: BaseException) -> str | None:
-    """What torch says of the death of a data loading process; None if that is not the reason."""
+    """torch's message about a dead data loader worker; ``None`` if that is not the cause."""
     broken = None
     for reason in _chain(error):
         if isinstance(reason, RuntimeError) and str(reason).startswith("DataLoader worker"):
@@ -71,7 +71,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _from_a_worker(error: BaseException) -> bool:
-    """Whether it arose while something was received from a data loading process."""
+    """Whether it was raised while receiving data from a data loader worker."""
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(
         frame.f_code.co_filename == dataloader.__file__ and frame.f_code.co_name == "_try_get_data"
@@ -80,7 +80,7 @@ def _from_a_worker(error: BaseException) -> bool:
 
 
 def of_the_place(error: Exception) -> UserError | None:
-    """The message for an error of files and folders; ``None`` for other errors."""
+    """A readable error for problems with files and folders; ``None`` for other errors."""
     if not isinstance(error, OSError) or error.errno not in OF_THE_PLACE:
         return None
     return UserError(

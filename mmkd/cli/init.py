@@ -12,7 +12,7 @@ from mmkd.project import make_project
 
 
 def init(args: argparse.Namespace) -> None:
-    """Make the project and print what was found and chosen."""
+    """Make the project and print its summary."""
     with silence():
         project = make_project(args.project, args.data, args.student, args.teacher, args.format)
     print("\n".join(project.lines()))

@@ -1,4 +1,4 @@
-"""The commands ``mmkd-train``, ``mmkd train`` and their kind: help and versions at once, then the tool.
+"""The commands ``mmkd-train``, ``mmkd train`` and so on: help and version at once, then the tool.
 
 Nothing here imports torch, so ``--help`` takes no time.
 """
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     name = words[0] if words else "--help"
     if name in TOOLS:
-        sys.argv[0] = f"mmkd {name}"  # for its messages
+        sys.argv[0] = f"mmkd {name}"  # shown in messages
         return run_tool(name, words[1:])
     if name == "--version":
         return _tell(f"mmkd {__version__}")
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _tell(text: str) -> int:
     try:
         print(text)
-    except BrokenPipeError:  # `| head` has read enough
+    except BrokenPipeError:  # like `| head`
         nobody_reads()
     return 0
 

@@ -10,7 +10,7 @@ from mmkd.version import __version__
 
 
 class _Overrides(argparse.Action):
-    """mmengine's ``key=value`` options, imported when there are some."""
+    """mmengine's ``key=value`` options; mmengine is only imported if there are any."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
@@ -22,12 +22,12 @@ class _Overrides(argparse.Action):
         )
 
 
-# Of `mmkd.project.dataset`, `mmkd.compare.plan` and `mmkd.cli.convert`; a test compares them.
+# Copied from `mmkd.project.dataset`, `mmkd.compare.plan` and `mmkd.cli.convert`; a test compares them.
 FORMATS = ("coco", "yolo", "voc")
 SPLITS = ("test", "val")
 PARTS = ("student", "teacher")
 PIXELS = ("rgb", "bgr")
-# What reading a config asks for, of tools that train and test nothing.
+# Reading a config needs these options, so tools without them get defaults.
 _ALONE: dict[str, Any] = {"work_dir": None, "launcher": "none", "local_rank": 0}
 
 
@@ -68,7 +68,7 @@ def _verbose(parser: argparse.ArgumentParser) -> None:
 
 
 def init() -> argparse.ArgumentParser:
-    """A project's folder, its data, and the two detectors."""
+    """The project's folder, its data, and the two detectors."""
     parser = _plain(
         "Create a project for a data set: inspect the data and write configs for teacher, "
         "student and distillation, a comparison plan, a sweep file and the commands to run."
@@ -80,15 +80,15 @@ def init() -> argparse.ArgumentParser:
         metavar="DIR",
         help="a COCO, YOLO or VOC data set, or the data.yaml of YOLO labels",
     )
-    pair = "(default: ATSS, small where there is no GPU)"
+    pair = "(default: ATSS, a small one without a GPU)"
     parser.add_argument("--student", metavar="CONFIG", help=f"a config like mmdet::…, or a file {pair}")
-    parser.add_argument("--teacher", metavar="CONFIG", help=f"likewise {pair}")
+    parser.add_argument("--teacher", metavar="CONFIG", help=f"same {pair}")
     parser.add_argument("--format", choices=FORMATS, help="data set format, if the folder has several")
     return parser
 
 
 def train() -> argparse.ArgumentParser:
-    """mmdet's options for training, and a teacher for any config."""
+    """mmdet's options for training, and options to add a teacher to any config."""
     parser = base("Train a detector, alone or with a teacher.")
     _verbose(parser)
     parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision")
@@ -138,7 +138,7 @@ def test() -> argparse.ArgumentParser:
 
 
 def cache_teacher() -> argparse.ArgumentParser:
-    """A distilled config, and how to go through its images."""
+    """A distilled config, and how to load its images."""
     parser = config(
         "Cache the teacher's outputs for each training image, at every size and flip that "
         "the pipeline can produce."
@@ -149,7 +149,7 @@ def cache_teacher() -> argparse.ArgumentParser:
 
 
 def predict() -> argparse.ArgumentParser:
-    """A detector, images, and where its predictions go."""
+    """A detector, images, and where to write the predictions."""
     parser = config(
         "Write a detector's predictions to a file, for teacher=dict(predictions=…). After an "
         "interruption, rerun the same command to predict the remaining images."
@@ -217,22 +217,22 @@ def compare() -> argparse.ArgumentParser:
     )
     parser.add_argument("--share", type=float, help="fraction of the budget for --probe (default: 0.1)")
     configs = parser.add_argument_group("instead of a plan file")
-    configs.add_argument("--name", help="of the comparison (default: of its variants)")
+    configs.add_argument("--name", help="name of the comparison (default: its variants' names)")
     configs.add_argument("--dataset", help="data set name in the report")
     configs.add_argument("--seeds", nargs="+", type=int, help="default: 0")
-    configs.add_argument("--teacher", metavar="CONFIG", help="default: that of the first distilled config")
+    configs.add_argument("--teacher", metavar="CONFIG", help="default: the first distilled config's teacher")
     configs.add_argument(
         "--teacher-checkpoint",
         metavar="FILE",
         help="weights of --teacher; if omitted, the teacher is trained",
     )
     configs.add_argument("--evaluate", choices=SPLITS, help="split to evaluate on (default: test)")
-    configs.add_argument("--cfg-options", nargs="+", action=_Overrides, help="for every run")
+    configs.add_argument("--cfg-options", nargs="+", action=_Overrides, help="config overrides for all runs")
     return parser
 
 
 def doctor() -> argparse.ArgumentParser:
-    """The options of training that change what is trained, and how much to look at."""
+    """The training options that change what is trained, and how much to check."""
     parser = base(
         "Check environment, data, teacher, one training step and memory, and suggest fixes. "
         "Exit code: 0 no errors, 1 errors, 2 unreadable config."
@@ -248,7 +248,7 @@ def doctor() -> argparse.ArgumentParser:
         help="number of validation images for the teacher's AP (default: 200)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to this file")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="also write them as a page for a browser")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write the findings as an HTML page")
     return parser
 
 
@@ -280,7 +280,7 @@ def export() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--config",
-        help="the training's config (default: the .py file beside the checkpoint, or the one in it)",
+        help="training config (default: the .py file beside the checkpoint, or the one inside it)",
     )
     parser.add_argument(
         "--pixels", choices=PIXELS, default="rgb", help="channel order of the input (default: rgb)"
@@ -292,7 +292,7 @@ def export() -> argparse.ArgumentParser:
         "--images",
         help="with --int8: a folder, list or COCO file to calibrate with (default: training images)",
     )
-    parser.add_argument("--calibrate", type=int, default=64, help="number of those images (default: 64)")
+    parser.add_argument("--calibrate", type=int, default=64, help="number of images for --int8 (default: 64)")
     parser.add_argument(
         "--evaluate", action="store_true", help="compare the metrics of PyTorch and the file on the test data"
     )

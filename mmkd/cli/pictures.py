@@ -32,9 +32,9 @@ class Result:
 
     Attributes:
         name: ``teacher``, ``student`` or ``distilled``.
-        model: the config of the stock detector.
-        checkpoint: its weights.
-        metrics: of the test split, after the last epoch; empty if nothing was detected.
+        model: the stock detector's config.
+        checkpoint: the detector's weights.
+        metrics: metrics on the test split after the last epoch; empty if nothing was detected.
         curve: (epoch, mAP) of each validation; empty for the teacher.
         step_time: median seconds per training step; ``None`` for the teacher.
     """
@@ -48,7 +48,7 @@ class Result:
 
 
 def draw_curves(results: Sequence[Result], path: Path) -> None:
-    """mAP over epochs of the students, with the teacher as a line."""
+    """The students' mAP over epochs, with the teacher as a horizontal line."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for result in results:
         if result.step_time is None:
@@ -65,7 +65,7 @@ def draw_curves(results: Sequence[Result], path: Path) -> None:
 
 
 def draw_detections(results: Sequence[Result], cfg: Config, path: Path) -> None:
-    """Ground truth and each detector's boxes on the test image with the most kinds of objects."""
+    """Ground truth and each detector's boxes on the test image with the most classes."""
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     image = max(
         (dataset.get_data_info(i) for i in range(len(dataset))),

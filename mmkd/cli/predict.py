@@ -32,7 +32,7 @@ from mmkd.teachers import plain_detector, weights_digest
 from mmkd.teachers.building import class_names_of
 from mmkd.teachers.checkpoint import load_strictly
 
-Images = Mapping[str, tuple[str, Any]]  # by their names in the predictions: path and id
+Images = Mapping[str, tuple[str, Any]]  # name in the predictions → path and image id
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -40,7 +40,7 @@ def predict(args: argparse.Namespace) -> None:
 
     Raises:
         UserError: an argument is wrong, the detector does not load, an image cannot be read, or ``--out``
-            holds predictions of another detector.
+            already contains another detector's predictions.
     """
     _check(args)
     cfg = read_config(args)
@@ -95,7 +95,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _listed(args: argparse.Namespace) -> list[tuple[str, str, Any]]:
-    """Path, where its name begins, and id, of the images of ``--data``."""
+    """The (path, root folder, image id) of each image in ``--data``."""
     folder = args.images or ""
     if args.data.endswith(".json") and not args.images:
         folder = str(Path(args.data).parent)
@@ -128,7 +128,7 @@ def _of_training(cfg: Config) -> list[tuple[str, str, Any]]:
 
 
 def _named(found: Iterable[tuple[str, str, Any]]) -> Images:
-    """The images by their names below the root of their data set; by whole paths where those repeat."""
+    """The images by name relative to their data set's root; by full path if these names repeat."""
     once = list({os.path.normpath(path): (path, root, key) for path, root, key in found}.values())
     names = [_below(path, root) for path, root, _ in once]
     if len(set(names)) < len(names):
@@ -145,9 +145,9 @@ def _below(path: str, root: str) -> str:
 
 
 def _detector(cfg: Config, args: argparse.Namespace) -> tuple[Any, tuple[str, ...], dict[str, Any]]:
-    """The detector, its class names, and what its predictions depend on."""
+    """The detector, its class names, and a record of what its predictions depend on."""
     cfg.model = plain_detector(cfg.model)
-    if cfg.get("data_preprocessor") is not None:  # where the Runner would put it
+    if cfg.get("data_preprocessor") is not None:  # as the Runner does
         cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
     if cfg.get("test_dataloader") is None:
         cfg.test_dataloader = cfg.get("val_dataloader")
@@ -163,7 +163,7 @@ def _detector(cfg: Config, args: argparse.Namespace) -> tuple[Any, tuple[str, ..
     model = MODELS.build(cfg.model)
     detector = model.module if args.tta else model
     classes = class_names_of(load_strictly(detector, args.checkpoint))
-    if classes is None:  # no checkpoint of mmdet's training
+    if classes is None:  # mmdet's training did not write this checkpoint
         part: Any = next(innermost((cfg.get("train_dataloader") or cfg.test_dataloader).dataset))
         classes = classes_of(part)
     if not classes:
@@ -191,14 +191,14 @@ class _Images(Dataset[Any]):
     """Samples of image files by index; an error text if one cannot be loaded.
 
     Args:
-        paths: of the image files.
-        pipeline: of testing.
-        classes: names, for detectors that are told what to look for.
+        paths: paths of the image files.
+        pipeline: the test pipeline.
+        classes: class names, for detectors with text prompts.
     """
 
     def __init__(self, paths: Sequence[str], pipeline: Sequence[Any], classes: Sequence[str]) -> None:
         self.paths, self.pipeline = paths, Compose(pipeline)
-        self.text = {"text": tuple(classes), "custom_entities": True}  # as mmdet's `return_classes`
+        self.text = {"text": tuple(classes), "custom_entities": True}  # like mmdet's `return_classes`
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -207,7 +207,7 @@ class _Images(Dataset[Any]):
         path = self.paths[number]
         try:
             sample = self.pipeline({"img_path": path, "img_id": number, **self.text})
-        except Exception as error:  # whatever a library says of a damaged file
+        except Exception as error:  # libraries raise anything for a damaged file
             return f"{path} ({type(error).__name__}: {error})"
         return f"{path}, which the pipeline drops" if sample is None else sample
 
@@ -217,7 +217,7 @@ def _predicted(model: Any, loader: Iterable[list[Any]]) -> Iterator[Any]:
     """Data samples with predictions, one for each image.
 
     Raises:
-        UserError: an image cannot be read; those before it are given first.
+        UserError: an image cannot be read; the images before it are yielded first.
     """
     for samples in loader:
         good = list(itertools.takewhile(lambda sample: not isinstance(sample, str), samples))

@@ -11,10 +11,10 @@ from mmkd.deployment import write_deployable
 
 
 def publish(args: argparse.Namespace) -> None:
-    """Write the weights, in half precision, the data set's meta information, and the student's config.
+    """Write the weights in half precision, the data set's meta information, and the student's config.
 
     Raises:
-        UserError: see `write_deployable`.
+        UserError: as for `write_deployable`.
     """
     tensors = write_deployable(args.checkpoint, args.out, not args.full_precision, args.config)
     print(f"{args.out}: {tensors} tensors, {args.out.stat().st_size / 2**20:.1f} MiB")

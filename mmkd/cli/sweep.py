@@ -31,7 +31,7 @@ def sweep(args: argparse.Namespace) -> None:
     """Run the trials of a sweep file, locally or hosted by W&B.
 
     Raises:
-        UserError: the sweep file is wrong, or what the sweep needs is not installed.
+        UserError: the sweep file is invalid, or a required package is missing.
     """
     description = read_sweep(args.sweep)
     if "s" in (description.early_terminate or {}) and "min_iter" in (description.early_terminate or {}):
@@ -43,12 +43,12 @@ def sweep(args: argparse.Namespace) -> None:
         from mmkd.sweeps.hosted import HostedSweep
 
         hosted = HostedSweep(description, args.project, args.entity)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what ends the agent ends its run
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ending the agent ends its run
         hosted.run(args.sweep_id or hosted.create(), args.count)
 
 
 def sweep_locally(description: SweepFile, args: argparse.Namespace) -> None:
-    """Run the trials here, then write the table, the pictures and the best config.
+    """Run the trials on this machine, then write the table, the pictures and the best config.
 
     Raises:
         UserError: optuna is not installed, or no trial finished.
@@ -77,7 +77,7 @@ def sweep_locally(description: SweepFile, args: argparse.Namespace) -> None:
 
 
 def write_best(description: SweepFile, values: dict[str, Any], path: Path) -> None:
-    """Write a config that inherits the sweep's and holds the best values."""
+    """Write a config that inherits from the sweep's and sets the best values."""
     nested: dict[str, Any] = {}
     for key, value in resolve_aliases(load_config(description.config), values).items():
         node = nested
@@ -92,7 +92,7 @@ def write_best(description: SweepFile, values: dict[str, Any], path: Path) -> No
 
 
 def draw(study: Any, metric: str, path: Path) -> None:
-    """Parallel coordinates of the finished trials, and the metric over the trials."""
+    """Draw parallel coordinates of the finished trials, and the metric over the trials."""
     import warnings
 
     import matplotlib
@@ -102,7 +102,7 @@ def draw(study: Any, metric: str, path: Path) -> None:
     import optuna.visualization.matplotlib as pictures
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # optuna calls these pictures experimental
+        warnings.simplefilter("ignore")  # optuna marks these plots as experimental
         for name, plot in (
             ("", pictures.plot_parallel_coordinate),
             ("_history", pictures.plot_optimization_history),
@@ -110,7 +110,7 @@ def draw(study: Any, metric: str, path: Path) -> None:
             axes = plot(study, target_name=metric)
             keys = [metric, *sorted(study.best_trial.params)]
             if not name and len(axes.get_xticks()) == len(keys):
-                # optuna cuts long names off, where dotted keys begin to differ
+                # optuna truncates long names, just where dotted keys differ
                 axes.set_xticks(axes.get_xticks(), [".".join(key.split(".")[-2:]) for key in keys])
             if name:
                 axes.xaxis.get_major_locator().set_params(integer=True)

@@ -33,7 +33,7 @@ def config_of(args: argparse.Namespace) -> tuple[Config, str | None]:
     """The config of a stock detector for the Runner, and its checkpoint.
 
     Raises:
-        UserError: the arguments or the config are wrong.
+        UserError: the arguments or the config are invalid.
     """
     cfg = read_config(args)
     if args.out is not None and not args.out.endswith((".pkl", ".pickle")):
@@ -117,7 +117,7 @@ def add_test_time_augmentation(cfg: Config) -> None:
         packing = {"type": name_in(cfg, "PackDetInputs"), "meta_keys": keys}
         last = {"type": "TestTimeAug", "transforms": [flips, [packing]]}
         cfg.tta_pipeline = [*datasets[0].pipeline[:-1], last]
-    model = cfg.tta_model.copy()  # in which the types of pure-Python configs stay as they can be written
+    model = cfg.tta_model.copy()  # keeps types of pure-Python configs writable
     model.module = cfg.model
     cfg.model = model
     for dataset in datasets:
@@ -140,15 +140,15 @@ def _test(args: argparse.Namespace) -> tuple[Any, dict[str, float]]:
     setup_cache_size_limit_of_dynamo()
     cfg, checkpoint = config_of(args)
     require(cfg, ("test",))
-    # The config in a work dir says what has trained there (`check_work_dir`): this one goes beside its log.
+    # The config in a work dir names what was trained there (`check_work_dir`); this one goes beside its log.
     object.__setattr__(cfg, "_filename", None)
     runner = build_runner(cfg)
-    with suppress(FileNotFoundError):  # but for the first of several processes
+    with suppress(FileNotFoundError):  # only the first process has the file
         written = Path(runner.work_dir, f"{runner.timestamp}.py")
         written.rename(Path(runner.log_dir, written.name))
     if checkpoint is not None:
         model = runner.model
-        while hasattr(model, "module"):  # DistributedDataParallel, test-time augmentation
+        while hasattr(model, "module"):  # unwrap DistributedDataParallel and test-time augmentation
             model = model.module
         load_strictly(model, checkpoint)
     if args.out is not None:

@@ -44,15 +44,15 @@ from mmkd.teachers.config import DISTILLER_OF_ANY
 from mmkd.terminal import Terminal, short_output
 from mmkd.visualization import WandbBackend
 
-# How many images a teacher's predictions are scored on before training.
+# Score a teacher's predictions on this many images before training.
 _SCORED = 200
 
 
 def config_of(args: argparse.Namespace) -> Config:
-    """The config that the arguments ask for, ready for the Runner.
+    """The config from the arguments, ready for the Runner.
 
     Raises:
-        UserError: the arguments or the config are wrong.
+        UserError: the arguments or the config are invalid.
     """
     add = partial(add_teacher, teacher=args.teacher, checkpoint=args.teacher_checkpoint)
     cfg = read_config(args, add if args.teacher or args.teacher_checkpoint else None)
@@ -70,10 +70,10 @@ def config_of(args: argparse.Namespace) -> Config:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume
-    elif run_id() is not None and find_latest_checkpoint(cfg.work_dir):  # it was pre-empted
+    elif run_id() is not None and find_latest_checkpoint(cfg.work_dir):  # a pre-empted run
         cfg.resume, cfg.load_from = True, None
     prepare_data(cfg, ["train_dataloader", "val_dataloader"])
-    imports = dict.fromkeys([*imported_modules(cfg), "mmkd"])  # so that the dumped config stands alone
+    imports = dict.fromkeys([*imported_modules(cfg), "mmkd"])  # makes the dumped config self-contained
     cfg.custom_imports = {**(cfg.get("custom_imports") or {}), "imports": list(imports)}
     check_hooks(cfg.get("custom_hooks"))
     add_hooks(
@@ -97,7 +97,7 @@ def config_of(args: argparse.Namespace) -> Config:
 
 
 def add_hooks(cfg: Config, *names: str) -> None:
-    """Add hooks with their defaults, unless the config has them."""
+    """Add hooks with default options, unless the config has them."""
     hooks = cfg.get("custom_hooks") or []
     have = [class_of(hook, HOOKS) if isinstance(hook, dict) else type(hook) for hook in hooks]
     missing = [name for name in names if HOOKS.get(name) not in have]
@@ -105,7 +105,7 @@ def add_hooks(cfg: Config, *names: str) -> None:
 
 
 def add_wandb(cfg: Config) -> None:
-    """Log to W&B: by `WandbBackend`, in place of mmengine's, and `WandbSweepHook`."""
+    """Log to W&B with `WandbBackend`, instead of mmengine's backend, and `WandbSweepHook`."""
     visualizer = cfg.get("visualizer") or ConfigDict(
         type=name_in(cfg, "DetLocalVisualizer"), name="visualizer"
     )
@@ -123,12 +123,12 @@ def add_wandb(cfg: Config) -> None:
 
 
 def add_teacher(cfg: Config, teacher: str | None, checkpoint: str | None) -> None:
-    """Turn a stock config into a distilled one, in place, by what fits the pair.
+    """Turn a stock config into a distilled one, in place, with losses that fit the pair.
 
-    It gets a work dir of its own. A config that is distilled already gets this teacher instead of its own.
+    The config gets a separate work dir. If it is already distilled, this teacher replaces its own.
 
     Raises:
-        UserError: one of the two is missing, or the config's model is no detector.
+        UserError: teacher or checkpoint is missing, or the config's model is no detector.
     """
     if not (teacher and checkpoint):
         raise UserError(
@@ -149,7 +149,7 @@ def add_teacher(cfg: Config, teacher: str | None, checkpoint: str | None) -> Non
     if not distills(cfg.model):
         data = innermost((cfg.get("train_dataloader") or {}).get("dataset"))
         recipe = {"teacher": entry, **recommended(cfg.model, entry, next(map(classes_of, data), ()) or None)}
-        # By the student's own class: what it overrides stays.
+        # Name the student's own class, to keep its overrides.
         cfg.model.update(copy.deepcopy(recipe), student=name_of(cfg.model.type))
         cfg.model.type = name_in(cfg, DISTILLER_OF_ANY)
         student = cfg.filename and Path(cfg.filename).stem
@@ -160,7 +160,7 @@ def add_teacher(cfg: Config, teacher: str | None, checkpoint: str | None) -> Non
 
 
 def _show(cfg: Config, recipe: dict[str, Any]) -> None:
-    """Print the recipe as the config that a user would write."""
+    """Print the recipe as a user would write it in a config."""
     if os.environ.get("RANK", "0") != "0":
         return
     model = Config({"model": {"type": DISTILLER_OF_ANY, **recipe}}).pretty_text.strip()
@@ -198,7 +198,7 @@ def _train(args: argparse.Namespace, terminal: Terminal) -> Any:
 
 
 class _TellOfPredictions(Hook):
-    """Log the doctor's findings on a teacher's predictions."""
+    """Logs the doctor's findings on a teacher's predictions."""
 
     def before_train(self, runner: Any) -> None:
         entries = [x for x in teacher_entries(runner.cfg.model.get("teacher")) if "predictions" in x]

@@ -1,4 +1,4 @@
-"""A work dir belongs to one config: no run overwrites results of another config."""
+"""Keeps each work dir to one config, so that no run overwrites another config's results."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mmkd.errors import UserError, type_of
 def check_work_dir(cfg: Config) -> None:
     """Refuse a work dir that holds checkpoints of another config.
 
-    The same config may train there again, resumed or anew, with other numbers.
+    The same config may train there again, resumed or from scratch, with other hyperparameters.
 
     Raises:
-        UserError: it does.
+        UserError: the work dir holds such checkpoints.
     """
     folder = Path(cfg.work_dir)
     if not any(folder.glob("*.pth")):
@@ -42,12 +42,12 @@ def check_work_dir(cfg: Config) -> None:
 
 
 def identity(cfg: Mapping[str, Any]) -> list[Any]:
-    """What is trained on what: the types in the model, its teachers, and the files of the training data."""
+    """What identifies a training: the model's types, its teacher, and the training data's files."""
     data = (cfg.get("train_dataloader") or {}).get("dataset")
     model = cfg.get("model") or {}
     teacher = model.get("teacher") or {}
     return [
-        *sorted(_types(model)),  # mmengine writes a config in the order of its keys
+        *sorted(_types(model)),  # mmengine may reorder keys when it writes a config
         str(teacher.get("config")) if isinstance(teacher, Mapping) else len(teacher),
         *(f"{one.get('data_root') or ''}{one.get('ann_file') or ''}" for one in innermost(data)),
     ]
@@ -68,5 +68,5 @@ def _types(part: Any, place: str = "model") -> Iterator[str]:
 def _read(path: Path) -> Mapping[str, Any]:
     try:
         return Config.fromfile(path, import_custom_modules=False)
-    except Exception:  # whatever it is, it is not this config
+    except Exception:  # an unreadable file is not this config
         return {}
