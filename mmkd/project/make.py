@@ -17,7 +17,7 @@ from mmengine.registry import init_default_scope
 from mmkd.compat import config_of, load_config
 from mmkd.detectors.recipe import recommended
 from mmkd.errors import UserError, type_of
-from mmkd.project import configs
+from mmkd.project import configs, plans
 from mmkd.project.configs import Part
 from mmkd.project.dataset import DataSet, read_dataset
 from mmkd.project.fit import Fit, Machine, fit, this_machine
@@ -76,7 +76,7 @@ class Project:
             yield f"{name:<11} {setting.value}{also}: {setting.why}"
         yield ""
         yield f"{self.folder}/: teacher.py, student.py, kd.py, compare.yaml, sweep.yaml, README.md. Next:"
-        yield from (f"  {command}" for command in configs.commands_of(self.folder, fit))
+        yield from (f"  {command}" for command in plans.commands_of(self.folder, fit))
 
 
 def make_project(
@@ -156,9 +156,9 @@ def _write(
     rate = configs.learning_rate(learner.stock, settings.batch.value).value
     rest = {
         "kd.py": configs.kd_text(name_of(models["student.py"].type), recipe, settings, folder),
-        "compare.yaml": configs.compare_text(folder, settings, data),
-        "sweep.yaml": configs.sweep_text(folder, recipe, rate),
-        "README.md": configs.readme_text(folder, settings),
+        "compare.yaml": plans.compare_text(folder, settings, data),
+        "sweep.yaml": plans.sweep_text(folder, recipe, rate),
+        "README.md": plans.readme_text(folder, settings),
     }
     for name, text in rest.items():
         (own / name).write_text(text, encoding="utf-8")
