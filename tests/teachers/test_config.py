@@ -61,9 +61,12 @@ def test_a_distilled_config_is_its_student() -> None:
         ({"config": "configs/bccd/teacher.py"}, "no checkpoint.*\n.*\n.*\n.*checkpoint=None"),
         (
             {"config": "nowhere.py", "checkpoint": "t.pth"},
-            "Cannot read the teacher's config.*\n.*\n.*nowhere.py",
+            "Cannot read the config of the teacher.*\n.*\n.*nowhere.py",
         ),
-        ({"config": "mmdet::atss/nowhere.py", "checkpoint": "t.pth"}, "Cannot read the teacher's config"),
+        (
+            {"config": "mmdet::atss/nowhere.py", "checkpoint": "t.pth"},
+            "Cannot read the config of the teacher",
+        ),
         ({"config": None, "checkpoint": "t.pth"}, "teacher.config is not a config.*\n.*a path.*\n.*None"),
         ({"config": ["c.py"], "checkpoint": "t.pth"}, "teacher.config is not a config"),
         ({"config": {"a": 1}, "checkpoint": "t.pth"}, "has no model.*\n.*\n.*keys a"),
