@@ -1,7 +1,7 @@
-"""The commands as functions: `init`, `distill`, `evaluate`, `compare`, with results in place of printed ones.
+"""The commands as functions that return results: `init`, `distill`, `evaluate`, `compare`.
 
-`import mmkd` offers them as ``mmkd.distill`` and so on, and reads this module when one of them is called.
-Options with a dot in their name, or of the top of a config, are those of ``--cfg-options``.
+``import mmkd`` offers them as ``mmkd.distill`` and so on, and imports this module on the first call.
+Keyword options override the config, like ``--cfg-options``; names may have dots.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from uuid import uuid4
 if TYPE_CHECKING:
     from mmkd.project import Project
 
-# What a row of the log has beside losses and metrics.
+# Entries of a log row that are neither losses nor metrics.
 _NO_CURVE = ("step", "epoch", "iter", "time", "data_time", "eta", "memory", "base_lr")
 
 
 @dataclass(frozen=True)
 class Training:
-    """What came of a training.
+    """Results of a training.
 
     Attributes:
-        config: what was trained.
-        work_dir: where everything was written.
-        checkpoint: of the last epoch.
-        best_checkpoint: of the best validation, if the config keeps it (``save_best``).
-        metrics: of the last validation, by name; empty if there was none or nothing was detected.
-        curves: by name, (step, value) in the order of training: losses and ``lr`` by iteration, metrics as
-            the config validates, mostly by epoch.
-        teacher: the training of the teacher, if it was trained too.
+        config: the trained config.
+        work_dir: folder with all output.
+        checkpoint: checkpoint of the last epoch.
+        best_checkpoint: checkpoint of the best validation, if the config keeps it (``save_best``).
+        metrics: name → value at the last validation; empty if there was none or nothing was detected.
+        curves: name → (step, value) in the order of training. Steps are iterations for losses and ``lr``; for
+            metrics they follow the config's validation, usually epochs.
+        teacher: results of the teacher's training, if it was trained too.
     """
 
     config: str
@@ -48,13 +48,13 @@ class Training:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of a comparison.
+    """Results of a comparison.
 
     Attributes:
         page: the report, to open in a browser.
-        runs: one entry for each run, with its metrics.
-        summary: one entry for each member, with means, deviations and the share of the gap.
-        failed: how many runs failed.
+        runs: one entry per run, with its metrics.
+        summary: one entry per member, with means, deviations and the share of the gap.
+        failed: number of failed runs.
     """
 
     page: Path
@@ -74,17 +74,17 @@ def init(
     """Make a project for a data set, as ``mmkd-init`` does.
 
     Args:
-        project: folder to write; it must not exist or be empty.
+        project: folder to write; it must be new or empty.
         data: folder of a COCO, YOLO or VOC data set, or the ``data.yaml`` of YOLO labels.
         student, teacher: a config like ``mmdet::gfl/gfl_r50_fpn_1x_coco.py``, or a file; by default a pair
             that fits the machine.
-        kind: ``coco``, ``yolo`` or ``voc``, where a folder holds several.
+        kind: ``coco``, ``yolo`` or ``voc``, if the folder contains several formats.
 
     Returns:
-        What was found and chosen; ``lines()`` is the page that the command prints.
+        The data's facts and the chosen settings; ``lines()`` is the summary that the command prints.
 
     Raises:
-        UserError: the folder is not empty, or the data cannot be trained on.
+        UserError: the folder is not empty, or training on the data would fail.
 
     Example:
         >>> project = mmkd.init("my_project", "my_data")  # doctest: +SKIP
@@ -110,27 +110,27 @@ def distill(
 ) -> Training:
     """Train a student with a teacher, in this process.
 
-    With ``data``, a project is made for it in ``work_dir/project``, as by `init`; its teacher is trained,
-    unless ``checkpoint`` names its weights; then its student is distilled. Without, ``student`` is a config
-    with its own data: one that is distilled already, or one that learns from ``teacher`` and ``checkpoint``
-    by the losses that fit the pair, as by ``mmkd-train --teacher``.
+    With ``data``, it makes a project in ``work_dir/project`` as `init` does, trains the project's teacher
+    unless ``checkpoint`` gives its weights, and then distils its student. Without ``data``, ``student`` is a
+    config with its own data: either already distilled, or to be distilled from ``teacher`` and
+    ``checkpoint`` with losses that fit the pair, like ``mmkd-train --teacher``.
 
     Args:
-        work_dir: folder for all that is written.
-        student: config of the student; with ``data`` it may be left out.
-        teacher: config of the teacher; likewise, or if the student's config names one.
-        checkpoint: weights of the teacher.
+        work_dir: folder for all output.
+        student: the student's config; optional with ``data``.
+        teacher: the teacher's config; optional with ``data``, or if the student's config names one.
+        checkpoint: the teacher's weights.
         data: folder of a COCO, YOLO or VOC data set.
-        amp: train the student in mixed precision.
-        resume: go on with what an interrupted call left in ``work_dir``.
-        **options: for all trainings, as for ``--cfg-options``.
+        amp: whether to train the student in mixed precision.
+        resume: whether to continue an interrupted call from ``work_dir``.
+        **options: config overrides for all trainings, like ``--cfg-options``.
 
     Returns:
         Metrics, checkpoints and curves.
 
     Raises:
-        UserError: what can be mended, with its remedy.
-        KeyboardInterrupt: it was stopped; ``resume=True`` goes on.
+        UserError: a problem that the user can fix, with its remedy.
+        KeyboardInterrupt: training was stopped; ``resume=True`` continues it.
 
     Example:
         >>> found = mmkd.distill(  # doctest: +SKIP
@@ -177,19 +177,19 @@ def evaluate(
     """Evaluate a checkpoint on the test data of a config, as ``mmkd-test`` does.
 
     Args:
-        config: of a detector, or a distilled one, whose student is evaluated.
-        checkpoint: its weights; none with ``teacher``.
-        work_dir: for the log; by default ``work_dirs/<config>``.
-        teacher: evaluate the teacher that the config names.
-        show_dir: folder for pictures of the detections, and a GIF of all, ``all.gif``.
-        images: with ``show_dir``: a folder of images without labels, in place of the test data.
-        **options: as for ``--cfg-options``.
+        config: a detector's config; for a distilled config, the student is evaluated.
+        checkpoint: the weights; omit it with ``teacher``.
+        work_dir: folder for the log; by default ``work_dirs/<config>``.
+        teacher: whether to evaluate the teacher that the config names.
+        show_dir: folder for pictures of the detections and a GIF of all of them, ``all.gif``.
+        images: with ``show_dir``, a folder of unlabelled images to use instead of the test data.
+        **options: config overrides, like ``--cfg-options``.
 
     Returns:
-        Metrics by name; none with ``images``.
+        Metrics by name; empty with ``images``.
 
     Raises:
-        UserError: what can be mended, with its remedy.
+        UserError: a problem that the user can fix, with its remedy.
 
     Example:
         >>> mmkd.evaluate("configs/bccd/kd_features.py", teacher=True)["coco/bbox_mAP"]  # doctest: +SKIP
@@ -217,21 +217,21 @@ def compare(
     checkpoint: str | Path | None = None,
     **options: Any,
 ) -> Comparison:
-    """Train student and variants over seeds and write the report, as ``mmkd-compare`` does.
+    """Train student and variants over several seeds and write the report, as ``mmkd-compare`` does.
 
-    What is finished is kept: called again, it goes on.
+    Finished runs are kept: call it again to continue.
 
     Args:
-        plan: a plan file; or configs, the student's first, then distilled ones.
+        plan: a plan file; or configs, first the student, then the distilled ones.
         work_dir: by default ``work_dirs/<name of the plan>``.
-        seeds, teacher, checkpoint: in place of a plan file's.
-        **options: for every run, as for ``--cfg-options``; in place of a plan file's.
+        seeds, teacher, checkpoint: only for a list of configs; a plan file has its own.
+        **options: config overrides for all runs, like ``--cfg-options``; only for a list of configs.
 
     Returns:
         The page and its figures.
 
     Raises:
-        UserError: the plan is wrong, or no run has figures.
+        UserError: the plan is invalid, or no run has results.
 
     Example:
         >>> found = mmkd.compare("configs/compare/bccd.yaml")  # doctest: +SKIP
@@ -291,12 +291,12 @@ def _trained(
 
 
 def _own_visualizer(config: str) -> dict[str, str]:
-    """mmengine keeps a visualizer by its name, which would log all that follows into the first work dir."""
+    """A unique visualizer name: mmengine reuses one of the same name, with the first training's work dir."""
     from mmkd.compat import load_config
 
     try:
         named = "name" in (load_config(config).get("visualizer") or {})
-    except Exception:  # the tool says what is wrong with it
+    except Exception:  # the tool reports the problem
         named = False
     return {"visualizer.name": f"visualizer-{uuid4().hex}"} if named else {}
 
@@ -330,7 +330,7 @@ def _parsed(
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """What the commands say in plain words is raised as `UserError`."""
+    """Raise errors that the commands explain to users as `UserError`."""
     from mmkd.build_errors import explained
     from mmkd.cli.failures import of_the_place
     from mmkd.durable import use_durable_files

@@ -1,7 +1,8 @@
-"""The whole detector as one ONNX file: from pixels to boxes after NMS, and back for evaluation.
+"""Exports a whole detector as one ONNX file, from pixels to boxes after NMS, and runs it for evaluation.
 
-The file is made of two traces: the network (preprocessing, backbone, neck, head) runs on the batch, decoding
-(mmdet's own `predict_by_feat`, then NMS) image by image in a loop. So batch, height and width may all change.
+The file combines two traces: the network (preprocessing, backbone, neck, head) runs on the batch, decoding
+(mmdet's own `predict_by_feat`, then NMS) on one image at a time in a loop. So batch size, height and width
+can all vary.
 
 Shape suffixes: N images, H and W their size, M boxes of one image, D boxes of all images.
 """
@@ -46,7 +47,7 @@ from mmkd.version import __version__
 Precision = Literal["fp32", "fp16", "int8"]
 Pixels = Literal["rgb", "bgr"]
 OPSET = 17
-# Each is exported and compared with PyTorch in the tests.
+# The tests export each of these and compare it with PyTorch.
 HEADS = (
     "ATSSHead",
     "AutoAssignHead",
@@ -73,15 +74,15 @@ def load_student(checkpoint: str, config: str | None = None) -> tuple[Any, Confi
     """Build the plain student of a checkpoint and load its weights.
 
     Args:
-        checkpoint: of training or of ``mmkd-publish``, path or URL.
-        config: the training's config; by default the one beside the checkpoint that ends in ``.py``, else the
-            one in it.
+        checkpoint: path or URL of a checkpoint from training or ``mmkd-publish``.
+        config: the training config; by default the ``.py`` file beside the checkpoint, or else the config
+            stored in the checkpoint.
 
     Returns:
         The detector in eval mode on the CPU, its config, and the class names.
 
     Raises:
-        UserError: the checkpoint or config cannot be read, they do not fit, or no class names are known.
+        UserError: checkpoint or config cannot be read or do not fit together, or class names are missing.
     """
     content = read_checkpoint(checkpoint)
     weights = own_keys(content.get("state_dict", content), checkpoint)
@@ -110,7 +111,7 @@ def load_student(checkpoint: str, config: str | None = None) -> tuple[Any, Confi
             remedy="add metainfo=dict(classes=(…)) to the data set of the config",
         )
     made = student_config(cfg, common_metainfo(found, classes) if found else {})
-    # Read for calibration and evaluation; `student_config` has data for publishing alone.
+    # For calibration and evaluation; `student_config` keeps only what publishing needs.
     for key in ("train_dataloader", "test_dataloader", "test_evaluator", "work_dir"):
         if cfg.get(key) is not None:
             made[key] = cfg[key]
@@ -121,10 +122,10 @@ def load_student(checkpoint: str, config: str | None = None) -> tuple[Any, Confi
 
 
 def check_exportable(model: Any) -> None:
-    """Refuse detectors whose boxes the file could not hold.
+    """Refuse detectors that cannot be exported correctly.
 
     Raises:
-        UserError: the head or its kind of NMS is not supported.
+        UserError: the head or its type of NMS is not supported.
     """
     head = getattr(model, "bbox_head", None)
     stock = next((kind for kind in type(head).__mro__ if kind.__module__.startswith("mmdet.")), type(head))
@@ -147,7 +148,7 @@ def check_exportable(model: Any) -> None:
 
 
 class _Network(nn.Module):
-    """Images (N, 3, H, W), 0 to 255, to the head's maps, flattened into one tuple."""
+    """From images (N, 3, H, W), 0 to 255, to the head's maps, flattened into one tuple."""
 
     mean: Tensor
     std: Tensor
@@ -159,7 +160,7 @@ class _Network(nn.Module):
         self.swaps = bool(preprocessor._channel_conversion) == (pixels == "bgr")
         self.divisor, self.pad_value = preprocessor.pad_size_divisor, float(preprocessor.pad_value)
         if isinstance(getattr(model.neck, "upsample", None), nn.Upsample):  # CSPNeXtPAFPN, YOLOXPAFPN
-            # It joins levels of twice the size, so each has to be even; mmdet pads in the pipeline.
+            # It doubles a level to join the next, so sizes must be even; mmdet pads in the pipeline.
             self.divisor = lcm(self.divisor, *(max(s) for s in model.bbox_head.prior_generator.strides))
         normal = preprocessor._enable_normalize
         self.register_buffer("mean", preprocessor.mean.clone() if normal else torch.zeros(3, 1, 1))
@@ -182,7 +183,7 @@ class _Network(nn.Module):
 
 
 class _NeverEmpty:
-    """A box coder that decodes one row more: mmdet's shortcut for no box at all is lost in a trace."""
+    """A box coder that decodes one extra row, because tracing loses mmdet's shortcut for zero boxes."""
 
     def __init__(self, coder: Any) -> None:
         self.coder, self.encode_size = coder, coder.encode_size
@@ -195,20 +196,20 @@ class _NeverEmpty:
 
 
 class _Decoder(nn.Module):
-    """One image's maps to its boxes, scores and labels after NMS."""
+    """From one image's maps to its boxes, scores and labels after NMS."""
 
     def __init__(self, head: Any, lengths: Sequence[int | None]) -> None:
         super().__init__()
         self.head, self.lengths = deepcopy(head), lengths
         self.cfg = deepcopy(head.test_cfg)
         self.min_size = self.cfg.get("min_bbox_size", -1)
-        self.cfg.min_bbox_size = -1  # after clipping, below
+        self.cfg.min_bbox_size = -1  # applied after clipping, below
         coder = getattr(head, "bbox_coder", None)
         self.clips = bool(getattr(coder, "clip_border", False))
-        # Without a shape mmdet does not clip: as the numbers of the traced image they would stay in the file.
+        # Without a shape, mmdet does not clip. With one, tracing would write its numbers into the file.
         self.shape: tuple[int, int] | None = None
         self.margin = 0.0
-        if isinstance(head, FoveaHead):  # clips always, to the last pixel's place
+        if isinstance(head, FoveaHead):  # always clips, to the index of the last pixel
             self.clips, self.shape, self.margin = True, (2**30, 2**30), 1.0
         if coder is not None and "max_shape" in signature(coder.decode).parameters:
             self.head.bbox_coder = _NeverEmpty(coder)
@@ -231,7 +232,7 @@ class _Decoder(nn.Module):
             boxes_M4, scores_M, labels_M = boxes_M4[large_M], scores_M[large_M], labels_M[large_M]
         apart_M4 = boxes_M4
         if not self.cfg.nms.get("class_agnostic"):
-            farthest = torch.cat([boxes_M4.reshape(-1), size_2]).max()  # there may be no box
+            farthest = torch.cat([boxes_M4.reshape(-1), size_2]).max()  # there may be no boxes
             apart_M4 = boxes_M4 + (labels_M.to(boxes_M4) * (farthest + 1))[:, None]
         kept = torch.ops.mmkd.nms(apart_M4, scores_M, self.cfg.nms.iou_threshold)
         kept = kept[: self.cfg.get("max_per_img")]  # YOLOX has no limit
@@ -259,14 +260,14 @@ class _Detector(nn.Module):
         return torch.cat(all_boxes), torch.cat(all_scores), torch.cat(all_labels), torch.cat(all_images)
 
 
-# An operator of its own stays whole in a trace, for `_onnx_nms` to translate.
+# Tracing keeps a custom operator as one node, which `_onnx_nms` translates.
 _OPERATORS = torch.library.Library("mmkd", "DEF")
 _OPERATORS.define("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
 _OPERATORS.impl("nms", lambda boxes, scores, iou_threshold: nms(boxes, scores, iou_threshold)[1], "CPU")
 
 
 def _onnx_nms(g: Any, boxes: Any, scores: Any, threshold: Any) -> Any:
-    """ONNX's NMS of one class."""
+    """ONNX's NMS for one class."""
 
     def constant(value: Any) -> Any:
         return g.op("Constant", value_t=torch.tensor(value))
@@ -285,7 +286,7 @@ def _onnx_nms(g: Any, boxes: Any, scores: Any, threshold: Any) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing: what is constant here is meant to be
+        warnings.simplefilter("ignore")  # tracing warns about constants that are intended
         yield
 
 
@@ -295,8 +296,8 @@ def _trace(model: Any, pixels: Pixels, half: bool, size: tuple[int, int]) -> Any
     network = _Network(model, pixels, half).requires_grad_(False).eval()
     images_N3HW = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
     traced = torch.jit.trace(network, images_N3HW, check_trace=False)
-    # mmdet takes min(nms_pre, number of candidates): with more of them the trace keeps nms_pre, and ONNX's
-    # slice takes what there is.
+    # mmdet takes min(nms_pre, number of candidates). With enough candidates the trace stores nms_pre, and
+    # ONNX's slice accepts fewer.
     side = ceil(2 * sqrt(max(head.test_cfg.get("nms_pre", 0), 1)))
     generator = torch.Generator().manual_seed(0)
     example = tuple(
@@ -336,24 +337,24 @@ def export_onnx(
 ) -> None:
     """Write a detector with decoding and NMS to an ONNX file.
 
-    The file's input ``images`` is uint8 (N, 3, H, W). Its outputs are of all images together: ``boxes``
+    The file's input ``images`` is uint8 (N, 3, H, W). Its outputs cover all images of the batch: ``boxes``
     (D, 4), x1, y1, x2, y2 in pixels of the input, ``scores`` (D,), ``labels`` (D,) and ``image`` (D,), the
-    number of the image in the batch. Its metadata has ``classes``, ``pixels``, ``image_size``, ``score_thr``,
+    image's index in the batch. Its metadata has ``classes``, ``pixels``, ``image_size``, ``score_thr``,
     ``nms_iou_threshold``, ``max_per_img`` and ``precision``.
 
     Args:
         model: a single-stage detector of mmdet, in eval mode on the CPU.
-        out: the file to write; replaced whole.
-        classes: their names, in the order of the labels.
-        image_size: width and height at which the detector is tested; kept in the metadata.
-        pixels: order of the channels of ``images``.
-        precision: ``'fp16'``: the network computes in half precision, decoding in float32. ``'int8'``: its
-            convolutions are quantised by onnxruntime.
+        out: the file to write, atomically.
+        classes: class names, in the order of the labels.
+        image_size: width and height for testing the detector; stored in the metadata.
+        pixels: channel order of ``images``.
+        precision: ``'fp16'``: the network computes in half precision, decoding in float32. ``'int8'``:
+            onnxruntime quantises the network's convolutions.
         calibration: for int8, typical images, uint8 (3, H, W) in BGR.
 
     Raises:
-        UserError: a package is missing, the detector is not supported, an operation has no ONNX, or there is
-            no image to calibrate with.
+        UserError: a package is missing, the detector is not supported, ONNX lacks an operation, or there are
+            no calibration images.
 
     Example:
         >>> model, cfg, classes = load_student("student.pth")  # doctest: +SKIP
@@ -378,7 +379,7 @@ def export_onnx(
             scripted = _trace(model, pixels, precision == "fp16", (64, 96))
             example = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
             exporter.register_custom_op_symbolic("mmkd::nms", _onnx_nms, OPSET)
-            # The other exporter cannot keep a loop over boxes of unknown number.
+            # The dynamo exporter cannot export a loop over an unknown number of boxes.
             options = {"dynamo": False} if "dynamo" in signature(exporter.export).parameters else {}
             exporter.export(
                 scripted,
@@ -417,7 +418,7 @@ def export_onnx(
 
 
 def _quantised(made: Any, images: Sequence[Any]) -> Any:
-    """The same with convolutions of the network in int8."""
+    """The same model with the network's convolutions in int8."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
@@ -446,7 +447,7 @@ def _quantised(made: Any, images: Sequence[Any]) -> Any:
 
 
 def _sort(graph: Any) -> None:
-    """Order the nodes by what they read; onnxruntime's own order forgets what the loop reads from outside."""
+    """Sort the nodes topologically; onnxruntime's order ignores what the loop reads from outside."""
     made = {name for node in graph.node for name in node.output}
     ready: set[str] = set()
     left, ordered = list(graph.node), []
@@ -464,24 +465,24 @@ def _sort(graph: Any) -> None:
 
 
 def _read_by(node: Any) -> set[str]:
-    """Names that a node reads, in the bodies of loops and branches too."""
+    """Names that a node reads, also inside loop and branch bodies."""
     inner = [part for attribute in node.attribute for part in attribute.g.node]
     return set(node.input).union(*(_read_by(part) for part in inner))
 
 
 def _channels(image_3HW: Tensor, pixels: Pixels) -> Tensor:
-    """mmdet's BGR in the order of the file."""
+    """Convert mmdet's BGR to the file's channel order."""
     return image_3HW.flip(0) if pixels == "rgb" else image_3HW
 
 
 class OnnxDetector:
-    """A detector that `export_onnx` wrote, run by onnxruntime on the CPU.
+    """A detector from `export_onnx`, run by onnxruntime on the CPU.
 
     Args:
         file: the ONNX file.
 
     Attributes:
-        facts: its metadata.
+        facts: the file's metadata.
     """
 
     def __init__(self, file: Path) -> None:
@@ -491,7 +492,7 @@ class OnnxDetector:
         self.facts = {key: json.loads(value) for key, value in properties.items()}
 
     def __call__(self, images_N3HW: Tensor) -> list[InstanceData]:
-        """Boxes, scores and labels of each image.
+        """Detect objects: boxes, scores and labels of each image.
 
         Args:
             images_N3HW: uint8 in BGR, as mmdet loads them.
@@ -508,10 +509,10 @@ class OnnxDetector:
 
 
 def torch_detector(model: Any) -> Callable[[Tensor], list[InstanceData]]:
-    """The same function of images in PyTorch, to compare with.
+    """The same function in PyTorch, for comparison.
 
     Args:
-        model: a detector of mmdet in eval mode.
+        model: an mmdet detector in eval mode.
     """
     from mmdet.structures import DetDataSample
 
@@ -528,10 +529,10 @@ def torch_detector(model: Any) -> Callable[[Tensor], list[InstanceData]]:
 
 
 def image_size(cfg: Config) -> tuple[int, int] | None:
-    """Width and height to which the test pipeline of a config resizes; ``None`` if it does not say.
+    """Width and height to which a config's test pipeline resizes; ``None`` if it does not set them.
 
     Args:
-        cfg: of a detector.
+        cfg: a detector's config.
     """
     if cfg.get("test_dataloader") is None:
         return None
@@ -542,11 +543,11 @@ def image_size(cfg: Config) -> tuple[int, int] | None:
 
 
 def images_of(cfg: Config, paths: Iterable[str]) -> Iterator[Tensor]:
-    """Images as the test pipeline of a config makes them, uint8 (3, H, W) in BGR.
+    """Images prepared by a config's test pipeline, uint8 (3, H, W) in BGR.
 
     Args:
-        cfg: with ``test_dataloader``.
-        paths: of image files.
+        cfg: a config with ``test_dataloader``.
+        paths: paths of the image files.
     """
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         prepare = Compose(without_annotations(next(innermost(cfg.test_dataloader.dataset))["pipeline"]))
@@ -555,10 +556,10 @@ def images_of(cfg: Config, paths: Iterable[str]) -> Iterator[Tensor]:
 
 
 def training_images(cfg: Config) -> list[str]:
-    """Paths of the training images of a config; none if it has no training data.
+    """Paths of a config's training images; empty if it has no training data.
 
     Args:
-        cfg: of a training.
+        cfg: a training config.
     """
     if cfg.get("train_dataloader") is None:
         return []
@@ -568,11 +569,11 @@ def training_images(cfg: Config) -> list[str]:
 
 
 def evaluate(cfg: Config, predict: Callable[[Tensor], list[InstanceData]]) -> dict[str, float]:
-    """Metrics of a detector on the test data of a config.
+    """Metrics of a detector on a config's test data.
 
     Args:
-        cfg: with ``test_dataloader`` and ``test_evaluator``.
-        predict: `OnnxDetector` or `torch_detector`.
+        cfg: a config with ``test_dataloader`` and ``test_evaluator``.
+        predict: an `OnnxDetector` or the result of `torch_detector`.
 
     Returns:
         The evaluator's metrics, like ``coco/bbox_mAP``.

@@ -1,4 +1,4 @@
-"""A project made for a data set: configs of teacher, student and distillation, a comparison and a sweep."""
+"""Makes a project for a data set: configs of teacher, student and distillation, a comparison and a sweep."""
 
 from mmkd.project.make import Project, make_project
 

@@ -14,7 +14,7 @@ from mmkd.errors import UserError
 from mmkd.project.dataset import DataSet
 from mmkd.project.fit import Fit, Setting
 
-# AdamW from scratch on small data: the learning rate of configs/bccd and configs/cards at this batch.
+# For AdamW from scratch on small data: learning rate and batch size of configs/bccd and configs/cards.
 _ADAMW = (1e-3, 8)
 _WARM_UP = 500
 
@@ -24,11 +24,11 @@ class Part:
     """Where a teacher or student comes from.
 
     Attributes:
-        about: what it is, in words.
-        base: bases of its config; ``None`` if it inherits the teacher's.
+        about: description in words.
+        base: bases of its config; ``None`` to inherit the teacher's config.
         model: overrides of the model.
-        stock: the config that ``base`` names, if it is a whole one; ``None`` for bases of ours.
-        weights: what it begins with; ``""`` for none.
+        stock: the loaded config behind ``base`` if it is complete; ``None`` for mmkd's own model bases.
+        weights: checkpoint to start from; ``""`` for none.
     """
 
     about: str
@@ -39,16 +39,16 @@ class Part:
 
 
 class Code(str):
-    """Text that is written into a config as it is."""
+    """Text to write into a config unquoted."""
 
 
 def compact_teacher() -> Part:
-    """The narrow ATSS that the recipes of BCCD and the cards were measured with."""
+    """The narrow ATSS that the BCCD and cards recipes use."""
     return Part("a narrow ATSS-R18, trained from scratch", ("mmkd::_base_/models/atss_r18_narrow.py",), {})
 
 
 def compact_student() -> Part:
-    """The same with half of the backbone's width."""
+    """The compact teacher with half the backbone width."""
     model = {"backbone": {"base_channels": 16}, "neck": {"in_channels": [16, 32, 64, 128]}}
     return Part("the teacher's architecture with half the backbone width", None, model)
 
@@ -68,7 +68,7 @@ def teacher_text(part: Part, data: DataSet, fit: Fit, project: Path) -> str:
 
 
 def student_text(part: Part, data: DataSet, fit: Fit, project: Path) -> str:
-    """``student.py``: inherits the teacher's config, unless it has its own base."""
+    """``student.py``: inherits from the teacher's config, unless it has its own base."""
     about, work_dir = f"The student alone: {part.about}.", project / "work_dirs/student"
     if part.base is not None:
         return _whole(about, part, data, fit, fit.student_epochs, work_dir)
@@ -87,7 +87,7 @@ def student_text(part: Part, data: DataSet, fit: Fit, project: Path) -> str:
 
 
 def kd_text(kind: str, recipe: Mapping[str, Any], fit: Fit, project: Path) -> str:
-    """``kd.py``: the student with a teacher, by the losses that fit both."""
+    """``kd.py``: the student with a teacher and losses that fit both."""
     checkpoint = project / f"work_dirs/teacher/epoch_{fit.teacher_epochs.value}.pth"
     entry = {"config": (project / "teacher.py").as_posix(), "checkpoint": checkpoint.as_posix()}
     entry.update(recipe.get("teacher", {}))
@@ -106,7 +106,7 @@ def kd_text(kind: str, recipe: Mapping[str, Any], fit: Fit, project: Path) -> st
 
 
 def learning_rate(stock: Any, batch: int) -> Setting:
-    """The learning rate for a batch: in proportion for SGD, by the square root for Adam's kind."""
+    """The learning rate for a batch size: scaled linearly for SGD, by the square root for Adam variants."""
     rate, at, kind = *_ADAMW, "AdamW"
     if stock is not None:
         optimizer = (stock.get("optim_wrapper") or {}).get("optimizer") or {}
@@ -119,7 +119,7 @@ def learning_rate(stock: Any, batch: int) -> Setting:
 
 
 def class_overrides(model: Any, count: int) -> dict[str, Any]:
-    """Overrides that give a model's heads another number of classes."""
+    """Overrides that change the number of classes of a model's heads."""
     usual = next(_class_counts(model), None)
     if usual is None:
         raise UserError(
@@ -132,7 +132,7 @@ def class_overrides(model: Any, count: int) -> dict[str, Any]:
 
 
 def code(value: Any, indent: int = 0) -> str:
-    """A value as Python, dicts as ``dict(…)``; one entry a line where it is long."""
+    """A value as Python code, with dicts as ``dict(…)`` and one entry per line if it is long."""
     if isinstance(value, Code):
         return str(value)
     if isinstance(value, str):
@@ -235,7 +235,7 @@ def _data(data: DataSet, fit: Fit, stock: Any) -> Iterator[str]:
             "ann_file": split.annotations.as_posix(),
             "data_prefix": {"img": f"{split.images.as_posix()}/"},
         }
-        # No filter: images without objects teach what is background.
+        # No filter: images without objects teach the background.
         dataset |= {} if name == "train" else {"test_mode": True}
         dataset["pipeline"] = Code("train_pipeline" if name == "train" else "test_pipeline")
         loader: dict[str, Any] = {"_delete_": True} if stock is not None else {}
@@ -282,7 +282,7 @@ def _schedule(epochs: Setting, data: DataSet, fit: Fit, stock: bool) -> str:
 
 
 def comment(text: str) -> list[str]:
-    """A comment, broken into lines."""
+    """A comment, wrapped into lines."""
     return fill(text, 100, initial_indent="# ", subsequent_indent="# ").splitlines()
 
 
@@ -294,7 +294,7 @@ def _model_of(part: Part) -> Any:
 
 
 def _anchors(model: Any, fit: Fit) -> dict[str, Any]:
-    """An override where the anchors of a dense head begin above what fits."""
+    """An override if a dense head's smallest anchors are too large for the data."""
     head = model.get("bbox_head")
     generator = head.get("anchor_generator") if _is_map(head) else None
     given = None if generator is None else generator.get("octave_base_scale")

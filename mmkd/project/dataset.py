@@ -1,4 +1,4 @@
-"""The user's data set: which kind it is, its splits as COCO files, what is wrong, and its sizes."""
+"""The user's data set: its format, its splits as COCO files, its problems, and its sizes."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class DataSet:
     Attributes:
         kind: ``coco``, ``yolo`` or ``voc``.
         root: its folder, as given.
-        classes: names, in the order of the labels.
-        splits: by name; ``train`` and ``val`` are always there.
-        boxes: how many boxes each class has in training.
-        longest_side: median over the training images, in pixels.
-        object_sizes: 10 %, 50 % and 90 % quantiles of the square root of the boxes' areas, as parts of their
-            images' longest sides.
-        made_val: validation was cut from training.
-        remarks: what is wrong with it without stopping a training, one line each.
+        classes: class names, in the order of the labels.
+        splits: name → split; ``train`` and ``val`` always exist.
+        boxes: number of training boxes of each class.
+        longest_side: median longest side of the training images, in pixels.
+        object_sizes: 10 %, 50 % and 90 % quantiles of the square root of box areas, relative to the longest
+            side of the image.
+        made_val: whether the validation split was taken from the training split.
+        remarks: problems that do not prevent training, one line each.
     """
 
     kind: str
@@ -63,7 +63,7 @@ class DataSet:
 
     @property
     def test(self) -> Split:
-        """The split for the final evaluation: validation if there is no other."""
+        """The split for the final evaluation: ``test``, or else validation."""
         return self.splits.get("test", self.splits["val"])
 
 
@@ -72,12 +72,12 @@ def read_dataset(data: str | Path, project: Path, own: Path, kind: str | None = 
 
     Args:
         data: its folder, or the ``data.yaml`` of YOLO labels.
-        project: the folder of the project, as its files will name it.
-        own: where files of the project are written until it is complete.
-        kind: ``coco``, ``yolo`` or ``voc``; found by itself if ``None``.
+        project: the project's folder, as the project's files will refer to it.
+        own: temporary folder for the project's files until it is complete.
+        kind: ``coco``, ``yolo`` or ``voc``; ``None`` to detect it.
 
     Raises:
-        UserError: nothing is found, or training would fail on it.
+        UserError: no data set is found, or training on it would fail.
     """
     path = Path(data)
     if not path.exists():
@@ -173,7 +173,7 @@ def _is_voc(path: Path) -> bool:
 
 
 def _out(path: Path, own: Path) -> Path | None:
-    """Annotations are written beside the data, unless that is read-only."""
+    """Where to write annotations: ``None`` for beside the data, or a project folder if that is read-only."""
     folder = path if path.is_dir() else path.parent
     return None if os.access(folder, os.W_OK) else own / "annotations"
 
@@ -185,7 +185,7 @@ def _in_project(split: Split, own: Path, project: Path) -> Split:
 
 
 def _examined(found: Converted, contents: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What the doctor says of COCO files; a `UserError` for what would stop a training or spoil it."""
+    """The doctor's warnings about COCO files; its errors become a `UserError`."""
     remarks = []
     for finding in _findings(found, contents):
         if finding.level == "error":
@@ -218,7 +218,7 @@ def _findings(found: Converted, contents: Mapping[str, Mapping[str, Any]]) -> It
 
 
 def _sizes(content: Mapping[str, Any]) -> tuple[list[int], list[float]]:
-    """The longest sides of images in pixels, and the sizes of objects as parts of them."""
+    """The images' longest sides in pixels, and object sizes relative to them."""
     sides = {one["id"]: max(one["width"], one["height"]) for one in content["images"]}
     sizes = [
         max(0.0, one["bbox"][2] * one["bbox"][3]) ** 0.5 / sides[one["image_id"]]

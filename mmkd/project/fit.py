@@ -11,12 +11,12 @@ import torch
 
 from mmkd.project.dataset import DataSet
 
-# Longest side of images, unless they are smaller, and how far small objects may raise it.
+# Longest side of images, unless they are smaller, and the most it may grow for small objects.
 _SIDE = {"cpu": (320, 640), "cuda": (1333, 1600)}
-# A level of stride 8 sees less than one position of what is smaller.
+# A smaller object covers less than one position of a level with stride 8.
 _SMALLEST_OBJECT = 8
 _BATCH = {"cpu": 8, "cuda": 16}
-# An ATSS of ResNet-50 and its teacher need about this much while they are trained, with room to spare.
+# ATSS-R50 and its teacher need about this much memory in training, with some margin.
 _GIB_PER_MEGAPIXEL = 4.0
 _STEPS = {"scratch": 2000, "pretrained": 3000}
 _EPOCHS = {"scratch": (12, 100), "pretrained": (12, 60)}
@@ -24,7 +24,7 @@ _EPOCHS = {"scratch": (12, 100), "pretrained": (12, 60)}
 
 @dataclass(frozen=True)
 class Machine:
-    """Where training happens: ``cpu`` or ``cuda``, a name for it, processors, and the GPU's memory in GiB."""
+    """Where to train: ``cpu`` or ``cuda``, a name, the number of processors, and GPU memory in GiB."""
 
     device: str
     name: str
@@ -42,7 +42,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Fit:
-    """The settings of a project. Epochs are those of the teacher and of the student."""
+    """The settings of a project."""
 
     side: Setting
     anchor_scale: Setting
@@ -53,7 +53,7 @@ class Fit:
 
 
 def this_machine() -> Machine:
-    """The machine that this runs on."""
+    """This machine."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not torch.cuda.is_available():
         return Machine("cpu", f"no GPU, {processors} CPU cores", processors)
@@ -67,8 +67,8 @@ def fit(data: DataSet, machine: Machine, pretrained: bool) -> Fit:
 
     Args:
         data: the data set.
-        machine: where it is trained.
-        pretrained: the teacher begins with weights of COCO, the student's backbone with those of ImageNet.
+        machine: the machine to train on.
+        pretrained: whether the teacher starts from COCO weights and the student's backbone from ImageNet.
 
     Example:
         >>> side(320, 0.05, "cpu").value
@@ -90,7 +90,7 @@ def fit(data: DataSet, machine: Machine, pretrained: bool) -> Fit:
 
 
 def side(median: int, smallest_part: float, device: str) -> Setting:
-    """The longest side of images as the detectors see them: a multiple of 32, the largest stride but two."""
+    """The longest side of the detectors' input: a multiple of 32, the stride of a backbone's last level."""
     usual, most = _SIDE[device]
     wanted: float = min(median, usual)
     why = f"half of the images have a longest side of at least {median} px"
@@ -108,10 +108,10 @@ def side(median: int, smallest_part: float, device: str) -> Setting:
 
 
 def anchor_scale(small: float) -> Setting:
-    """ATSS' and RetinaNet's ``octave_base_scale``: the smallest anchor is 8 px times it.
+    """``octave_base_scale`` of ATSS and RetinaNet; the smallest anchor has 8 times this size, in pixels.
 
     Args:
-        small: size in pixels that a tenth of the objects stay below, as the detector sees them.
+        small: the 10 % quantile of object sizes in the detector's input, in pixels.
     """
     scale = next((scale for scale in (8, 4) if 8 * scale <= 2 * small), 2)
     if scale == 8:
@@ -121,7 +121,7 @@ def anchor_scale(small: float) -> Setting:
 
 
 def batch(side: int, images: int, machine: Machine) -> Setting:
-    """Images in a batch, a power of two; at least 20 steps in an epoch as far as 4 images allow."""
+    """The batch size, a power of two; small enough for 20 steps per epoch, but at least 4."""
     size = _BATCH[machine.device]
     why = "small images on a CPU" if machine.device == "cpu" else f"the usual size on {machine.name}"
     if machine.device == "cpu" and side > 400:
@@ -138,7 +138,7 @@ def batch(side: int, images: int, machine: Machine) -> Setting:
 
 
 def epochs(steps: int, pretrained: bool) -> Setting:
-    """Epochs of the teacher from the steps of one."""
+    """The teacher's epochs, from the number of steps per epoch."""
     key = "pretrained" if pretrained else "scratch"
     least, most = _EPOCHS[key]
     wanted = math.ceil(_STEPS[key] / steps)

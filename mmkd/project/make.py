@@ -1,4 +1,4 @@
-"""Make a project: look at the data, choose, write, and check that what was written can be built."""
+"""Make a project: inspect the data, choose settings, write the files, and check that they build."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ STOCK = "mmdet::atss/atss_r50_fpn_1x_coco.py"
 
 @dataclass(frozen=True)
 class Project:
-    """What was made.
+    """A project that was made.
 
     Attributes:
-        folder: of the project.
-        data: what was found.
-        machine: what it is made for.
+        folder: the project's folder.
+        data: facts about the data set.
+        machine: the machine that the settings fit.
         fit: the settings and their reasons.
-        teacher, student: what the two are, in words.
-        losses: of the distillation, by name.
+        teacher, student: descriptions of the two, in words.
+        losses: the distillation losses, by name and type.
     """
 
     folder: Path
@@ -49,7 +49,7 @@ class Project:
     losses: tuple[str, ...]
 
     def lines(self) -> Iterator[str]:
-        """One page for a terminal: what was found, what was chosen and why, and what to do next."""
+        """Summary for a terminal: the data, the chosen settings with reasons, and the next commands."""
         data, fit = self.data, self.fit
         kind = {"coco": "COCO", "yolo": "YOLO labels", "voc": "VOC"}[data.kind]
         yield f"{data.root}: {kind}" + ("" if data.kind == "coco" else ", converted to COCO JSON")
@@ -89,20 +89,21 @@ def make_project(
 ) -> Project:
     """Write configs, a comparison and a sweep for a data set.
 
-    Without a GPU the default pair is the narrow ATSS that trains from scratch on small data in minutes; with
-    one, or beside a named detector, the stock ATSS, with ResNet-50 from COCO's weights as the teacher and
-    ResNet-18 as the student. Only what is built without error is written, and all of it or nothing.
+    Without a GPU, the default pair is two narrow ATSS detectors that train from scratch within minutes.
+    With a GPU, or if one of the two is given, the defaults are stock ATSS detectors: ResNet-50 with COCO
+    weights as the teacher, ResNet-18 as the student. The project is written completely, or not at all if
+    something does not build.
 
     Args:
-        project: folder to write; it must not exist or be empty. Its files name it and the data as given here,
-            so the commands are called from the same folder.
+        project: folder to write; it must be new or empty. The project's files refer to it and to the data as
+            given here, so run the commands from the same working directory.
         data: folder of a COCO, YOLO or VOC data set, or the ``data.yaml`` of YOLO labels.
         student, teacher: a stock config like ``mmdet::gfl/gfl_r50_fpn_1x_coco.py``, or a config file.
-        kind: ``coco``, ``yolo`` or ``voc``, where a folder holds several.
-        machine: where it will be trained; by default this one.
+        kind: ``coco``, ``yolo`` or ``voc``, if the folder contains several formats.
+        machine: the machine to train on; by default this one.
 
     Raises:
-        UserError: the folder is not empty, the data cannot be trained on, or the detectors do not fit.
+        UserError: the folder is not empty, training on the data would fail, or the detectors do not fit.
     """
     folder = Path(project)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -125,7 +126,7 @@ def make_project(
         ) from error
     try:
         made = _write(folder, own, read_dataset(data, folder, own, kind), student, teacher, machine)
-        own.chmod(0o755)  # a temporary folder is for its owner alone
+        own.chmod(0o755)  # only its owner can read a temporary folder
         if folder.exists():
             folder.rmdir()
         own.rename(folder)
@@ -180,7 +181,7 @@ def _parts(folder: Path, stock: bool, student: str | None, teacher: str | None) 
 
 
 def _named(name: str, folder: Path, role: str) -> Part:
-    """A stock config or the user's own file."""
+    """A teacher or student from a stock config or the user's file."""
     cfg = config_of(f"the {role}", name)
     if "model" not in cfg or not is_kind(cfg.model, BaseDetector):
         raise UserError(
@@ -199,10 +200,10 @@ def _named(name: str, folder: Path, role: str) -> Part:
 
 
 def _weights(name: str) -> str:
-    """The zoo's weights for a stock config; a file's own ``load_from``."""
+    """The zoo's weights for a stock config; ``load_from`` of a config file."""
     if "::" not in name:
         return str(Config.fromfile(name).get("load_from") or "")
     try:
         return str(get_config(name, pretrained=True).model_path)
-    except Exception:  # the zoo lists none
+    except Exception:  # the zoo has no weights for it
         return ""
