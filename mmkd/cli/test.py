@@ -131,8 +131,9 @@ def test(args: argparse.Namespace) -> dict[str, float]:
         runner, metrics = _test(args)
         if not get_rank():
             told = [f"{name.rpartition('/')[2]} {value:.4g}" for name, value in metrics.items()]
-            terminal.say(", ".join(told) or "nothing was detected")
-            tell_of_files(terminal, runner, began, *filter(None, [args.out]))
+            if not args.images:
+                terminal.say(", ".join(told) or "nothing was detected")
+            tell_of_files(terminal, runner, began, predictions=args.out, pictures=args.show_dir)
         return metrics
 
 

@@ -49,20 +49,19 @@ def files_since(folder: Path, began: float) -> dict[str, list[Path]]:
     return {kind: paths for kind, paths in found.items() if kind and paths}
 
 
-def tell_of_files(terminal: Terminal, runner: Any, began: float, *more: str) -> None:
+def tell_of_files(terminal: Terminal, runner: Any, began: float, **more: str | None) -> None:
     """Print the paths of all files of a run, and the number of library warnings in its log.
 
     Args:
         terminal: where to print.
         runner: of a finished run.
         began: seconds of `time.time`.
-        more: files outside the work dir.
+        more: paths outside the work dir, by what is there.
     """
     if not is_main_process():
         return
     found = files_since(Path(runner.work_dir), began)
-    if more:
-        found["predictions"] = [Path(path) for path in more]
+    found |= {kind: [Path(path)] for kind, path in more.items() if path is not None}
     width = max(map(len, found), default=0)
     for kind, paths in found.items():
         paths = sorted(paths, key=lambda path: path.stat().st_mtime)

@@ -76,7 +76,9 @@ def test_pictures_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert before.size == after.size
         assert ImageChops.difference(before, after).getbbox() is not None
     assert (out / "all.gif").is_file()
-    assert "2 pictures and all.gif" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"pictures  {out}" in told
+    assert "nothing was detected" not in told
 
 
 def test_wrong_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,7 +55,7 @@ def test_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with short_output() as terminal:
         terminal.hidden = 3
         runner = SimpleNamespace(work_dir=str(tmp_path / "run"))
-        tell_of_files(terminal, runner, time.time(), str(tmp_path / "out.pkl"))
+        tell_of_files(terminal, runner, time.time(), predictions=str(tmp_path / "out.pkl"))
     assert capsys.readouterr().out.splitlines() == [
         f"checkpoint   {tmp_path}/run/epoch_8.pth … epoch_10.pth (3)",
         f"log          {tmp_path}/run/t/t.log (with 3 library warnings)",
