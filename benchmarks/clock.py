@@ -1,4 +1,4 @@
-"""A hook that writes when each iteration and epoch of a training began, for benchmarks/train_cost.py."""
+"""A hook that records the times of iterations and epochs, for benchmarks/train_cost.py."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ FILE = "clock.json"
 
 @HOOKS.register_module(force=True)
 class ClockHook(Hook):
-    """Write ``clock.json`` into the work dir: when each epoch began and each iteration ended, in seconds."""
+    """Writes ``clock.json`` into the work dir: when each epoch began and each iteration ended, in seconds."""
 
     priority = "LOWEST"
 
     def before_train(self, runner: Any) -> None:
-        """Begin."""
+        """Start the clock."""
         self.epochs: list[float] = []
         self.iterations: list[list[float]] = []
 
     def before_train_epoch(self, runner: Any) -> None:
-        """An epoch begins."""
+        """Record the start of an epoch."""
         self.epochs.append(time.perf_counter())
         self.iterations.append([])
 
     def after_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
-        """An iteration has ended."""
+        """Record the end of an iteration."""
         self.iterations[-1].append(time.perf_counter())
 
     def after_train(self, runner: Any) -> None:
-        """Write."""
+        """Write the file."""
         content = {"epochs": self.epochs, "iterations": self.iterations, "end": time.perf_counter()}
         (Path(runner.work_dir) / FILE).write_text(json.dumps(content))

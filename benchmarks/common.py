@@ -1,4 +1,4 @@
-"""What the benchmarks share: taking turns, counting memory, batches, and the JSON beside each table."""
+"""Shared code of the benchmarks: timing in turns, memory, batches, and the JSON beside each table."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from torch.profiler import ProfilerActivity, profile
 
 OUT = Path("work_dirs/benchmarks")
 Step = Callable[[], Any]
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of logits (N, K) to a scalar
-WARM_UP = 2  # the first turns allocate
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # two logits (N, K) to a scalar
+WARM_UP = 2  # the first turns allocate memory
 
 
 def take_turns(
@@ -28,8 +28,8 @@ def take_turns(
 ) -> dict[str, list[float]]:
     """Seconds of each step in each round, by a clock.
 
-    They alternate, so that what else the machine does meets all of them, and each round begins with another
-    one, so that none is always first.
+    The steps alternate, so that other load on the machine affects all of them, and each round starts with
+    another step, so that none is always first.
     """
     names = list(steps)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -46,7 +46,7 @@ def take_turns(
 
 
 def paired_ratios(times: Mapping[str, list[float]], base: str) -> dict[str, float]:
-    """For each step the median over the rounds of its ratio to ``base`` in the same round."""
+    """For each step, the median over the rounds of its ratio to ``base`` in the same round."""
     return {
         name: statistics.median(value / alone for value, alone in zip(values, times[base]))
         for name, values in times.items()
@@ -64,12 +64,12 @@ def loss_step(loss: Loss, student_NK: torch.Tensor, teacher_NK: torch.Tensor) ->
 
 
 def _start(event: Any) -> int:
-    """When an event of the profiler began; torch 2.1 counts microseconds."""
+    """Start time of a profiler event; torch 2.1 uses microseconds."""
     return event.start_ns() if hasattr(event, "start_ns") else event.start_us()
 
 
 def peak_bytes(step: Step, device: str = "cpu") -> int:
-    """The most that was allocated at once during a step, beyond what was before."""
+    """Peak memory allocated during a step, on top of what was allocated before."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -87,7 +87,7 @@ def peak_bytes(step: Step, device: str = "cpu") -> int:
 
 
 def random_batch(images: int, height: int, width: int, num_classes: int, device: str = "cpu") -> Any:
-    """Normalised inputs and samples with five boxes each."""
+    """Random inputs and samples with five boxes each."""
     torch.manual_seed(0)
     samples = []
     for index in range(images):
@@ -118,7 +118,7 @@ def trained(model: Any, batch: Any, extra: Callable[[], torch.Tensor] | None = N
 
 
 def write(name: str, out: Path | None = None, **content: Any) -> None:
-    """Write a benchmark's figures beside what they were measured with."""
+    """Write a benchmark's figures with the versions and hardware that produced them."""
     versions = {"python": platform.python_version()}
     for package in ("mmkd", "torch", "mmdet", "mmcv", "mmengine", "mmrazor", "numpy"):
         try:
@@ -139,7 +139,7 @@ def write(name: str, out: Path | None = None, **content: Any) -> None:
 
 
 def processor() -> str:
-    """Its name, and which units for half precision it says it has."""
+    """The processor's name, and the half-precision units that it reports."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

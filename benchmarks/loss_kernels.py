@@ -2,9 +2,9 @@
 
     python benchmarks/loss_kernels.py
 
-The forms take turns; the figures are medians of ratios in this run. Memory is the peak of what the allocator
-gave during one call, beside the logits and their gradient, in (N, K) float32 tensors. MMRazor's form is there
-where it is installed, see benchmarks/razor.py.
+The forms take turns; the figures are medians of ratios in this run. Memory is the allocator's peak during one
+call, without the logits and their gradient, in (N, K) float32 tensors. MMRazor's form is included if it is
+installed, see benchmarks/razor.py.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ OUT: Path | None = None
 
 
 def eager_softmax(student_NK: Tensor, teacher_NK: Tensor) -> Tensor:
-    """log_softmax, softmax, kl_div and a sum."""
+    """The softmax KL by log_softmax, softmax, kl_div and a sum."""
     log_s_NK, p_t_NK = F.log_softmax(student_NK, 1), F.softmax(teacher_NK, 1)
     return F.kl_div(log_s_NK, p_t_NK, reduction="none").sum(1).sum()
 
 
 def eager_sigmoid(student_NK: Tensor, teacher_NK: Tensor) -> Tensor:
-    """Binary cross entropy of the teacher's probabilities less their entropy."""
+    """Binary cross-entropy with the teacher's probabilities, minus their entropy."""
     p_t_NK = teacher_NK.sigmoid()
     cross = F.binary_cross_entropy_with_logits(student_NK, p_t_NK, reduction="none")
     return (cross - F.binary_cross_entropy_with_logits(teacher_NK, p_t_NK, reduction="none")).sum(1).sum()
 
 
 def forms(activation: str, registry: Any) -> dict[str, Loss]:
-    """Each way to compute one of the two."""
+    """All implementations for one activation."""
     ours: Loss = lambda s, t: kl_divergence(s, t, activation=activation, reduction="sum")  # type: ignore[arg-type]  # noqa: E731
     if activation == "sigmoid":
         return {"mmkd": ours, "PyTorch": eager_sigmoid}
@@ -55,7 +55,7 @@ def forms(activation: str, registry: Any) -> dict[str, Loss]:
 
 
 def main() -> None:
-    """Print the table, write the JSON."""
+    """Print the table and write the JSON."""
     torch.manual_seed(0)
     registry = import_mmrazor()
     others = ["PyTorch", "mmdet", "MMRazor"]

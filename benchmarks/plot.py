@@ -1,4 +1,4 @@
-"""Draw what the benchmarks have written: docs/pictures/benchmarks.png.
+"""Draw the benchmarks' results: docs/pictures/benchmarks.png.
 
 python benchmarks/plot.py
 """
@@ -22,7 +22,7 @@ def read(name: str) -> Any:
 
 
 def bars(axis: Any, ratios: dict[str, float], title: str) -> None:
-    """Horizontal bars with their figures."""
+    """Draw horizontal bars with their values."""
     names = list(ratios)[::-1]
     colors = [OURS if "mmkd" in name else GREY if "alone" in name else OTHERS for name in names]
     drawn = axis.barh(names, [ratios[name] for name in names], color=colors)
@@ -33,7 +33,7 @@ def bars(axis: Any, ratios: dict[str, float], title: str) -> None:
 
 
 def main() -> None:
-    """Read the JSON files, draw three panels."""
+    """Read the JSON files and draw three panels."""
     step, kernels, scaling = read("step_cost"), read("loss_kernels"), read("scaling")
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), width_ratios=[1.25, 1, 1])
     bars(left, step["ratios"], "A training step, the student alone = 1")

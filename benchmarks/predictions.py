@@ -1,10 +1,10 @@
-"""Predictions in files: their size, the time and memory that reading them takes, and what the workers add.
+"""Predictions in files: their size, the time and memory to read them, and the memory of the workers.
 
     python benchmarks/predictions.py
 
-Each number of images is written by `PredictionsWriter` and read by a new process, as a training does it. The
-teacher lives in the main process; the workers of the data loader are forked from it. Times are those of the
-processor, which other jobs on the machine do not lengthen much.
+For each number of images, `PredictionsWriter` writes the files and a new process reads them, as in training.
+The teacher lives in the main process; the data loader's workers are forked from it. Times are processor
+times, which other jobs on the machine affect little.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def parse_args() -> argparse.Namespace:
 
 
 def name_of(number: int) -> str:
-    """Of an image file."""
+    """The name of an image file."""
     return f"images/train/{number:012d}.jpg"
 
 
 def generate(out: Path, images: int, boxes: int) -> float:
-    """Write predictions of random boxes; seconds of the processor."""
+    """Write predictions with random boxes; returns the processor time in seconds."""
     random = np.random.default_rng(0)
     began = time.process_time()
     with PredictionsWriter(out, CLASSES) as writer:
@@ -65,7 +65,7 @@ def generate(out: Path, images: int, boxes: int) -> float:
 
 
 class Numbers(Dataset[int]):
-    """A data set that costs nothing, so that what a worker holds is not its own."""
+    """An empty data set, so that a worker's memory is only what it inherits."""
 
     collected = False
 
@@ -74,27 +74,27 @@ class Numbers(Dataset[int]):
 
     def __getitem__(self, number: int) -> int:
         if not self.collected:
-            gc.collect()  # which visits all objects that were inherited: the worst case
+            gc.collect()  # touches all inherited objects: the worst case
             self.collected = True
         return number
 
 
 def memory(pid: int | str) -> dict[str, float]:
-    """MiB of a process: `Pss`, its own and its share of what several hold; `Private`, its own alone."""
+    """Memory of a process in MiB: `Pss` includes its share of shared pages, `Private` does not."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     parts = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines}
     return {"Pss": parts["Pss"], "Private": parts["Private_Clean"] + parts["Private_Dirty"]}
 
 
 def resident(name: str) -> float:
-    """MiB that this process holds, ``VmRSS``, or has held at most, ``VmHWM``."""
+    """Memory of this process in MiB: current (``VmRSS``) or peak (``VmHWM``)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
 def one(args: argparse.Namespace) -> dict[str, Any]:
-    """Read the predictions in this process, find each image, and start workers."""
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    """Read the predictions in this process, look up each image, and start workers."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before, began = resident("VmRSS"), (time.perf_counter(), time.process_time())
     teacher = PredictionsTeacher(str(args.one))
     loaded = time.perf_counter(), time.process_time()
@@ -126,7 +126,7 @@ def one(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write, read, print the table."""
+    """Write and read predictions, and print the table."""
     args = parse_args()
     if args.one is not None:
         print(json.dumps(one(args)))

@@ -1,9 +1,9 @@
-"""MMRazor 1.0.0, to compare with.
+"""MMRazor 1.0.0, for comparison.
 
     pip install mmrazor==1.0.0 joblib pydacefit scikit-learn
 
-Its quantization tables do not import under torch ≥ 2.0; they are not needed here, and it leaves them out
-where it takes torch for an older one.
+Its quantization tables, which are not needed here, cannot be imported under torch ≥ 2.0. MMRazor skips them
+for older versions, so `import_mmrazor` shows it an older version number.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 
 
 def import_mmrazor() -> Any:
-    """MMRazor's registry of models, or the reason why there is none."""
+    """MMRazor's model registry, or the reason why it cannot be imported."""
     real = torch.__version__
     torch.__version__ = type(real)("1.12.0")
     try:
-        from mmrazor.models import SingleTeacherDistill  # noqa: F401, which registers it
+        from mmrazor.models import SingleTeacherDistill  # noqa: F401, registers it
         from mmrazor.registry import MODELS
     except Exception as error:
         return f"{type(error).__name__}: {error}"
@@ -28,7 +28,7 @@ def import_mmrazor() -> Any:
 
 
 def single_teacher_distill(registry: Any, student: Any, teacher: Any, layer: str, levels: int) -> Any:
-    """Its `SingleTeacherDistill` with its `KLDivergence` on the class logits of each level."""
+    """MMRazor's `SingleTeacherDistill` with its `KLDivergence` on the class logits of each level."""
     recorder = {"cls": {"type": "mmrazor.ModuleOutputs", "source": layer}}
     names = [f"loss_kd_{level}" for level in range(levels)]
     return registry.build(

@@ -1,4 +1,4 @@
-"""Time of DIST, forward and backward: plain sums of one group, groups by image, and its published form.
+"""Time of DIST, forward and backward: one group, one group per image, and the published form.
 
     python benchmarks/relations.py
 
@@ -18,7 +18,7 @@ ROUNDS = 101
 
 
 def published(student_NK: Tensor, teacher_NK: Tensor) -> Tensor:
-    """1 − cosine of the centered scores, of rows and of columns."""
+    """1 − cosine of the centred scores, over rows and over columns."""
 
     def distance(x: Tensor, y: Tensor) -> Tensor:
         x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
@@ -29,7 +29,7 @@ def published(student_NK: Tensor, teacher_NK: Tensor) -> Tensor:
 
 
 def by_image(student_NK: Tensor, teacher_NK: Tensor) -> Tensor:
-    """Four images, as a batch has them."""
+    """DIST within each of four images."""
     image_N = torch.arange(len(student_NK)) % 4
     between_N, within_G = relation_distances(student_NK, teacher_NK, group_N=image_N, groups=4)
     return between_N.mean() + within_G.mean()

@@ -1,11 +1,11 @@
-"""How the cost of a distilled step grows with the batch, the image, the classes and the processes.
+"""How the cost of a distilled step grows with batch size, image size, classes and processes.
 
     python benchmarks/scaling.py
 
-Each figure is a ratio in this run: of a distilled step to the student's alone at the same point, and of each
-of the two to its own first point; the exponent is the slope of a straight line through the logarithms. Two
-processes (gloo, one thread each) are compared with one process of one thread at the same batch per process:
-1 would mean that the second process costs nothing.
+Each figure is a ratio in this run: a distilled step over the student's alone at the same point, and each of
+the two over its own first point. The exponent is the slope of a straight line through the logarithms. Two
+processes (gloo, one thread each) are compared with one process with one thread and the same batch per
+process; 1 would mean that the second process costs nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def models(args: argparse.Namespace, classes: int) -> dict[str, Any]:
-    """The student alone and distilled, for a number of classes; all priors take part in the loss."""
+    """The student alone and distilled, for a number of classes; the loss uses all priors."""
     student, teacher = load_config(args.student).model, load_config(args.teacher).model
     for model in (student, teacher):
         model.bbox_head.num_classes = classes
@@ -56,7 +56,7 @@ def models(args: argparse.Namespace, classes: int) -> dict[str, Any]:
 
 
 def steps_at(args: argparse.Namespace, point: dict[str, int]) -> dict[str, Step]:
-    """A step of each at one point."""
+    """A step of each model at one point."""
     batch = random_batch(point["batch"], point["size"], point["size"], point["classes"])
     return {name: trained(model, batch) for name, model in models(args, point["classes"]).items()}
 
@@ -67,7 +67,7 @@ def exponent(xs: list[int], ys: list[float]) -> float:
 
 
 def over(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    """The cost over one of the three."""
+    """The cost as a function of batch size, image size or classes."""
     steps = {
         f"{which} {x}": step
         for x in POINTS[name]
@@ -89,7 +89,7 @@ def over(args: argparse.Namespace, name: str) -> dict[str, Any]:
 
 
 def process(rank: int, world: int, port: int, args: argparse.Namespace, results: Any) -> None:
-    """One of the processes: a distilled model in DistributedDataParallel."""
+    """Run one process: a distilled model in DistributedDataParallel."""
     torch.set_num_threads(1)
     register_all_modules()
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
@@ -112,7 +112,7 @@ def process(rank: int, world: int, port: int, args: argparse.Namespace, results:
 
 
 def processes(args: argparse.Namespace) -> dict[str, float]:
-    """A step in one and in two processes with the same batch in each, in turns."""
+    """Seconds of a step in one and in two processes with the same batch in each, in turns."""
     context = torch.multiprocessing.get_context("spawn")
     found: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(3):
@@ -128,7 +128,7 @@ def processes(args: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print the tables, write the JSON."""
+    """Print the tables and write the JSON."""
     args = parse_args()
     register_all_modules()
     found: dict[str, Any] = {name: over(args, name) for name in POINTS}

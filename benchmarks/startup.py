@@ -1,8 +1,8 @@
-"""What mmkd adds before the first step: import, build, and the teacher's first answer.
+"""What mmkd adds before the first step: import, build, and the teacher's first forward pass.
 
     python benchmarks/startup.py
 
-Each process is new; they take turns. Figures are ratios to what a student alone needs in the same run.
+The variants take turns, each in a new process. Figures are ratios to the student alone in the same run.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def one(args: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    """Start processes in turn, print the table, write the JSON."""
+    """Start processes in turn, print the table and write the JSON."""
     args = parse_args()
     if args.one:
         print(json.dumps(one(args)))
@@ -96,7 +96,7 @@ def main() -> None:
                 ran = subprocess.run(command, capture_output=True, text=True)
                 if ran.returncode:
                     raise RuntimeError(ran.stderr)
-                if turn:  # the first round fills the cache, and the file system's
+                if turn:  # the first round fills the cache and the file system's cache
                     found[kind].append(json.loads(ran.stdout.splitlines()[-1]))
     ratios: dict[str, dict[str, float]] = {kind: {} for kind in found}
     for kind, rows in found.items():

@@ -1,19 +1,19 @@
-"""What a training step costs with a teacher, as a ratio to the student's alone in the same run.
+"""The cost of a training step with a teacher, as a ratio to the student alone in the same run.
 
     python benchmarks/step_cost.py
     python benchmarks/step_cost.py --student mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py \\
         --teacher mmdet::faster_rcnn/faster-rcnn_r101_fpn_1x_coco.py
 
-The student learns what `--teacher` of the tools chooses for it, the recommended recipe: for the default pair
-logits, boxes, centerness and neck, live and cached. Beside that a one-stage student learns class logits
-alone, which is all that mmdet's way and MMRazor's do here; another features alone: what lies between the two
-is the teacher's later heads, on what the student looks at. The processor is named: what it has for bfloat16
-decides.
+The student learns with the recipe that `mmkd-train --teacher` recommends: for the default pair logits, boxes,
+centerness and neck, live and cached. For comparison, a one-stage student learns only class logits, like
+mmdet's and MMRazor's variants here, and another student only features; the difference between the last two is
+the cost of the teacher's later heads at the student's regions. The processor is named, because its support
+for bfloat16 decides.
 
-The variants take turns, step by step, so that whatever else the machine does meets all of them; each figure
-is the median over the rounds of the ratio within a round. The student is there twice: the second one shows
-how far to trust the figures. Weights are random: they do not change the cost. MMRazor takes part where it is
-installed; benchmarks/razor.py says how.
+The variants take turns, step by step, so that other load on the machine affects all of them; each figure is
+the median over the rounds of the ratio within a round. The student runs twice: the second one shows how far
+to trust the figures. Weights are random, which does not change the cost. MMRazor is included if it is
+installed, see benchmarks/razor.py.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def mmdet_style(student: Any, teacher: Any, batch: Any) -> Step:
-    """As mmdet's distilling detectors do: the whole teacher in float32, its KL loss on the class logits."""
+    """Distil like mmdet's detectors: the whole teacher in float32, mmdet's KL loss on the class logits."""
     loss, seen = KnowledgeDistillationKLDivLoss(loss_weight=0.5, T=1), []
     student.bbox_head.register_forward_hook(lambda _, __, outs: seen.append(outs[0]))
 
@@ -81,7 +81,7 @@ def mmdet_style(student: Any, teacher: Any, batch: Any) -> Step:
 
 
 def losses_alone(model: Any, batch: Any) -> Step:
-    """What follows the student's loss, backward to its outputs; for regions with the teacher's heads."""
+    """The distillation losses alone, backward to the student's outputs; regions run the teacher's heads."""
     seen: list[Any] = []
     add_terms = model._add_terms
     model._add_terms = lambda losses, step, *_: seen.append(step) or losses
@@ -101,13 +101,13 @@ def losses_alone(model: Any, batch: Any) -> Step:
 
 
 def box_head(model: Any) -> Any:
-    """The config of a two-stage detector's box head; the last of a cascade."""
+    """A two-stage detector's box head config; the last one of a cascade."""
     heads = model.roi_head.bbox_head
     return heads[-1] if isinstance(heads, list) else heads
 
 
 def leaves(value: Any) -> Any:
-    """What was watched, with tensors at which the backward pass ends."""
+    """The watched outputs as leaf tensors, at which the backward pass ends."""
     if isinstance(value, torch.Tensor):
         return value.detach().requires_grad_(value.requires_grad)
     if isinstance(value, (tuple, list)):
@@ -127,7 +127,7 @@ def leaves(value: Any) -> Any:
 
 
 def measuring(model: Any, batch: Any) -> Step:
-    """A step that measures the automatic weights of all terms, as every 50th does."""
+    """A step that measures the automatic weights of all terms, as every 50th step does."""
     step = trained(model, batch)
 
     def first() -> None:
@@ -196,7 +196,7 @@ def build_steps(args: argparse.Namespace, folder: Path) -> dict[str, Step]:
 
 
 def main() -> None:
-    """Time the variants in turn, print the table, write the JSON."""
+    """Time the variants in turn, print the table and write the JSON."""
     args = parse_args()
     register_all_modules()
     with tempfile.TemporaryDirectory() as folder:

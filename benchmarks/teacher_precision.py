@@ -1,9 +1,9 @@
-"""The teacher's AP as the losses meet it: accelerated, in float32 and in what `auto` chooses.
+"""The AP of the teacher that the losses see: accelerated, in float32 and in the precision of `auto`.
 
     python benchmarks/teacher_precision.py
 
-The whole head is computed, its boxes are decoded by the head's own code, and the config's evaluator scores
-them on its test data, beside the stock detector.
+The whole head is computed, the head's own code decodes its boxes, and the config's evaluator scores them on
+its test data, for comparison with the stock detector.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
 
 @torch.no_grad()
 def average_precision(cfg: Any, student: Any, detect: Any, name: str) -> dict[str, float]:
-    """COCO metrics of a function from inputs and samples to results per image."""
+    """COCO metrics of a function that maps inputs and samples to results per image."""
     loader = Runner.build_dataloader(cfg.test_dataloader)
     evaluator = Runner.build_evaluator(Runner, cfg.test_evaluator)
     evaluator.dataset_meta = loader.dataset.metainfo
@@ -50,7 +50,7 @@ def average_precision(cfg: Any, student: Any, detect: Any, name: str) -> dict[st
 
 
 def main() -> None:
-    """Print the table, write the JSON."""
+    """Print the table and write the JSON."""
     args = parse_args()
     init_default_scope("mmdet")
     cfg = load_config(args.config)

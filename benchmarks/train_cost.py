@@ -1,14 +1,14 @@
-"""What mmkd's train tool costs beside mmdet's own, on a stock config without any distillation.
+"""The cost of mmkd's train tool compared with mmdet's, on a stock config without distillation.
 
     python benchmarks/train_cost.py
     python benchmarks/train_cost.py --config mmdet::atss/atss_r50_fpn_1x_coco.py
 
-Each training is a new process of `tools/train.py`, mmdet's or mmkd's, with the same config, which a hook of
-this benchmark times in both; what is mmkd's own is taken out of the config first. They take turns, round by
-round, each round beginning with another one, and mmdet's is there twice: the second one shows how far to
-trust the figures. Ratios are to mmdet's in the same round, the median over the rounds. A step lasts from the
-end of one iteration to that of the next, its data included; an epoch from its beginning to that of the next,
-with its workers' start, checkpoint and validation.
+Each training is a new process of `tools/train.py`, mmdet's or mmkd's, with the same config, without mmkd's
+own parts; a hook of this benchmark measures the times in both. They take turns, each round starting with
+another one. mmdet's tool runs twice: the second one shows how far to trust the figures. Figures are medians
+over the rounds of the ratio to mmdet's in the same round. A step lasts from the end of one iteration to the
+end of the next, including its data; an epoch from its start to the start of the next, including the start of
+workers, the checkpoint and validation.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mmkd.compat import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 MMDET, MMKD, AGAIN = "mmdet's tools/train.py", "mmkd's tools/train.py", "mmdet's tools/train.py, again"
-WARM_UP = 3  # iterations of an epoch whose time is not that of a step
+WARM_UP = 3  # first iterations of an epoch, not representative for a step
 PARTS = ("step", "epoch")
 
 
@@ -48,7 +48,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def stock(args: argparse.Namespace) -> Config:
-    """The config that both tools train: nothing of mmkd's, the clock, a few epochs, one seed."""
+    """The config that both tools train: without mmkd's parts, with the clock, a few epochs, one seed."""
     cfg = load_config(args.config)
     cfg.merge_from_dict(args.cfg_options)
     cfg.train_cfg.max_epochs = args.epochs
@@ -60,7 +60,7 @@ def stock(args: argparse.Namespace) -> Config:
 
 
 def mmdets_tool() -> Path:
-    """mmdet's train tool, of an installation or a clone."""
+    """mmdet's train tool, from an installation or a clone."""
     package = Path(mmdet.__file__).parent
     for path in (package / ".mim/tools/train.py", package.parent / "tools/train.py"):
         if path.is_file():
@@ -69,7 +69,7 @@ def mmdets_tool() -> Path:
 
 
 def train(tool: Path, config: Path, folder: Path) -> dict[str, float]:
-    """Seconds of a step (the median) and of an epoch (the mean) of one training."""
+    """Seconds per step (median) and per epoch (mean) of one training."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-W", "ignore", str(tool), str(config), "--work-dir", str(folder)]
     ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
@@ -79,7 +79,7 @@ def train(tool: Path, config: Path, folder: Path) -> dict[str, float]:
 
 
 def seconds(clock: Any) -> dict[str, float]:
-    """Of a step and an epoch, by what the clock wrote."""
+    """Seconds per step and epoch, from the clock's file."""
     steps = [
         after - before
         for ends in clock["iterations"]
@@ -90,7 +90,7 @@ def seconds(clock: Any) -> dict[str, float]:
 
 
 def main() -> None:
-    """Train in turn, print the table, write the JSON."""
+    """Train in turn, print the table and write the JSON."""
     args = parse_args()
     tools = {MMDET: mmdets_tool(), MMKD: ROOT / "tools" / "train.py", AGAIN: mmdets_tool()}
     times: dict[str, dict[str, list[float]]] = {part: {name: [] for name in tools} for part in PARTS}

@@ -1,20 +1,21 @@
-"""How far a verdict on distillation can be trusted: what finished comparisons would have said of themselves.
+"""How far to trust a verdict on distillation: what it would have predicted for finished comparisons.
 
     python benchmarks/verdicts.py                        # docs/results/*.json
     python benchmarks/verdicts.py --probes work_dirs/*/probe/*/verdict.json
 
-The results have each run's final metrics and no learning curves, so these parts of `mmkd-compare --probe` are
-tried on them, each alone:
+The results have each run's final metrics but no learning curves, so each of these parts of
+`mmkd-compare --probe` is tested on its own:
 
-- the paired interval: from all seeds but one, whether the sign that it gives is that of the seed left out;
-- the gap: in the same plan, whether classes whose teacher is no better than the student gain less than the
-  others;
-- the shrinking gain: of two plans of one pair with different budgets, from the gain of the shorter and the
-  student's AP in the longer what the gain of the longer is;
-- the forecast: on simulated learning curves alone, power laws from AP 0.1 at the smallest of three budgets
-  towards 0.6, three seeds with the scatter of ours: how often its interval holds the truth, and its width.
+- the paired interval: computed from all seeds but one, whether its sign matches the seed left out;
+- the gap: in the same plan, whether classes on which the teacher is no better than the student gain less than
+  the others;
+- the shrinking gain: for two plans of one pair with different budgets, whether the gain of the shorter and
+  the student's AP in the longer predict the gain of the longer;
+- the forecast: on simulated learning curves only, power laws from AP 0.1 at the smallest of three budgets
+  towards 0.6, with three seeds and the scatter of our runs: how often the interval contains the truth, and
+  its width.
 
-With --probes, the predicted gain of real probes is put beside that of the finished plan of the same name.
+With --probes, the predicted gain of real probes is compared with that of the finished plan of the same name.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from mmkd.compare.history import class_metrics, metric
 from mmkd.compare.statistics import SMALLEST_GAP, paired_difference
 from mmkd.compare.verdict import predict_gain
 
-# Plan and variant of a shorter and a longer training of the same pair with the same recipe.
+# A shorter training (plan, student, variant) and a longer one (plan, variant) of the same pair and recipe.
 BUDGETS = (("bccd_sweep", "student", "kd_features", "bccd_long", "kd_features"),)
 SCATTER, REPEATS = 0.008, 200
 TEACHER, STUDENT = "teacher", "student"
@@ -67,12 +68,12 @@ def variants(plan: Mapping[str, Any]) -> Iterator[str]:
     return (
         row["recipe"]
         for row in plan["summary"]
-        if row["role"] == "distilled" and row.get("config") != alone  # another setting of the student alone
+        if row["role"] == "distilled" and row.get("config") != alone  # else the student alone, with options
     )
 
 
 def left_out(plans: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """For each variant and seed: what the interval of the other seeds says, and whether it is so."""
+    """For each variant and seed, whether the interval of the other seeds predicts its sign; as counts."""
     found = {"undecided": 0, "right": 0, "wrong": 0}
     for plan in plans:
         alone = maps(plan, STUDENT)
@@ -90,7 +91,7 @@ def left_out(plans: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def by_class(plans: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean gain in AP of classes whose teacher is better than the student alone, and of the others."""
+    """Mean AP gain on classes where the teacher is better than the student alone, and on the others."""
     gains: dict[bool, list[float]] = {True: [], False: []}
     for plan in plans:
         classes: dict[str, dict[str, list[float]]] = {}
@@ -118,7 +119,7 @@ def by_class(plans: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def shrinking(plans: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The gain of the longer training by that of the shorter, given how good the student became."""
+    """The longer training's gain predicted from the shorter's, given the student's final AP."""
     rows = []
     for short, student, variant, long, longer in BUDGETS:
         if short not in plans or long not in plans:
@@ -148,7 +149,7 @@ def shrinking(plans: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def simulated(repeats: int) -> list[dict[str, Any]]:
-    """The forecast on power laws, by the largest budget and the exponent."""
+    """The forecast on simulated power laws, by largest budget and exponent."""
     rows = []
     for share in (0.1, 0.4):
         for exponent in (0.3, 0.5, 1.0, 2.0):
@@ -171,7 +172,7 @@ def simulated(repeats: int) -> list[dict[str, Any]]:
 
 
 def probed(probes: Sequence[Path], plans: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Predicted beside final, for each variant of a probe whose plan is finished."""
+    """Predicted and final gain of each variant of a probe whose plan is finished."""
     rows = []
     for path in probes:
         probe = json.loads(path.read_text(encoding="utf-8"))
@@ -197,7 +198,7 @@ def probed(probes: Sequence[Path], plans: Mapping[str, Mapping[str, Any]]) -> li
 
 
 def main() -> None:
-    """Print the figures, write the JSON."""
+    """Print the figures and write the JSON."""
     args = parse_args()
     read = [json.loads(path.read_text(encoding="utf-8")) for path in args.results]
     plans = {plan["name"]: plan for plan in read}

@@ -1,21 +1,21 @@
-"""Distil a classifier with the loss functions of mmkd alone: no detector, no config, no Runner.
+"""Distil a classifier with nothing but mmkd's loss functions: no detector, no config, no Runner.
 
-The steps are those of PyTorch's tutorial on knowledge distillation
+It follows PyTorch's tutorial on knowledge distillation
 (https://docs.pytorch.org/tutorials/beginner/knowledge_distillation_tutorial.html)
 on scikit-learn's handwritten digits: 1797 real images of 8×8 pixels, half of
-them for testing. A large teacher learns from all of the other half, a small
-student from 100 images of it; four equal students, with the same first weights
-and the same order of batches, learn from labels alone and with three kinds of
-distillation as well::
+them for testing. A large teacher learns from the whole other half, a small
+student from 100 of its images. Four identical students, with the same initial
+weights and order of batches, learn from the labels alone or with one of three
+kinds of distillation::
 
     pip install scikit-learn
     python examples/classification_digits.py [--unlabelled] [--teacher vit]
 
-With ``--unlabelled`` the teacher is also asked about the training images whose
-labels the student does not have.
+With ``--unlabelled`` the students also learn from the teacher on the training
+images whose labels they do not have.
 
-Measured so, test accuracy in percent, mean ± standard deviation of the seeds 0,
-1, 2 (torch 2.13, 2 CPU cores, about 25 s of one core per seed)::
+Test accuracy in percent, mean ± standard deviation over the seeds 0, 1 and 2
+(torch 2.13, 2 CPU cores, about 25 s of one core per seed)::
 
                          as it is    --unlabelled   with --teacher vit   … last-layer
     teacher            97.18 ± 0.67   97.18 ± 0.67      93.40 ± 1.06     89.62 ± 1.98
@@ -25,11 +25,11 @@ Measured so, test accuracy in percent, mean ± standard deviation of the seeds 0
     CE + regressor MSE 83.46 ± 0.89   82.46 ± 2.16      83.02 ± 2.57     80.98 ± 4.23
 
 (the last two columns with ``--unlabelled``). Three seeds say little: in the
-first column the seeds 3, 4, 5 gave +0.63, +1.04 and +1.63 to the student alone
-where these give +3.67, +3.37 and +3.63. What is beyond doubt is the gain of the
-logits' KL on images without labels. The first choice of epochs and learning rate
-(60, 1e-3) trained the student too little: it was worse with each of the three
-than alone (−2.6, −3.9, −17.3). The present ones were chosen on seeds 3 to 5.
+first column, seeds 3, 4 and 5 gained +0.63, +1.04 and +1.63 over the student
+alone, where these gain +3.67, +3.37 and +3.63. Only the gain of KL on logits
+with unlabelled images is certain. The first choice of epochs and learning rate
+(60, 1e-3) trained the student too little: each of the three kinds made it worse
+than alone (−2.6, −3.9, −17.3). The present values were chosen on seeds 3 to 5.
 
 Shape suffixes: B images, K classes, C channels, H and W size of a feature map.
 """
@@ -54,20 +54,20 @@ from mmkd.functional import cosine_distance, feature_mse, kl_divergence
 
 CLASSES = 10
 TEACHERS = ("cnn", "vit", "last-layer")
-# Weights of the distillation and of the cross-entropy, and T, as in the tutorial.
+# Weights of distillation and cross-entropy, and the temperature, as in the tutorial.
 KD_WEIGHT, CE_WEIGHT, TEMPERATURE = 0.25, 0.75, 2.0
 BATCH = 32
 
 Data = tuple[Tensor, Tensor]  # images B×1×8×8 and labels B
 Outputs = tuple[Tensor, Tensor]  # logits B×K and feature map B×C×H×W
-Distill = Callable[[Outputs, Outputs], Tensor]  # from the student's and the teacher's to a scalar
+Distill = Callable[[Outputs, Outputs], Tensor]  # from the student's and the teacher's outputs to a scalar
 
 
 class CNN(nn.Module):
-    """Convolutions to a map of 4×4 positions, then two linear layers.
+    """Convolutions down to a 4×4 map, then two linear layers.
 
     Args:
-        channels: of each convolution; the map is halved after half of them.
+        channels: channels of each convolution; the map is halved after half of them.
         hidden: width between the linear layers.
     """
 
@@ -113,7 +113,7 @@ class ViT(nn.Module):
 
 
 def new_student() -> CNN:
-    """The network that is to become good."""
+    """The student network."""
     return CNN((4, 8), hidden=16)
 
 
@@ -155,16 +155,16 @@ def fit(
     """Train by cross-entropy, and by a distillation loss if there is one.
 
     Args:
-        model: trained in place; its frozen parameters stay as they are.
+        model: trained in place; frozen parameters stay unchanged.
         data: images and labels.
-        epochs: how often each image is seen.
-        seed: of the order of the batches.
-        learning_rate: of Adam.
+        epochs: number of passes over ``data``.
+        seed: seed for the order of batches.
+        learning_rate: Adam's learning rate.
         distill: the distillation loss.
-        pool: the images of the distillation, which begin with those of ``data``; if there are more, each step
-            also draws a batch of them, whose labels nobody needs.
-        taught: what the teacher says of the pool.
-        extra: further parameters to train, of layers of the loss.
+        pool: images for distillation, starting with those of ``data``; if there are more, each step also
+            draws a batch of the others, without labels.
+        taught: the teacher's outputs on the pool.
+        extra: further parameters to train, from layers of the loss.
     """
     images, labels = data
     order = torch.Generator().manual_seed(seed)
@@ -187,16 +187,15 @@ def fit(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Data) -> float:
-    """The share of images whose class is found, in [0, 1]."""
+    """The share of images with the right class, in [0, 1]."""
     images, labels = data
     return float((model.eval()(images)[0].argmax(dim=1) == labels).float().mean())
 
 
 def train_teacher(kind: str, data: Data, epochs: int, seed: int) -> nn.Module:
-    """A teacher of one of the kinds in ``TEACHERS``.
+    """Train a teacher of one of the kinds in ``TEACHERS``.
 
-    ``last-layer`` is a CNN that was trained on the digits 0 to 4 alone and of
-    which only the last layer then learns all ten.
+    ``last-layer`` is a CNN trained on the digits 0 to 4 only; then its last layer alone learns all ten.
     """
     if kind not in TEACHERS:
         raise UserError(f"teacher must be one of {', '.join(TEACHERS)}, found {kind!r}")
@@ -219,17 +218,17 @@ def train_teacher(kind: str, data: Data, epochs: int, seed: int) -> nn.Module:
 
 
 def soft_targets(student: Outputs, teacher: Outputs) -> Tensor:
-    """Hinton's T²·KL of the softened classes."""
+    """Hinton's T²·KL between the softened class distributions."""
     return kl_divergence(student[0], teacher[0], temperature=TEMPERATURE, activation="softmax")
 
 
 def hidden_cosine(student: Outputs, teacher: Outputs) -> Tensor:
-    """1 − cos of the two maps; the channels of the wider one are averaged to as many as the other has."""
+    """1 − cosine of the two maps, averaging the wider one's channels down to the other's number."""
     return cosine_distance(student[1], teacher[1])
 
 
 def regressed(regressor: nn.Module) -> Distill:
-    """FitNets' mean squared error of the teacher's map and what a regressor makes of the student's."""
+    """FitNets' mean squared error between the teacher's map and a regressor's output on the student's."""
 
     def loss(student: Outputs, teacher: Outputs) -> Tensor:
         return feature_mse(regressor(student[1]), teacher[1])
@@ -240,25 +239,25 @@ def regressed(regressor: nn.Module) -> Distill:
 def run(
     kind: str, seed: int, epochs: int, teacher_epochs: int, labelled: int, unlabelled: bool = False
 ) -> dict[str, float]:
-    """Train one teacher and four students; their test accuracies by name.
+    """Train one teacher and four students; returns their test accuracies by name.
 
     Args:
-        kind: of teacher, one of ``TEACHERS``.
-        seed: of all weights and batches.
-        epochs: of the students.
-        teacher_epochs: of the teacher.
-        labelled: how many of the training images the students are given with labels.
-        unlabelled: distil on the other training images too, without their labels.
+        kind: kind of teacher, one of ``TEACHERS``.
+        seed: seed for all weights and batches.
+        epochs: the students' epochs.
+        teacher_epochs: the teacher's epochs.
+        labelled: number of training images that the students get with labels.
+        unlabelled: whether to distil on the other training images too, without their labels.
     """
     train, test = load_digits()
     few = (train[0][:labelled], train[1][:labelled])
     pool = train[0] if unlabelled else few[0]
     teacher = train_teacher(kind, train, teacher_epochs, seed).eval()
-    with torch.no_grad():  # once: it never changes its mind
+    with torch.no_grad():  # once: the teacher does not change
         taught = teacher(pool)
     torch.manual_seed(seed)
     first = new_student()
-    # FitNets' regressor is no part of the student and is thrown away with the loss.
+    # FitNets' regressor is not part of the student and is discarded after training.
     regressor = nn.Conv2d(first.channels, teacher.channels, 3, padding=1)
     terms: dict[str, tuple[Distill | None, Sequence[nn.Parameter]]] = {
         "student alone": (None, ()),
@@ -298,7 +297,7 @@ def table(runs: Sequence[dict[str, float]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, float]]:
-    """Read the options, train, print the table."""
+    """Read the options, train and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--teacher", choices=TEACHERS, default="cnn")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -309,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, float]]:
         "--unlabelled", action="store_true", help="distil on the other training images too, without labels"
     )
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)  # these networks are too small for more to help
+    torch.set_num_threads(1)  # more threads do not help such small networks
     runs = []
     for seed in options.seeds:
         runs.append(

@@ -1,4 +1,4 @@
-"""A detector in an ONNX file, asked in each step about the images as the student sees them.
+"""A detector in an ONNX file as a teacher; in each step it runs on the images that the student sees.
 
     pip install onnxruntime
     PYTHONPATH=examples mmkd-train student.py
@@ -8,8 +8,9 @@ with this in the student's config; see docs/any-teacher.md::
     teacher=dict(type='CallableTeacher', function='teacher_onnxruntime:Detector',
                  options=dict(file='detector.onnx'), classes=['Platelets', 'RBC', 'WBC'])
 
-The file is as MMDeploy writes it, with NMS inside: from images (1, 3, H, W) it makes ``dets`` (1, M, 5),
-boxes x1, y1, x2, y2 in pixels and scores, and ``labels`` (1, M). For others change what is around ``run``.
+The file has MMDeploy's format, with NMS inside: from an image (1, 3, H, W) it computes ``dets`` (1, M, 5),
+boxes x1, y1, x2, y2 in pixels with scores, and ``labels`` (1, M). For other formats, change the code around
+``run``.
 
 Shape suffixes: H and W size of an image, C channels, M boxes.
 """
@@ -27,10 +28,10 @@ class Detector:
     """Finds boxes in images.
 
     Args:
-        file: the model.
-        mean: of its pixels, in RGB.
-        std: likewise.
-        providers: of onnxruntime, like ``CUDAExecutionProvider``; by default all that it has.
+        file: the ONNX file.
+        mean: mean of the pixels, in RGB.
+        std: standard deviation of the pixels, in RGB.
+        providers: onnxruntime's providers, like ``CUDAExecutionProvider``; by default all available ones.
     """
 
     def __init__(
@@ -50,10 +51,10 @@ class Detector:
         return [self.find(image_HWC) for image_HWC in images]
 
     def find(self, image_HWC: Any) -> dict[str, Any]:
-        """The same of one image."""
+        """Boxes, scores and labels of one image."""
         pixels_1CHW = ((image_HWC - self.mean) / self.std).transpose(2, 0, 1)[None]
         (name,) = (one.name for one in self.session.get_inputs())
         dets_1M5, labels_1M = self.session.run(["dets", "labels"], {name: pixels_1CHW})
-        found_M = labels_1M[0] >= 0  # MMDeploy fills up with −1
+        found_M = labels_1M[0] >= 0  # MMDeploy pads with −1
         dets_M5 = dets_1M5[0][found_M]
         return {"boxes": dets_M5[:, :4], "scores": dets_M5[:, 4], "labels": labels_1M[0][found_M]}

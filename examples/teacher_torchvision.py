@@ -1,12 +1,12 @@
-"""Write the predictions of a torchvision detector into a file that teaches a student of MMDetection.
+"""Write a torchvision detector's predictions to a file that teaches an MMDetection student.
 
     pip install torchvision
     python examples/teacher_torchvision.py data/bccd/images/train --out teacher.json \
         --weights detector.pth --classes Platelets RBC WBC
 
-Then ``teacher=dict(predictions='teacher.json')`` in the student's config; see docs/any-teacher.md. Without
-``--weights`` it is torchvision's own model for COCO, which it downloads. The same command goes on after an
-interruption.
+Then set ``teacher=dict(predictions='teacher.json')`` in the student's config; see docs/any-teacher.md.
+Without ``--weights``, torchvision's COCO model is downloaded. After an interruption, the same command
+continues.
 
 Shape suffixes: C channels, H and W size of an image, M boxes.
 """
@@ -33,7 +33,7 @@ from mmkd.teachers import weights_digest
 
 
 def load(name: str, weights: str | None, classes: Sequence[str]) -> tuple[Any, list[str]]:
-    """A detector and its class names, without the background, which torchvision counts as class 0."""
+    """A detector and its class names, without torchvision's class 0, the background."""
     if weights is None:
         known = get_model_weights(name).DEFAULT
         return get_model(name, weights=known), known.meta["categories"][1:]
@@ -46,7 +46,7 @@ def load(name: str, weights: str | None, classes: Sequence[str]) -> tuple[Any, l
 def write_predictions(
     model: Any, classes: Sequence[str], images: str, out: str, device: str, about: str = "torchvision"
 ) -> None:
-    """Predict what is in a folder and not yet in the file."""
+    """Predict the images of a folder that are not yet in the file."""
     described = {"model": about, "weights": weights_digest(model)}
     model.eval().to(device)
     with PredictionsWriter(out, classes, described) as writer:
@@ -55,7 +55,7 @@ def write_predictions(
             if name in writer:
                 continue
             with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file).convert("RGB")  # turned as MMDetection turns it
+                image = ImageOps.exif_transpose(file).convert("RGB")  # as MMDetection rotates it
             image_CHW = pil_to_tensor(image).to(device) / 255
             (found,) = model([image_CHW])
             boxes_M4, scores_M, labels_M = (found[key].cpu() for key in ("boxes", "scores", "labels"))

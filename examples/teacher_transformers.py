@@ -1,11 +1,11 @@
-"""Write the predictions of an RT-DETR of Hugging Face into a file that teaches a student of MMDetection.
+"""Write the predictions of Hugging Face's RT-DETR to a file that teaches an MMDetection student.
 
     pip install transformers
     python examples/teacher_transformers.py data/bccd/images/train --model my_rtdetr/ --out teacher.json
 
-Then ``teacher=dict(predictions='teacher.json')`` in the student's config; see docs/any-teacher.md.
-``--model`` is a folder of `save_pretrained` or a name on the hub, like PekingU/rtdetr_r50vd. RT-DETR needs no
-NMS, and each of its queries has a score for every class: all of them are written, for losses on class scores.
+Then set ``teacher=dict(predictions='teacher.json')`` in the student's config; see docs/any-teacher.md.
+``--model`` is a folder from `save_pretrained` or a name on the hub, like PekingU/rtdetr_r50vd. RT-DETR needs
+no NMS, and each query scores every class. All these scores are written, for losses on class scores.
 
 Shape suffixes: Q queries, M of them kept, K classes.
 """
@@ -31,7 +31,7 @@ from mmkd.teachers import weights_digest
 
 @torch.inference_mode()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the options, predict what is not predicted yet."""
+    """Read the options and predict the remaining images."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("images", help="a folder")
     parser.add_argument("--out", required=True, help="a file ending in .json, or a folder for large sets")
@@ -50,14 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if name in writer:
                 continue
             with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file).convert("RGB")  # turned as MMDetection turns it
+                image = ImageOps.exif_transpose(file).convert("RGB")  # as MMDetection rotates it
             found = model(**processor(images=image, return_tensors="pt").to(options.device, model.dtype))
             scores_QK = found.logits[0].float().sigmoid().cpu()
             top = scores_QK.max(1)
             kept_Q = top.values >= options.min_score
             center_M2, side_M2 = (
                 found.pred_boxes[0].float().cpu()[kept_Q].split(2, 1)
-            )  # as shares of the image
+            )  # relative to the image size
             boxes_M4 = torch.cat([center_M2 - side_M2 / 2, center_M2 + side_M2 / 2], 1)
             boxes_M4 = boxes_M4 * torch.tensor([*image.size, *image.size])
             writer.add(name, image.size, boxes_M4, top.values[kept_Q], top.indices[kept_Q], scores_QK[kept_Q])

@@ -1,11 +1,11 @@
-"""Train a Faster R-CNN of torchvision on a COCO file and write its predictions, which teach a student.
+"""Train torchvision's Faster R-CNN on a COCO file and write its predictions, to teach a student.
 
     python examples/train_torchvision.py data/txl-pbc/annotations/quarter.json data/txl-pbc/images/train \
         --backbone weights/mobilenet_v2_imagenet_mmdet.pth --out teacher.json
 
-Then ``teacher=dict(predictions='teacher.json')`` in the student's config; see docs/any-teacher.md. It learns
-from the images in the COCO file and predicts all images in the folder. The detector is torchvision's own
-`FasterRCNN` on its MobileNetV2 with FPN.
+Then set ``teacher=dict(predictions='teacher.json')`` in the student's config; see docs/any-teacher.md. The
+detector learns from the images in the COCO file and predicts all images in the folder. It is torchvision's
+`FasterRCNN` with MobileNetV2 and FPN.
 
 Shape suffixes: C channels, H and W size of an image, M boxes.
 """
@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 
 class CocoImages(Dataset[Any]):
-    """Images with boxes as torchvision's detectors take them, flipped at random."""
+    """Images with boxes in torchvision's format, flipped at random."""
 
     def __init__(self, annotations: str, images: str) -> None:
         self.coco, self.images = COCO(annotations), Path(images)
@@ -58,12 +58,12 @@ class CocoImages(Dataset[Any]):
 
 
 def build(classes: int, backbone: str | None, size: int) -> Any:
-    """torchvision's Faster R-CNN on its MobileNetV2; ``backbone`` may have mmdet's names or torchvision's."""
+    """torchvision's Faster R-CNN with MobileNetV2; ``backbone`` may use mmdet's or torchvision's names."""
     mobilenet = mobilenet_v2(weights=None)
     if backbone is not None:
         weights = torch.load(backbone, map_location="cpu", weights_only=True)
         weights = weights.get("state_dict", weights)
-        own = mobilenet.features.state_dict()  # both name the same layers in the same order
+        own = mobilenet.features.state_dict()  # both list the same layers in the same order
         mobilenet.features.load_state_dict(dict(zip(own, weights.values(), strict=False)))
     extractor = _mobilenet_extractor(mobilenet, fpn=True, trainable_layers=6, returned_layers=[2, 3, 4])
     anchors = AnchorGenerator(((16,), (32,), (64,), (128,)), ((0.5, 1.0, 2.0),) * 4)
@@ -80,7 +80,7 @@ def build(classes: int, backbone: str | None, size: int) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, save the weights beside the predictions, predict."""
+    """Train, save the weights beside the predictions, and predict."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("annotations", help="a COCO file")
     parser.add_argument("images", help="the folder of its images, and of those to predict")

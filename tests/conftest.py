@@ -1,4 +1,4 @@
-"""Small detectors and batches that every test shares."""
+"""Small detectors and batches for all tests."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _clean_state(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _packages_are_looked_at_once() -> Iterator[None]:
-    """For every config that is named by its package mmengine reads all metafiles and lists all packages."""
+    """Cache lookups: for each ``package::`` config, mmengine reads all metafiles and lists all packages."""
     slow = ((config_utils, "load"), (config_module, "is_installed"), (config_module, "get_installed_path"))
     with pytest.MonkeyPatch.context() as monkeypatch:
         for module, name in slow:
@@ -49,7 +49,7 @@ def _packages_are_looked_at_once() -> Iterator[None]:
 
 @pytest.fixture
 def wandb_server() -> Iterator[WandbServer]:
-    """A W&B server on the loopback."""
+    """A W&B server on localhost."""
     with WandbServer() as server:
         yield server
 
@@ -58,12 +58,12 @@ SOAK = pytest.mark.skipif(not os.environ.get("MMKD_SOAK"), reason="in `make soak
 
 
 def only_soak(test: Any) -> Any:
-    """Leave a test of half a minute or more, whose parts others test too, to `make soak`."""
+    """Run a test only in `make soak`: it takes half a minute or more, and other tests cover its parts."""
     return pytest.mark.soak(SOAK(test))
 
 
 def repeats(usual: int, soak: int) -> int:
-    """How often a test does its thing: ``usual`` in `make test` and `make slow`, ``soak`` in `make soak`."""
+    """The number of repetitions: ``usual`` in `make test` and `make slow`, ``soak`` in `make soak`."""
     return soak if os.environ.get("MMKD_SOAK") else usual
 
 
@@ -114,7 +114,7 @@ def build(cfg: ConfigDict, seed: int = 0) -> Any:
 
 
 def fill_unset(model: Any) -> Any:
-    """Give values to weights that mmdet leaves as it finds the memory where `init_weights` is not called."""
+    """Initialise weights that mmdet leaves as uninitialised memory unless `init_weights` is called."""
     for parameter in model.parameters():
         if not parameter.abs().max() < 1e3:
             torch.nn.init.normal_(parameter.data, std=0.02)
@@ -122,7 +122,7 @@ def fill_unset(model: Any) -> Any:
 
 
 def save_teacher(path: Path, cfg: ConfigDict, seed: int = 1, **meta: Any) -> str:
-    """Write the checkpoint of a random teacher that has opinions."""
+    """Write the checkpoint of a random teacher with confident predictions."""
     model = build(cfg, seed)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -133,7 +133,7 @@ def save_teacher(path: Path, cfg: ConfigDict, seed: int = 1, **meta: Any) -> str
 
 
 def batch(*shapes: tuple[int, int], num_classes: int = 3, boxes: int = 3, seed: int = 0) -> dict[str, Any]:
-    """Random images (height, width) with boxes, as a data loader gives them."""
+    """Random images (height, width) with boxes, in a data loader's format."""
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 
@@ -162,13 +162,13 @@ def batch(*shapes: tuple[int, int], num_classes: int = 3, boxes: int = 3, seed: 
 
 
 def losses_of(model: Any, data: dict[str, Any]) -> dict[str, Any]:
-    """The losses of one batch, preprocessed by the model itself."""
+    """The losses of one batch, which the model preprocesses."""
     processed = model.data_preprocessor(copy.deepcopy(data), True)
     return model.loss(processed["inputs"], processed["data_samples"])
 
 
 def run_tool(*arguments: str, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a tool of the repository in a process of its own."""
+    """Run one of the repository's tools in a separate process."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,

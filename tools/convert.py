@@ -1,4 +1,4 @@
-"""Take a network out of a checkpoint of MMRazor, FGD, MGD, CrossKD or LD. See --help."""
+"""Extract a network from a checkpoint of MMRazor, FGD, MGD, CrossKD or LD. See --help."""
 
 import sys
 import warnings

@@ -1,4 +1,4 @@
-"""Teacher, student alone and the same student distilled, on the embedded data. See --help."""
+"""Train teacher, student alone and distilled student on the bundled data. See --help."""
 
 import os
 import sys

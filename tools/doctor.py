@@ -1,4 +1,4 @@
-"""Examine environment, data, teacher and one training step of a config. See --help."""
+"""Check environment, data, teacher and one training step of a config. See --help."""
 
 import sys
 import warnings
@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone needs no
 
 try:
     from mmkd.cli.main import doctor as main
-except ImportError as error:  # it says what is missing, and how to get it
+except ImportError as error:  # the message names the missing package and how to install it
     print(f"mmkd: error: {error}", file=sys.stderr)
     sys.exit(2)
 

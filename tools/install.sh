@@ -3,20 +3,20 @@
 #
 #   tools/install.sh [test]      also what the tests need
 #
-# Inside an environment that has mmdet already, nothing of it is reinstalled.
-# Otherwise .venv is made here. Settings, by environment variable:
+# If the current environment has mmdet, it is used and nothing in it is reinstalled.
+# Otherwise .venv is created here. Settings are environment variables:
 #   PYTHON        the interpreter (default: python3 if it fits, else 3.12, 3.11, 3.10)
-#   TORCH         what pip installs (default: torch==2.13.0), with the torchvision that belongs to it;
+#   TORCH         torch to install (default: torch==2.13.0), with the matching torchvision;
 #                 an installed torch is kept
-#   MMENGINE, MMCV, MMDET   likewise, for example the forks: MMCV=onedl-mmcv==2.3.6
-#   VENV          the environment to make, whatever else is there (default: .venv)
-#   TORCH_INDEX_URL   package index for torch and torchvision alone, for example one with CPU builds
-#   PIP_FIND_LINKS    folders or pages with prebuilt wheels; honoured by pip
+#   MMENGINE, MMCV, MMDET   packages to install, for example the forks: MMCV=onedl-mmcv==2.3.6
+#   VENV          the environment to create, even if another one would do (default: .venv)
+#   TORCH_INDEX_URL   package index only for torch and torchvision, for example one with CPU builds
+#   PIP_FIND_LINKS    folders or pages with prebuilt wheels, for pip
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 TORCH=${TORCH:-torch==2.13.0}
-MMCV=${MMCV:-mmcv==2.1.0} # the newest that mmdet 3.3.0 accepts
+MMCV=${MMCV:-mmcv==2.1.0} # the newest version that mmdet 3.3.0 accepts
 MMDET=${MMDET:-mmdet==3.3.0}
 MMENGINE=${MMENGINE:-mmengine==0.10.7}
 mmcv=${MMCV%%=*}
@@ -47,7 +47,7 @@ find_python() {
     die "expected Python 3.10, 3.11 or 3.12; found $(python3 --version 2>&1). Set PYTHON to one of them."
 }
 
-# It is compiled for one torch. pip, left to itself, takes the newest and another torch with it.
+# torchvision is compiled for one torch version; plain pip would install the newest, with another torch.
 install_torchvision() {
     has torchvision && return 0
     local version build index=${TORCH_INDEX_URL:-}
@@ -68,8 +68,8 @@ install_test_tools() {
         'mkdocs-material>=9.5' 'mkdocstrings[python]>=0.26' latex2mathml
 }
 
-# The wheel is kept by what it was built for: its name does not tell the torch.
-# CFLAGS replaces all that Python itself was built with, in newer setuptools also its -O3.
+# Wheels are stored by the torch they were built for, because their names do not tell.
+# CFLAGS replaces all flags that Python was built with; with newer setuptools also its -O3.
 build_mmcv() {
     say "building $MMCV with its operators: about 10 minutes on 2 cores, once"
     mkdir -p "$wheels"
@@ -132,7 +132,7 @@ if [ ! -f "$stamp" ] || [ setup.py -nt "$stamp" ] || [ tools/install.sh -nt "$st
         say "installing $TORCH"
         pip install -q ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$TORCH"
     fi
-    # mmengine and mmcv's build import pkg_resources, which setuptools 81 removed.
+    # mmengine and the build of mmcv import pkg_resources, which setuptools 81 removed.
     pip install -q "setuptools<81" wheel ninja psutil
     pip install -q "$MMENGINE" addict numpy packaging Pillow pyyaml yapf opencv-python
     install_torchvision

@@ -1,4 +1,4 @@
-"""Write the boxes that a detector finds, to teach with. See --help."""
+"""Write a detector's predictions for use as a teacher. See --help."""
 
 import sys
 import warnings

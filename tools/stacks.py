@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Build each supported stack in its own environment, run the tests in it, and write what came out.
+"""Build each supported stack in its own environment, run the tests in it, and record the results.
 
     python tools/stacks.py                    every stack, all tests
     python tools/stacks.py torch21 --fast     one stack, without the slow tests
-    python tools/stacks.py torch21 -- tests/losses -x     some tests; not written down
-    python tools/stacks.py --table            docs/stacks.md anew from docs/stacks.json
+    python tools/stacks.py torch21 -- tests/losses -x     some tests; not recorded
+    python tools/stacks.py --table            only regenerate docs/stacks.md from docs/stacks.json
 
-The environments are .stacks/<name>, made by tools/install.sh, whose settings (PYTHON, TORCH_INDEX_URL,
-PIP_FIND_LINKS) hold here too; one that is there is used again. The outcome is docs/stacks.json, and from it
-the table of docs/stacks.md. A stack that fails does not stop the next; the exit code is 1 if any did.
+tools/install.sh makes the environments, .stacks/<name>; its settings (PYTHON, TORCH_INDEX_URL,
+PIP_FIND_LINKS) apply here too, and existing environments are reused. Results go to docs/stacks.json and into
+the table of docs/stacks.md. A failing stack does not stop the next one; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MARKS = ("<!-- stacks -->\n", "<!-- end of stacks -->\n")
 
 
 class Stack(NamedTuple):
-    """What a stack is for, and its pins: name on the package index → version."""
+    """A stack's purpose and its pins: package name → version."""
 
     title: str
     pins: dict[str, str]
@@ -50,7 +50,7 @@ STACKS = {
         {"onedl-mmengine": "0.10.12", "onedl-mmcv": "2.3.6", "onedl-mmdetection": "3.5.1"},
     ),
 }
-# Which setting of tools/install.sh a pin is; the others hold as constraints alone.
+# Pin → setting of tools/install.sh; the other pins are only constraints.
 SETTINGS = {
     "torch": "TORCH",
     "mmengine": "MMENGINE",
@@ -76,11 +76,11 @@ print(json.dumps({"python": platform.python_version(), "versions": found,
 
 
 class StackError(Exception):
-    """A stack could not be built, or its tests not be run; the message is one line."""
+    """A stack could not be built, or its tests could not run; the message is one line."""
 
 
 def settings(stack: Stack, folder: Path) -> dict[str, str]:
-    """The environment variables with which tools/install.sh makes the stack in ``folder``."""
+    """The environment variables for tools/install.sh to make the stack in ``folder``."""
     chosen = {SETTINGS[name]: f"{name}=={pin}" for name, pin in stack.pins.items() if name in SETTINGS}
     if stack.pins:
         chosen["PIP_CONSTRAINT"] = str(folder / "constraints.txt")
@@ -88,7 +88,7 @@ def settings(stack: Stack, folder: Path) -> dict[str, str]:
 
 
 def unmet(stack: Stack, versions: dict[str, str]) -> list[str]:
-    """The pins that an environment does not hold; a local version (``+cpu``) fits."""
+    """The pins that an environment does not meet; a local version (``+cpu``) is fine."""
     return [
         f"{name}=={pin} (found {versions.get(name, 'none')})"
         for name, pin in stack.pins.items()
@@ -97,10 +97,10 @@ def unmet(stack: Stack, versions: dict[str, str]) -> list[str]:
 
 
 def install(stack: Stack, folder: Path) -> tuple[str, dict[str, Any]]:
-    """Make the environment or complete it.
+    """Make or complete the environment.
 
     Returns:
-        Its Python, and what is in it.
+        The environment's Python, and a description of its content.
     """
     folder.mkdir(parents=True, exist_ok=True)
     constraints = "".join(f"{name}=={pin}\n" for name, pin in stack.pins.items())
@@ -116,7 +116,7 @@ def install(stack: Stack, folder: Path) -> tuple[str, dict[str, Any]]:
     ) as process:
         assert process.stderr is not None
         assert process.stdout is not None
-        for line in process.stderr:  # stdout is one path, at the end
+        for line in process.stderr:  # stdout has only one path, at the end
             sys.stderr.write(line)
             said.append(line.strip() or said[-1])
         python = process.stdout.read().strip()
@@ -132,7 +132,7 @@ def install(stack: Stack, folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def counts(report: Path) -> dict[str, Any]:
-    """Passed, failed (with errors) and skipped tests of a JUnit file, and the names of the failed."""
+    """Numbers of passed, failed (or broken) and skipped tests in a JUnit file, and names of the failed."""
     found: dict[str, Any] = {"passed": 0, "failed": 0, "skipped": 0, "failures": []}
     for case in ET.parse(report).getroot().iter("testcase"):
         ends = {child.tag for child in case}
@@ -145,7 +145,7 @@ def counts(report: Path) -> dict[str, Any]:
 
 
 def run_tests(python: str, folder: Path, arguments: list[str]) -> dict[str, Any]:
-    """Run pytest in a stack and count."""
+    """Run pytest in a stack and count the results."""
     report = folder / "tests.xml"
     report.unlink(missing_ok=True)
     done = subprocess.run(
@@ -162,7 +162,7 @@ def run_tests(python: str, folder: Path, arguments: list[str]) -> dict[str, Any]
 
 
 def commit() -> str:
-    """The commit under test, with a `+` if files differ from it."""
+    """The commit under test, with `+` if files differ from it."""
 
     def git(*arguments: str) -> str:
         quiet = subprocess.DEVNULL
@@ -176,13 +176,13 @@ def commit() -> str:
 
 
 def versions_cell(entry: dict[str, Any]) -> str:
-    """All versions but torch and numpy, which have columns."""
+    """All versions except torch and numpy, which have their own columns."""
     others = {k: v for k, v in entry.get("versions", {}).items() if k not in ("torch", "numpy")}
     return ", ".join(f"{name} {version}" for name, version in others.items()) or "–"
 
 
 def table(record: dict[str, dict[str, Any]]) -> str:
-    """The generated part of docs/stacks.md: a row for each stack, and what failed."""
+    """The generated part of docs/stacks.md: a row per stack, and the failures."""
     lines = [
         "| stack | torch | numpy | detection libraries | tests | passed | failed | skipped | where |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -212,19 +212,19 @@ def table(record: dict[str, dict[str, Any]]) -> str:
 
 
 def read_record() -> dict[str, dict[str, Any]]:
-    """What docs/stacks.json holds, by stack."""
+    """The content of docs/stacks.json, by stack."""
     return json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
 
 
 def write_page(record: dict[str, dict[str, Any]], page: Path) -> None:
-    """Put the table between the marks of the page."""
+    """Insert the table between the marks of the page."""
     before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
     after = rest.partition(MARKS[1])[2]
     page.write_text(f"{before}{MARKS[0]}{table(record)}{MARKS[1]}{after}", encoding="utf-8")
 
 
 def parse() -> argparse.Namespace:
-    """Read the command line; what follows `--` is pytest's."""
+    """Read the command line; arguments after `--` go to pytest."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -243,7 +243,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Go through the chosen stacks."""
+    """Test the chosen stacks."""
     options = parse()
     if options.table:
         write_page(read_record(), PAGE)
@@ -272,7 +272,7 @@ def main() -> int:
             failed.append(name)
             print(f"stacks: {name}: {entry.get('error', 'tests failed')}", file=sys.stderr)
         if not options.chosen:
-            record = read_record() | {name: entry}  # another may have written since
+            record = read_record() | {name: entry}  # another process may have written meanwhile
             RECORD.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             write_page(record, PAGE)
     return 1 if failed else 0

@@ -1,4 +1,4 @@
-"""Search over the options of a config, from a W&B sweep file. See --help."""
+"""Search hyperparameters of a config with a W&B sweep file. See --help."""
 
 import sys
 import warnings

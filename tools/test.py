@@ -1,4 +1,4 @@
-"""Evaluate a student, or the teacher that its config names. See --help."""
+"""Evaluate a student, or the teacher in its config. See --help."""
 
 import sys
 import warnings

@@ -1,4 +1,4 @@
-"""griffe extension: what docstrings say in reStructuredText, as Markdown and MathML."""
+"""griffe extension: converts reStructuredText in docstrings to Markdown and MathML."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import griffe
 from latex2mathml.converter import convert
 
-# A directive and what is indented below it; an inline role, over several lines too.
+# A directive and its indented block; an inline role, possibly over several lines.
 _BLOCK = re.compile(
     r"^(?P<indent> *)\.\. math::(?P<first>.*)\n(?P<rest>(?:(?P=indent) +.*\n|\s*\n)*)", re.MULTILINE
 )
 _INLINE = re.compile(r":math:`([^`]+)`")
 _ROLE = re.compile(r":(?:func|class|meth|mod|attr):`~?([^`]+)`")
-# What the parser of docstrings takes for doctests has the plural.
+# The docstring parser recognises doctests only below the plural.
 _EXAMPLE = re.compile(r"^( *)Example:$", re.MULTILINE)
 _LITERAL = re.compile(r"``([^`]+)``")
 
@@ -31,16 +31,16 @@ def _block(match: re.Match[str]) -> str:
 
 
 def as_markdown(text: str) -> str:
-    """A docstring of ours as Markdown."""
+    """Convert one of mmkd's docstrings to Markdown."""
     text = _EXAMPLE.sub(r"\1Examples:", _BLOCK.sub(_block, text + "\n"))
     text = _INLINE.sub(lambda match: _formula(match[1], "inline"), text)
     return _LITERAL.sub(r"`\1`", _ROLE.sub(r"`\1`", text)).rstrip("\n")
 
 
 class Docstrings(griffe.Extension):
-    """Rewrite every docstring that is loaded."""
+    """Rewrites every loaded docstring."""
 
     def on_instance(self, *, obj: Any, **_: Any) -> None:
-        """Called for each object."""
+        """Rewrite the object's docstring."""
         if obj.docstring:
             obj.docstring.value = as_markdown(obj.docstring.value)

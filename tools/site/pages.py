@@ -1,4 +1,4 @@
-"""mkdocs hook: the repository's own Markdown files beside docs/ are pages of the site as well."""
+"""mkdocs hook: adds the repository's Markdown files outside docs/ as pages of the site."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OUTSIDE = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
-# Links that mean a file of the repository which is no page: their text stays.
+# Links to files; if the file is no page of the site, only the text stays.
 _FILE = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#|mailto:)([^)#\s]+?)(#[^)\s]*)?\)")
 
 
@@ -28,7 +28,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Point links at pages, wherever in the repository they were written."""
+    """Redirect links to the site's pages, from anywhere in the repository."""
     sources = {target: source for source, target in OUTSIDE.items()}
     here = (ROOT / sources.get(page.file.src_uri, f"docs/{page.file.src_uri}")).parent
 
@@ -36,7 +36,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         text, target, anchor = match[1], match[2], match[3] or ""
         path = (here / target).resolve()
         if not path.is_relative_to(ROOT) or not path.exists():
-            return match[0]  # mkdocs warns of it
+            return match[0]  # mkdocs warns about it
         name = path.relative_to(ROOT).as_posix()
         if name in OUTSIDE:
             return f"[{text}]({OUTSIDE[name]}{anchor})"
