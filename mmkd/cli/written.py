@@ -65,10 +65,15 @@ def tell_of_files(terminal: Terminal, runner: Any, began: float, **more: str | N
     width = max(map(len, found), default=0)
     for kind, paths in found.items():
         paths = sorted(paths, key=lambda path: path.stat().st_mtime)
-        told = str(paths[0]) if len(paths) == 1 else f"{paths[0]} … {paths[-1].name} ({len(paths)})"
+        told = str(_from_here(paths[0])) + (f" … {paths[-1].name} ({len(paths)})" if len(paths) > 1 else "")
         if kind == "log" and terminal.hidden:
             told += f" (with {terminal.hidden} library warnings)"
         terminal.say(f"{kind:<{width}}  {told}")
+
+
+def _from_here(path: Path) -> Path:
+    path = path.absolute()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _written(folder: Path, began: float) -> Iterator[Path]:

@@ -141,7 +141,12 @@ class ProgressHook(Hook):
         self._drawn = time.monotonic()
         head = Table.grid(padding=(0, 2))
         left = f"{_left(runner)} left" if is_training(runner) and done < total else ""
-        head.add_row(text, ProgressBar(total, done, width=30), f"{100 * done // max(1, total)} %", left)
+        head.add_row(
+            text,
+            ProgressBar(total, done, width=30, complete_style="cyan"),
+            f"{100 * done // max(1, total)} %",
+            left,
+        )
         block = Table.grid()
         block.add_row(head)
         if is_training(runner):

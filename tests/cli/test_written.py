@@ -48,16 +48,17 @@ def test_kinds(tmp_path: Path) -> None:
     }
 
 
-def test_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "out.pkl", "run/t/t.log", *(f"run/epoch_{number}.pth" for number in (8, 9, 10)))
     for number in (8, 9, 10):
         os.utime(tmp_path / f"run/epoch_{number}.pth", (2e9 + number, 2e9 + number))
+    monkeypatch.chdir(tmp_path / "run/t")
     with short_output() as terminal:
         terminal.hidden = 3
         runner = SimpleNamespace(work_dir=str(tmp_path / "run"))
         tell_of_files(terminal, runner, time.time(), predictions=str(tmp_path / "out.pkl"))
     assert capsys.readouterr().out.splitlines() == [
         f"checkpoint   {tmp_path}/run/epoch_8.pth … epoch_10.pth (3)",
-        f"log          {tmp_path}/run/t/t.log (with 3 library warnings)",
+        "log          t.log (with 3 library warnings)",
         f"predictions  {tmp_path}/out.pkl",
     ]
