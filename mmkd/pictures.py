@@ -1,4 +1,4 @@
-"""Pictures of boxes: on one image, side by side, and one after the other as a GIF."""
+"""Draws boxes: on one image, side by side, and as an animated GIF."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mmcv
-from matplotlib.figure import Figure  # without pyplot, which would choose a backend for the whole process
+from matplotlib.figure import Figure  # not pyplot, which selects a backend for the whole process
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
@@ -21,17 +21,17 @@ Box = tuple[Sequence[float], int, bool]
 
 
 def add_boxes(axes: Any, boxes: Iterable[Box], colors: Sequence[Any]) -> None:
-    """Draw boxes over an image: right ones solid, wrong ones dashed.
+    """Draw boxes over an image: correct ones solid, wrong ones dashed.
 
     Args:
-        axes: of matplotlib, with the image.
-        boxes: corners x1, y1, x2, y2 in pixels of the image, class index, and whether it is right.
-        colors: by class; they repeat.
+        axes: matplotlib axes that show the image.
+        boxes: corners x1, y1, x2, y2 in pixels of the image, class index, and whether the box is correct.
+        colors: one for each class; they repeat.
     """
     for (x1, y1, x2, y2), label, right in boxes:
         place, size = (float(x1), float(y1)), (float(x2 - x1), float(y2 - y1))
         style = "-" if right else (0, (3, 2))
-        # A pale edge below, so that a box is seen on dark and on light.
+        # A pale edge underneath keeps a box visible on dark and on light.
         for color, line in (("white", 3.6), (colors[label % len(colors)], 2.0)):
             axes.add_patch(
                 Rectangle(place, *size, fill=False, edgecolor=color, linewidth=line, linestyle=style)
@@ -44,11 +44,11 @@ def draw_side_by_side(
     """Draw an image once for each detector, with its boxes, a title and a legend of the classes.
 
     Args:
-        image: its file.
+        image: the image file.
         panels: title → boxes, see `add_boxes`.
-        names: of the classes.
-        colors: by class; they repeat.
-        path: of the picture.
+        names: class names.
+        colors: one for each class; they repeat.
+        path: the picture file to write.
     """
     pixels = mmcv.imread(image, channel_order="rgb")
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
@@ -71,7 +71,7 @@ def draw_side_by_side(
 
 
 def spread(items: Sequence[Any], most: int) -> list[Any]:
-    """At most so many of them, at even distances.
+    """At most ``most`` items, evenly spaced.
 
     Example:
         >>> spread(range(10), 4)
@@ -82,12 +82,13 @@ def spread(items: Sequence[Any], most: int) -> list[Any]:
 
 
 def write_gif(pictures: Sequence[Path], path: Path, seconds: float = 1.0) -> None:
-    """Write pictures, one after the other, as an animated GIF, which plays wherever pictures are shown.
+    """Write pictures as an animated GIF.
 
     Args:
-        pictures: their files, at least one; at most `FRAMES` of them, at even distances, are shown.
-        path: of the GIF. Longer sides than `SIDE` pixels are reduced; smaller pictures get a white margin.
-        seconds: for each picture.
+        pictures: picture files, at least one; the GIF shows at most `FRAMES` of them, evenly spaced.
+        path: the GIF to write. Sides longer than `SIDE` pixels are reduced; smaller pictures get a white
+            margin.
+        seconds: time for each picture.
     """
     chosen = spread(pictures, FRAMES)
     sizes = [_fitted(*Image.open(picture).size) for picture in chosen]

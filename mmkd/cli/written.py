@@ -12,12 +12,12 @@ from mmengine.dist import is_main_process
 
 from mmkd.terminal import Terminal
 
-# Path below the work dir → what it is; the first match counts, and those without a name are left out.
+# Path pattern below the work dir → description; the first match counts, and an empty one hides the file.
 _KINDS = {
     "best_*.pth": "best checkpoint",
     "interrupted.pth": "state to resume from",
     "*.pth": "checkpoint",
-    "last_checkpoint": "",  # the name of one of them
+    "last_checkpoint": "",  # contains a checkpoint's name
     "metrics_val_*.json": "last and best metrics",
     "*/vis_data/scalars.json": "losses and metrics by step",
     "*/vis_data/events.out.tfevents*": "TensorBoard",
@@ -28,15 +28,15 @@ _KINDS = {
     "*/*.json": "metrics",
     "*.py": "config",
 }
-_SLACK = 2.0  # a file system's clock may differ by so many seconds
+_SLACK = 2.0  # tolerance in seconds for a file system's clock
 
 
 def files_since(folder: Path, began: float) -> dict[str, list[Path]]:
-    """Files by what they are, in a fixed order; for other files, their folders.
+    """Files by description, in a fixed order; other files are listed by folder.
 
     Args:
         folder: the work dir.
-        began: seconds of `time.time`; older files are left out.
+        began: start time as `time.time`; older files are left out.
     """
     found: dict[str, list[Path]] = {kind: [] for kind in _KINDS.values()}
     for path in _written(folder, began):
@@ -54,9 +54,9 @@ def tell_of_files(terminal: Terminal, runner: Any, began: float, **more: str | N
 
     Args:
         terminal: where to print.
-        runner: of a finished run.
-        began: seconds of `time.time`.
-        more: paths outside the work dir, by what is there.
+        runner: the runner of a finished run.
+        began: start time as `time.time`.
+        more: description → path outside the work dir.
     """
     if not is_main_process():
         return

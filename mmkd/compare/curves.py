@@ -1,4 +1,4 @@
-"""Learning curves of results: ``python -m mmkd.compare.curves RESULTS.json PICTURE.png [--only MEMBER]``."""
+"""Draws the learning curves of results: ``python -m mmkd.compare.curves RESULTS.json PICTURE.png``."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mmkd.errors import UserError
 
 
 def curves_of(path: Path) -> pd.DataFrame:
-    """The validations of all students in a file of results.
+    """The validations of all students in a results file.
 
     Args:
-        path: ``results.json`` of a report.
+        path: a report's ``results.json``.
 
     Returns:
         Rows of ``member``, ``seed``, ``step`` (the number of the validation), ``seconds`` and ``mAP``.
 
     Raises:
-        UserError: the file cannot be read, or its report had no times.
+        UserError: the file cannot be read, or its report has no times.
     """
     rows = [
         {"member": run["recipe"], "seed": run["seed"], "step": step, "seconds": seconds, "mAP": value}
@@ -44,7 +44,7 @@ def curves_of(path: Path) -> pd.DataFrame:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw them; returns the exit code."""
+    """Draw the curves; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="results.json of a comparison")
     parser.add_argument("picture", type=Path, help="PNG to write")

@@ -39,7 +39,7 @@ def compare_text(project: Path, fit: Fit, data: DataSet) -> str:
 
 
 def sweep_text(project: Path, recipe: Mapping[str, Any], rate: float) -> str:
-    """``sweep.yaml``: learning rate, and the weights of the losses."""
+    """``sweep.yaml``: learning rate and loss weights."""
 
     def around(low: float, high: float) -> dict[str, Any]:
         return {"min": low, "max": high, "distribution": "log_uniform_values"}
@@ -65,7 +65,7 @@ def sweep_text(project: Path, recipe: Mapping[str, Any], rate: float) -> str:
 
 
 def readme_text(project: Path, fit: Fit) -> str:
-    """``README.md``: the commands, in their order."""
+    """``README.md``: the commands, in order."""
     commands = "\n".join(f"    {command}" for command in commands_of(project, fit))
     return (
         f"# {project.resolve().name}\n\nRun these in {Path.cwd()}; all paths are relative to "
@@ -74,7 +74,7 @@ def readme_text(project: Path, fit: Fit) -> str:
 
 
 def commands_of(project: Path, fit: Fit) -> list[str]:
-    """The commands that come next, in their order."""
+    """The next commands to run, in order."""
     teacher, kd, plan, last = (
         shlex.quote((project / name).as_posix())
         for name in (
@@ -102,7 +102,7 @@ def _yaml(content: Mapping[str, Any]) -> str:
 
 
 def _plain_name(project: Path) -> str:
-    """A name that a comparison can have."""
+    """A valid name for a comparison."""
     name = "".join(
         letter if letter.isalnum() or letter in "_.+-" else "_" for letter in project.resolve().name
     )
