@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--boxes", type=int, default=20, help="in each image")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2, 8])
     parser.add_argument(
-        "--one-file", type=int, default=100_000, help="so many images are also read from a single file"
+        "--one-file", type=int, default=100_000, help="number of images to read from a single file as well"
     )
     parser.add_argument("--folder", type=Path, help="where the files go (default: a temporary one)")
     parser.add_argument("--out", type=Path)

@@ -130,7 +130,7 @@ def test() -> argparse.ArgumentParser:
     parser.add_argument(
         "--images",
         metavar="FOLDER",
-        help="with --show-dir: these images without labels, in place of the test data; nothing is evaluated",
+        help="with --show-dir: use these unlabelled images instead of the test data, without evaluation",
     )
     parser.add_argument("--wait-time", type=float, default=2, help="seconds per picture with --show")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")

@@ -80,10 +80,10 @@ def config_of(args: argparse.Namespace) -> tuple[Config, str | None]:
 
 
 def take_images(cfg: Config, args: argparse.Namespace) -> None:
-    """Put a folder of images, without labels, in place of the test data.
+    """Replace the test data by a folder of unlabelled images.
 
     Raises:
-        UserError: there are none, or nothing would be made of them.
+        UserError: there are no images, or the other options do not use them.
     """
     if not args.show_dir or args.out is not None:
         raise UserError(

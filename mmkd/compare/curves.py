@@ -38,7 +38,7 @@ def curves_of(path: Path) -> pd.DataFrame:
             "No learning curves.",
             expected=f"runs with a curve in {path}",
             found="none",
-            remedy="write the report anew: mmkd-compare PLAN --report-only",
+            remedy="rewrite the report: mmkd-compare PLAN --report-only",
         )
     return pd.DataFrame(rows)
 
