@@ -32,7 +32,7 @@ def add_boxes(axes: Any, boxes: Iterable[Box], colors: Sequence[Any]) -> None:
         place, size = (float(x1), float(y1)), (float(x2 - x1), float(y2 - y1))
         style = "-" if right else (0, (3, 2))
         # A pale edge underneath keeps a box visible on dark and on light.
-        for color, line in (("white", 3.6), (colors[label % len(colors)], 2.0)):
+        for color, line in (("white", 4.2), (colors[label % len(colors)], 2.4)):
             axes.add_patch(
                 Rectangle(place, *size, fill=False, edgecolor=color, linewidth=line, linestyle=style)
             )

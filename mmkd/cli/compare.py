@@ -15,6 +15,7 @@ from mmengine.registry import init_default_scope
 from mmkd.cli import parsers
 from mmkd.cli.common import prepare_data, run
 from mmkd.compare.plan import Plan, plan_of_configs, read_plan
+from mmkd.data import listed_images
 from mmkd.errors import UserError, check_options
 from mmkd.terminal import short_output
 
@@ -33,6 +34,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--teacher-checkpoint requires --teacher")
     if args.share is not None and not args.probe:
         parser.error("--share requires --probe")
+    if args.probe and args.images:
+        parser.error("--probe draws nothing: leave out --images")
     if args.probe and args.report_only:
         parser.error("--probe writes no separate report: rerun the command, finished runs are kept")
     return args
@@ -74,6 +77,8 @@ def compare(args: argparse.Namespace) -> int:
 
     plan = plan_of(args)
     folder = args.work_dir or Path("work_dirs") / plan.name
+    if args.images:
+        listed_images(args.images, what="--images")  # before hours of training
     runs = Runs(plan, folder)
     if args.probe:
         return probe(args, runs)
@@ -85,8 +90,12 @@ def compare(args: argparse.Namespace) -> int:
             + (f"; the first one failed with: {failed[0].error}" if failed else "")
         )
     print("measuring and drawing", flush=True)
-    page = Report(runs, folder / "report").write()
+    report = Report(runs, folder / "report")
+    page = report.write()
+    seen = report.show(args.images) if args.images else None
     print(f"\n{page}: open it in a browser")
+    if seen is not None:
+        print(f"{seen}: pictures of {args.images}, and all.gif")
     for record in failed:
         print(f"failed: {record.member}, seed {record.seed}: {record.error}", file=sys.stderr)
     return len(failed)

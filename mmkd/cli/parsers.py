@@ -211,6 +211,11 @@ def compare() -> argparse.ArgumentParser:
     parser.add_argument("--rerun", nargs="+", default=[], metavar="NAME", help="rerun these runs")
     parser.add_argument("--report-only", action="store_true", help="do not train, report finished runs")
     parser.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="also draw teacher, student and distilled student side by side on these images, with a GIF",
+    )
+    parser.add_argument(
         "--probe",
         action="store_true",
         help="train on a fraction of the budget and predict whether distillation pays off",

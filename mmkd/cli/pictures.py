@@ -12,14 +12,13 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-import mmcv
 import torch
-from matplotlib.patches import Patch, Rectangle
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 
 from mmkd.datasets import without_annotations
+from mmkd.pictures import Box, draw_side_by_side
 from mmkd.registry import DATASETS, MODELS
 from mmkd.teachers.checkpoint import load_strictly
 
@@ -73,27 +72,13 @@ def draw_detections(results: Sequence[Result], cfg: Config, path: Path) -> None:
     )
     names, palette = dataset.metainfo["classes"], dataset.metainfo["palette"]
     colors = [tuple(channel / 255 for channel in color) for color in palette]
-    panels = [("ground truth", [(o["bbox"], o["bbox_label"]) for o in image["instances"]])]
-    panels += [(result.name, _detect(result, cfg, image["img_path"])) for result in results]
-
-    figure, axes = plt.subplots(2, 2, figsize=(9, 7.2), layout="constrained")
-    pixels = mmcv.imread(image["img_path"], channel_order="rgb")
-    for panel, (title, boxes) in zip(axes.flat, panels):
-        panel.imshow(pixels)
-        panel.set_title(f"{title} ({len(boxes)})")
-        panel.axis("off")
-        for (x1, y1, x2, y2), label in boxes:
-            panel.add_patch(
-                Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colors[label], linewidth=1.5)
-            )
-    handles = [Patch(color=color, label=name) for name, color in zip(names, colors)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(names))
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    panels = {"ground truth": [(o["bbox"], o["bbox_label"], True) for o in image["instances"]]}
+    panels |= {result.name: _detect(result, cfg, image["img_path"]) for result in results}
+    draw_side_by_side(image["img_path"], panels, names, colors, path)
 
 
 @torch.no_grad()
-def _detect(result: Result, cfg: Config, image: str) -> list[tuple[list[float], int]]:
+def _detect(result: Result, cfg: Config, image: str) -> list[Box]:
     model = MODELS.build(result.model)
     load_strictly(model, result.checkpoint)
     steps = get_test_pipeline_cfg(cfg)
@@ -102,4 +87,6 @@ def _detect(result: Result, cfg: Config, image: str) -> list[tuple[list[float], 
     model.eval()
     found = model.test_step(pseudo_collate([sample]))[0].pred_instances
     keep = found.scores > SCORE_THRESHOLD
-    return [(box, int(label)) for box, label in zip(found.bboxes[keep].tolist(), found.labels[keep].tolist())]
+    return [
+        (box, label, True) for box, label in zip(found.bboxes[keep].tolist(), found.labels[keep].tolist())
+    ]

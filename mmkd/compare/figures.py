@@ -15,11 +15,11 @@ import matplotlib.pyplot as plt
 import mmcv
 import numpy as np
 import pandas as pd
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
 from mmkd.compare.images import Boxes
+from mmkd.pictures import add_boxes
 
 # Okabe and Ito's colours, distinct in all common kinds of colour blindness; pale yellow comes last.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#F0E442")
@@ -193,14 +193,7 @@ def draw_boxes(image: str, boxes: Boxes, colors: Sequence[str], path: Path) -> N
     axes.imshow(pixels, extent=(0, width, height, 0), interpolation="bilinear")
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
-    for (x1, y1, x2, y2), label, right in zip(boxes.corners, boxes.labels, boxes.right):
-        place, size = (float(x1), float(y1)), (float(x2 - x1), float(y2 - y1))
-        style = "-" if right else (0, (3, 2))
-        # A pale edge underneath keeps a box visible on dark and on light.
-        for color, line in (("white", 4.2), (colors[label % len(colors)], 2.4)):
-            axes.add_patch(
-                Rectangle(place, *size, fill=False, edgecolor=color, linewidth=line, linestyle=style)
-            )
+    add_boxes(axes, zip(boxes.corners.tolist(), boxes.labels.tolist(), boxes.right.tolist()), colors)
     canvas = BytesIO()
     figure.savefig(canvas, dpi=100)
     plt.close(figure)

@@ -56,8 +56,8 @@ def render(report: Report, figures: Mapping[str, Any], pictures: Mapping[str, An
 
 
 def data_uri(path: Path) -> str:
-    """A PNG as a data URI for ``src``."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    """A PNG or GIF as a data URI for ``src``."""
+    return f"data:image/{path.suffix[1:]};base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def budget(report: Report) -> str:

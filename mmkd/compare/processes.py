@@ -17,6 +17,7 @@ from mmkd.sweeps.processes import end
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60  # time to finish the iteration and write the checkpoint
 TAIL_BYTES = 20_000
+_VERBOSE = dict.fromkeys(("train", "test"), ("--verbose",))
 
 
 class ToolError(RuntimeError):
@@ -27,7 +28,7 @@ def call(tool: str, arguments: Sequence[str], log: Path, watch: Callable[[], Non
     """Run one of mmkd's tools and wait for it, with its output in a file.
 
     Args:
-        tool: ``train`` or ``test``.
+        tool: ``train``, ``test`` or ``predict``.
         arguments: the tool's arguments.
         log: file to append the output to.
         watch: called repeatedly while the tool runs.
@@ -44,7 +45,7 @@ def call(tool: str, arguments: Sequence[str], log: Path, watch: Callable[[], Non
     with log.open("ab") as output:
         start = output.tell()
         process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", code, *arguments, "--verbose"],
+            [sys.executable, "-W", "ignore", "-c", code, *arguments, *_VERBOSE.get(tool, ())],
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches only us; we ask the tool to end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,13 +25,15 @@ from mmkd.compare.images import Boxes, Image, most_different, read_images
 from mmkd.compare.measure import measure
 from mmkd.compare.page import render
 from mmkd.compare.plan import STUDENT, TEACHER
-from mmkd.compare.records import EVALUATION, PREDICTIONS, Record
+from mmkd.compare.records import EVALUATION, PREDICTIONS, Record, read_record
 from mmkd.compare.results import class_values, results
-from mmkd.compare.runs import Run, Runs
+from mmkd.compare.runs import EVALUATION_CONFIG, Run, Runs
+from mmkd.compare.side_by_side import draw_folder, draw_split
 from mmkd.durable import write_json
 
 CLASSES_SHOWN, IMAGES_SHOWN = 10, 3
 GAIN, LOSS = "gain", "loss"
+SIDE_BY_SIDE = "side_by_side.gif"
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ class Report:
             Path of the page.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for old in self.folder.glob("*.png"):
-            old.unlink()
+        for old in (*self.folder.glob("*.png"), self.folder / SIDE_BY_SIDE):
+            old.unlink(missing_ok=True)
         histories = {
             run.member.name + f"/{run.seed}": (run, read_history(run.folder))
             for run in self.runs.all
@@ -100,6 +103,8 @@ class Report:
             "of_classes": _more_than(CLASSES_SHOWN, len(class_values(self.records))),
             "images": self._images(self.shown(figures)),
         }
+        side_by_side = self.folder / SIDE_BY_SIDE
+        pictures["side_by_side"] = side_by_side if side_by_side.is_file() else None
         page = self.folder / "index.html"
         page.write_text(render(self, figures, pictures), encoding="utf-8")
         return page
@@ -217,18 +222,52 @@ class Report:
         draw_classes(frame[frame["class"].isin(chosen)], self.names, self.colors, path)
         return path
 
-    def _images(self, variant: str | None) -> tuple[list[Panels], list[tuple[str, str]], int | None]:
-        """The images where variant and student differ most, the colours of classes, and the seed."""
+    def show(self, images: str) -> Path | None:
+        """Draw teacher, student alone and the highlighted variant side by side on images without labels.
+
+        Args:
+            images: a folder, a list or a COCO file.
+
+        Returns:
+            The folder of the pictures and of a GIF of all; ``None`` if no variant or no student is finished.
+
+        Raises:
+            UserError: an image cannot be read.
+            ToolError: a detector failed.
+        """
+        figures = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
+        seed, folders = self._seen(self.shown(figures))
+        if seed is None:
+            return None
+        records = {name: read_record(folder) for name, folder in folders.items()}
+        members = {
+            name: (folders[name] / EVALUATION_CONFIG, str(record.checkpoint))
+            for name, record in records.items()
+            if record is not None
+        }
+        draw_folder(images, members, self.folder / "images")
+        return self.folder / "images"
+
+    def _seen(self, variant: str | None) -> tuple[int | None, dict[str, Path]]:
+        """The first seed of which student and variant are finished; folders of these and the teacher."""
         seeds = [s for s in self.plan.seeds if {(STUDENT, s), (variant, s)} <= set(self.finished)]
         if variant is None or not seeds:
-            return [], [], None
+            return None, {}
         teacher = [member for member, _ in self.finished if member == TEACHER]
         folders = {run.member.name: run.folder for run in self.runs.all if run.seed == seeds[0]}
         folders |= {run.member.name: run.folder for run in self.runs.all if run.member.name == TEACHER}
-        members = [*teacher[:1], STUDENT, variant]
+        return seeds[0], {name: folders[name] for name in (*teacher[:1], STUDENT, variant)}
+
+    def _images(self, variant: str | None) -> tuple[list[Panels], list[tuple[str, str]], int | None]:
+        """The images where variant and student differ most, the colours of classes, and the seed."""
+        seed, folders = self._seen(variant)
+        if variant is None or seed is None:
+            return [], [], None
         cfg = self.runs.evaluation(self.plan.student)
-        predictions = {name: folders[name] / EVALUATION / PREDICTIONS for name in members}
+        predictions = {name: folder / EVALUATION / PREDICTIONS for name, folder in folders.items()}
         images, classes = read_images(cfg, predictions)
+        if images:
+            draw_split(images, classes, self.folder / SIDE_BY_SIDE)
         colors = class_colors(len(classes))
         panels = []
         for kind, found in zip((GAIN, LOSS), most_different(images, variant, STUDENT, IMAGES_SHOWN)):
@@ -238,7 +277,7 @@ class Report:
                 for title, boxes in seen.items():
                     draw_boxes(image.path, boxes, colors, files[title])
                 panels.append(Panels(kind, image, files))
-        return panels, list(zip(classes, colors)), seeds[0]
+        return panels, list(zip(classes, colors)), seed
 
 
 def _more_than(limit: int, count: int) -> int | None:

@@ -42,6 +42,7 @@ from mmkd.errors import UserError
 from mmkd.hooks.interrupted import CHECKPOINT as INTERRUPTED
 
 TRAIN_LOG, TEST_LOG = "train.log", "test.log"
+EVALUATION_CONFIG = "evaluation_config.py"
 EVALUATED_ONLY = "evaluated only"
 
 
@@ -212,7 +213,7 @@ class Runs:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         progress("evaluation", 1.0)
-        config = run.folder / "evaluation_config.py"
+        config = run.folder / EVALUATION_CONFIG
         cfg.dump(config)
         out = folder / PREDICTIONS
         arguments = [str(config), str(record.checkpoint), "--work-dir", str(folder), "--out", str(out)]

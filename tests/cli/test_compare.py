@@ -47,6 +47,13 @@ def test_a_comparison_of_a_few_images(
     assert "3 of 3 runs are finished already" in said
     assert "[1/" not in said, "nothing is made again"
 
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(report, "draw_folder", lambda images, members, folder: seen.update(members))
+    assert compare.main([*argv, "--images", "data/bccd/images/val"]) == 0
+    assert list(seen) == ["teacher", "student", "kd"]
+    assert all(Path(config).is_file() and Path(weights).is_file() for config, weights in seen.values())
+    assert f"{tmp_path / 'report/images'}: pictures of data/bccd/images/val" in capfd.readouterr().out
+
 
 @pytest.mark.parametrize(
     ("argv", "message"),
@@ -56,6 +63,7 @@ def test_a_comparison_of_a_few_images(
         ([STUDENT, KD, "--evaluate", "train"], "invalid choice"),
         ([STUDENT, KD, "--share", "0.2"], "--share requires --probe"),
         ([STUDENT, KD, "--probe", "--report-only"], "no separate report"),
+        ([STUDENT, KD, "--probe", "--images", "x"], "leave out --images"),
     ],
 )
 def test_wrong_words(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,6 +79,7 @@ def test_wrong_words(argv: list[str], message: str, capsys: pytest.CaptureFixtur
         ([STUDENT], "Nothing to compare"),
         ([STUDENT, KD, "--rerun", "boxes"], "--rerun has no option boxes"),
         ([STUDENT, KD, "--report-only"], "has results"),
+        ([STUDENT, KD, "--images", "nowhere"], "Cannot read `--images`"),
         ([STUDENT, KD, "--probe", "--share", "2"], "--share is out of range"),
         ([STUDENT, "configs/bccd/new_classes.py"], "model, data or budget differs"),
     ],

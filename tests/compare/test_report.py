@@ -33,7 +33,7 @@ def _no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A white picture in place of each."""
-    for name in ("draw_boxes", "draw_classes", "draw_curves", "draw_losses"):
+    for name in ("draw_boxes", "draw_classes", "draw_curves", "draw_losses", "draw_split"):
         monkeypatch.setattr(module, name, lambda *given: Image.new("RGB", (9, 9)).save(given[-1]))
 
 
@@ -78,7 +78,10 @@ def test_whole_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pictures = {path.name for path in folder.glob("*.png")}
     assert {"curves.png", "classes.png", "losses_student.png", "losses_boxes.png"} <= pictures
     assert {"gain_1_ground_truth.png", "gain_1_inherit.png", "loss_1_student.png"} <= pictures
-    assert len(pictures) == len(re.findall("<img", page)) == 2 + 3 + 2 * 4
+    assert len(pictures) + 1 == len(re.findall("<img", page)) == 2 + 3 + 2 * 4 + 1
+    assert page.count("data:image/gif;base64,") == 1
+    with Image.open(folder / "side_by_side.gif") as gif:
+        assert gif.n_frames == 8  # type: ignore[attr-defined]
     for name in pictures:
         with Image.open(folder / name) as picture:
             assert min(picture.size) > 300, name
