@@ -6,6 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from mmkd.cli import cache_teacher, train
+from mmkd.history import logged_rows
 
 from ..conftest import ROOT
 
@@ -37,6 +38,7 @@ def test_training_reads_what_the_tool_has_stored(tmp_path: Path, capfd: pytest.C
     assert "0 of 32 outputs read, 32 computed, 32 stored at" in said  # 8 images, 4 flips
     assert train.main(words(tmp_path)) == 0
     assert "teacher cache: 16 of 16 outputs read, 0 computed, in" in "".join(capfd.readouterr())
+    assert list(logged_rows(tmp_path / "run"))
 
 
 def test_a_pipeline_without_key_is_refused_before_the_first_step(
@@ -48,4 +50,4 @@ def test_a_pipeline_without_key_is_refused_before_the_first_step(
     assert train.main(words(tmp_path, str(tmp_path / "config.py"))) == 2
     said = "".join(capfd.readouterr())
     assert "Cannot cache the teacher: the training pipeline contains YOLOXHSVRandomAug" in said
-    assert "Epoch(train)" not in said
+    assert not list(logged_rows(tmp_path / "run"))
