@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from mmkd.durable import write_file, write_json
@@ -139,6 +139,8 @@ def _opened(path: Path) -> ImageFile | str:
                 width, height = height, width
             image.draft("L", (width // 8, height // 8))  # JPEG: an eighth also reveals a torn file
             image.load()
+    except UnidentifiedImageError:  # whose message names an object in memory
+        return "not an image, or of a format that Pillow does not know"
     except Exception as error:  # Pillow's decoders raise nearly any exception
         return str(error) or type(error).__name__
     return ImageFile(path, width, height, hashlib.sha256(content).digest())
@@ -158,7 +160,7 @@ def note_shared(images: Mapping[str, Sequence[ImageFile]], root: Path, problems:
             other = seen.setdefault(file.digest, (split, file.path))
             if other[0] != split:
                 pair = f"{relative(file.path, root)} = {relative(other[1], root)}"
-                problems.add(f"same image in {other[0]} and {split}", pair)
+                problems.add(f"same image in {other[0]} and {split}, kept; scores get too good", pair)
 
 
 def relative(path: Path, folder: Path) -> str:

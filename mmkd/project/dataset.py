@@ -15,7 +15,7 @@ import numpy as np
 
 from mmkd.data import voc, yolo
 from mmkd.data.coco_folder import find_coco
-from mmkd.data.conversion import Converted, Split
+from mmkd.data.conversion import PROBLEMS, Converted, Split
 from mmkd.data.split import split_by_hash
 from mmkd.doctor.annotations import examine_keys
 from mmkd.doctor.boxes import examine_boxes
@@ -28,6 +28,7 @@ KINDS = ("coco", "yolo", "voc")
 # Without a validation split, every fifth image is used for validation.
 EVERY = 5
 _OPENED = 20
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 _WANTED = {
     "annotations": ("image_id", "category_id", "bbox", "area", "iscrowd"),
     "images": ("id", "file_name", "width", "height"),
@@ -89,6 +90,9 @@ def read_dataset(data: str | Path, project: Path, own: Path, kind: str | None = 
         )
     kind, converted = _read(path, own, kind)
     remarks = converted.problems.lines()
+    folder = next(iter(converted.splits.values())).annotations.parent
+    if remarks:
+        remarks.append(f"all places: {_in_project_path(folder / PROBLEMS, own, project)}")
     contents = {name: json.loads(split.annotations.read_bytes()) for name, split in converted.splits.items()}
     if kind == "coco":
         remarks += _examined(converted, contents)
@@ -115,7 +119,8 @@ def read_dataset(data: str | Path, project: Path, own: Path, kind: str | None = 
             raise UserError(
                 f"No boxes in {name}.",
                 expected="images with boxes",
-                found=f"{split.image_count} images without boxes in {split.annotations}",
+                found=f"{split.image_count} images without boxes in {split.annotations}"
+                + "".join(f"\n            {line}" for line in converted.problems.lines()),
                 remedy="correct the labels" if not made_val else "add images: there are too few to split",
             )
     sides, sizes = _sizes(contents["train"])
@@ -142,7 +147,9 @@ def _read(path: Path, own: Path, kind: str | None) -> tuple[str, Converted]:
         found = find_coco(path, without=(yolo.MADE_BY, voc.MADE_BY)) if path.is_dir() else None
         if found is not None:
             return "coco", found
-    if kind == "yolo" or (kind is None and (path.is_file() or _is_yolo(path))):
+    if kind == "yolo" or (
+        kind is None and path.suffix not in _ARCHIVES and (path.is_file() or _is_yolo(path))
+    ):
         return "yolo", yolo.convert_yolo(path, _out(path, own))
     if kind == "voc" or (kind is None and _is_voc(path)):
         return "voc", voc.convert_voc(path, _out(path, own))
@@ -152,8 +159,23 @@ def _read(path: Path, own: Path, kind: str | None) -> tuple[str, Converted]:
         found=f"no annotations of {'these kinds' if kind is None else kind} in "
         + (", ".join(sorted(one.name for one in path.iterdir())[:8]) if path.is_dir() else "a file")
         + (" (empty)" if path.is_dir() and not any(path.iterdir()) else ""),
-        remedy="correct --data: the folder that contains annotations and images",
+        remedy=_near(path) or "correct --data: the folder that contains annotations and images",
     )
+
+
+def _near(path: Path) -> str | None:
+    """What to do where the data set is close by."""
+    if path.is_file():
+        return "unpack it, then give the folder" if path.suffix in _ARCHIVES else None
+    for parent in list(path.absolute().parents)[:2]:
+        if any((parent / name).is_dir() for name in ("annotations", "Annotations")) or _is_yolo(parent):
+            return f"did you mean --data {parent}?"
+    if next(path.glob("labels/**/*.txt"), None) is not None:
+        return (
+            f"these look like YOLO labels: write {path / 'data.yaml'} with names: [class, class, …] in the "
+            "order of the labels, and with train: and val:, the folders of images"
+        )
+    return None
 
 
 def _is_yolo(path: Path) -> bool:
@@ -179,9 +201,11 @@ def _out(path: Path, own: Path) -> Path | None:
 
 
 def _in_project(split: Split, own: Path, project: Path) -> Split:
-    if not split.annotations.is_relative_to(own):
-        return split
-    return replace(split, annotations=project / split.annotations.relative_to(own))
+    return replace(split, annotations=_in_project_path(split.annotations, own, project))
+
+
+def _in_project_path(path: Path, own: Path, project: Path) -> Path:
+    return project / path.relative_to(own) if path.is_relative_to(own) else path
 
 
 def _examined(found: Converted, contents: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -149,7 +149,7 @@ def test_background_is_kept_and_what_is_wrong_is_listed(tmp_path: Path) -> None:
     found = convert_yolo(path)
     assert found.problems.counts() == {
         "corrupt image, skipped": 2,
-        "same image in train and val": 1,
+        "same image in train and val, kept; scores get too good": 1,
         "image without label file, background": 2,
         "label out of range 0 to 1, image skipped": 2,
         "class beyond the 2 of data.yaml, image skipped": 1,
@@ -161,7 +161,7 @@ def test_background_is_kept_and_what_is_wrong_is_listed(tmp_path: Path) -> None:
     names = [one["file_name"] for one in coco(found.splits["train"].annotations)["images"]]
     assert names == ["a.png", "b.png", "empty.png", "flat.png", "none.png", "twice.png"]
     assert found.splits["train"].box_count == 3 + 2
-    assert found.problems.places["same image in train and val"] == [
+    assert found.problems.places["same image in train and val, kept; scores get too good"] == [
         "images/val/copy.png = images/train/b.png"
     ]
     assert found.problems.places["label without image"] == ["labels/train/orphan.txt"]

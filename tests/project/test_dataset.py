@@ -105,3 +105,38 @@ def test_nothing_there(tmp_path: Path) -> None:
         read_dataset(tmp_path, Path("p"), tmp_path)
     with pytest.raises(UserError, match="no annotations of coco"):
         read_dataset(tmp_path, Path("p"), tmp_path, "coco")
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        ("coco/images", "did you mean --data .*coco"),
+        ("yolo/images/train", "did you mean --data .*yolo"),
+        ("voc/JPEGImages", "did you mean --data .*voc"),
+        ("bare", r"these look like YOLO labels: write .*data\.yaml with names"),
+        ("data.zip", "unpack it"),
+    ],
+)
+def test_the_data_set_is_close_by(tmp_path: Path, given: str, remedy: str) -> None:
+    few(tmp_path / "coco", 1)
+    yolo(tmp_path / "yolo")
+    voc(tmp_path / "voc")
+    (tmp_path / "bare/labels/train").mkdir(parents=True)
+    (tmp_path / "bare/labels/train/a.txt").write_text("0 0.5 0.5 0.1 0.1")
+    (tmp_path / "data.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=rf"No data set found(.|\n)*remedy: +{remedy}"):
+        read_dataset(tmp_path / given, Path("p"), tmp_path)
+
+
+def test_what_was_wrong_with_the_labels_is_said(tmp_path: Path) -> None:
+    root = yolo(tmp_path / "yolo").parent
+    data = read_dataset(root, Path("p"), tmp_path / "own")
+    assert not any("all places" in remark for remark in data.remarks)
+    (root / "images/train/torn.jpg").write_bytes(b"no image")
+    remarks = read_dataset(root, Path("p"), tmp_path / "own").remarks
+    assert "1 × corrupt image, skipped: images/train/torn.jpg (not an image, or" in remarks[0]
+    assert f"all places: {root / 'annotations/problems.txt'}" in remarks
+    for file in (root / "labels/train").iterdir():
+        file.write_text("9 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(UserError, match=r"No boxes in train(.|\n)* × class beyond the 2 of data.yaml"):
+        read_dataset(root, Path("p"), tmp_path / "own")
