@@ -231,7 +231,7 @@ def compare(
         The page and its figures.
 
     Raises:
-        UserError: the plan is invalid, or no run has results.
+        UserError: the plan is invalid, an argument is not for a plan file, or no run has results.
 
     Example:
         >>> found = mmkd.compare("configs/compare/bccd.yaml")  # doctest: +SKIP
@@ -240,6 +240,7 @@ def compare(
     """
     from mmkd.cli import compare as tool
     from mmkd.cli import parsers
+    from mmkd.errors import UserError
 
     words = [str(plan)] if isinstance(plan, (str, Path)) else [str(one) for one in plan]
     words += ["--work-dir", str(work_dir)] if work_dir is not None else []
@@ -247,6 +248,9 @@ def compare(
     words += ["--teacher", teacher] if teacher is not None else []
     words += ["--teacher-checkpoint", str(checkpoint)] if checkpoint is not None else []
     args = _parsed(parsers.compare, words, options)
+    wrong = tool.misplaced(args)
+    if wrong is not None:
+        raise UserError(wrong)
     with _plain_errors():
         failed = tool.compare(args)
         folder = args.work_dir or Path("work_dirs") / tool.plan_of(args).name

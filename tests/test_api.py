@@ -78,6 +78,8 @@ def test_what_is_wrong_is_a_user_error(tmp_path: Path) -> None:
         mmkd.evaluate("configs/bccd/student.py")
     with pytest.raises(UserError):
         mmkd.compare(["configs/bccd/student.py"])
+    with pytest.raises(UserError, match="--seeds, --cfg-options: set it in the plan file"):
+        mmkd.compare("configs/compare/bccd.yaml", seeds=[0], **{"train_cfg.max_epochs": 1})
 
 
 def test_a_stopped_training_is_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,12 +26,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the tool."""
     parser = parsers.compare()
     args = parser.parse_args(argv)
-    own = ("name", "dataset", "seeds", "teacher", "teacher_checkpoint", "evaluate", "cfg_options")
-    given = [f"--{name.replace('_', '-')}" for name in own if getattr(args, name) is not None]
-    if _is_file(args.plan) and given:
-        parser.error(f"{', '.join(given)}: set it in the plan file")
-    if args.teacher_checkpoint and not args.teacher:
-        parser.error("--teacher-checkpoint requires --teacher")
+    wrong = misplaced(args)
+    if wrong is not None:
+        parser.error(wrong)
     if args.share is not None and not args.probe:
         parser.error("--share requires --probe")
     if args.probe and args.images:
@@ -39,6 +36,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.probe and args.report_only:
         parser.error("--probe writes no separate report: rerun the command, finished runs are kept")
     return args
+
+
+def misplaced(args: argparse.Namespace) -> str | None:
+    """The message about arguments that the given plan or configs cannot use, if there are any."""
+    own = ("name", "dataset", "seeds", "teacher", "teacher_checkpoint", "evaluate", "cfg_options")
+    given = [f"--{name.replace('_', '-')}" for name in own if getattr(args, name) is not None]
+    if _is_file(args.plan) and given:
+        return f"{', '.join(given)}: set it in the plan file"
+    if args.teacher_checkpoint and not args.teacher:
+        return "--teacher-checkpoint requires --teacher"
+    return None
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
