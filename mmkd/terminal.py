@@ -79,7 +79,7 @@ class Terminal:
     def keep(self, text: str, level: int = logging.INFO) -> None:
         """Write a line only to the log file, as soon as there is one."""
         self.hidden += level >= logging.WARNING
-        self._waiting.append(logging.LogRecord("mmkd", level, __file__, 0, text, None, None))
+        self._waiting.append(logging.LogRecord("stdout", level, __file__, 0, text, None, None))
         files = [
             handler
             for logger in list(MMLogger._instance_dict.values())[-1:]

@@ -45,6 +45,7 @@ def demo(args: argparse.Namespace) -> str:
         draw_curves(results, args.work_dir / "curves.png")
         draw_detections(results, Config.fromfile(STUDENT), args.work_dir / "detections.png")
     print(f"\n{table}\n\nBlood cells (BCCD), {args.work_dir}/: table.md, curves.png, detections.png")
+    print("checkpoints, metrics and logs: teacher/, student/ and distilled/ in that folder")
     return table
 
 
@@ -104,7 +105,7 @@ def _tool(name: str, *arguments: str, options: Sequence[str]) -> None:
     if options:
         command += ["--cfg-options", *options]
     print("$", " ".join(command[3:]), flush=True)
-    if subprocess.run(command).returncode != 0:
+    if subprocess.run([*command, "--no-files"]).returncode != 0:
         raise UserError(f"{name} did not finish; see its message above")
 
 

@@ -61,10 +61,12 @@ def base(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _verbose(parser: argparse.ArgumentParser) -> None:
+def _terminal(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verbose", action="store_true", help="print the whole log, as stock MMDetection does"
     )
+    # For the demo, which lists the files itself.
+    parser.add_argument("--no-files", action="store_true", help=argparse.SUPPRESS)
 
 
 def init() -> argparse.ArgumentParser:
@@ -90,7 +92,7 @@ def init() -> argparse.ArgumentParser:
 def train() -> argparse.ArgumentParser:
     """mmdet's options for training, and options to add a teacher to any config."""
     parser = base("Train a detector, alone or with a teacher.")
-    _verbose(parser)
+    _terminal(parser)
     parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision")
     parser.add_argument(
         "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size"
@@ -116,7 +118,7 @@ def train() -> argparse.ArgumentParser:
 def test() -> argparse.ArgumentParser:
     """mmdet's options for testing, and ``--teacher``."""
     parser = base("Evaluate a checkpoint. A distilled config is evaluated as its plain student.")
-    _verbose(parser)
+    _terminal(parser)
     parser.add_argument("checkpoint", nargs="?", help="checkpoint to evaluate (not with --teacher)")
     parser.add_argument("--teacher", action="store_true", help="evaluate the teacher of the config")
     parser.add_argument("--out", help="write the predictions to this .pkl file")

@@ -133,7 +133,8 @@ def test(args: argparse.Namespace) -> dict[str, float]:
             told = [f"{name.rpartition('/')[2]} {value:.4g}" for name, value in metrics.items()]
             if not args.images:
                 terminal.say(", ".join(told) or "nothing was detected")
-            tell_of_files(terminal, runner, began, predictions=args.out, pictures=args.show_dir)
+            if not args.no_files:
+                tell_of_files(terminal, runner, began, predictions=args.out, pictures=args.show_dir)
         return metrics
 
 

@@ -172,7 +172,8 @@ def train(args: argparse.Namespace) -> None:
     with short_output(args.verbose) as terminal:
         began = time.time()
         runner = _train(args, terminal)
-        tell_of_files(terminal, runner, began)
+        if not args.no_files:
+            tell_of_files(terminal, runner, began)
 
 
 def _train(args: argparse.Namespace, terminal: Terminal) -> Any:
