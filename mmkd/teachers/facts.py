@@ -28,14 +28,14 @@ def describe(model: Any, found: Mapping[str, Any]) -> dict[str, Any]:
         **found,
     }
     names = facts["classes"]
-    classes = "no class names" if names is None else ", ".join(names[:_SHOWN])
+    classes = "no class names" if names is None else "classes " + ", ".join(names[:_SHOWN])
     if names is not None and len(names) > _SHOWN:
         classes += f", … {len(names) - _SHOWN} more"
     print_log(
         f"teacher: {facts['detector']}, {facts['parameters_computed'] / 1000000.0:.2f} M "
-        f"parameters used, checkpoint {facts['checkpoint']}, {classes}, skipped: "
-        f"{', '.join(facts['left_out']) or 'nothing'}"
-        + (", pixels re-normalised" if facts["pixels_renormalized"] else ""),
+        f"parameters used; checkpoint {facts['checkpoint']}; {classes}"
+        + (f"; not computed: {', '.join(facts['left_out'])}" if facts["left_out"] else "")
+        + ("; pixels re-normalised" if facts["pixels_renormalized"] else ""),
         logger="current",
     )
     if facts["checkpoint"] is None:

@@ -26,14 +26,17 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_what_is_said_and_given(said: list[str]) -> None:
     assert describe(nn.Linear(3, 2), FOUND) == {"detector": "Linear", "parameters_computed": 8, **FOUND}
     assert said == [
-        "teacher: Linear, 0.00 M parameters used, checkpoint a.pth, cat, dog, skipped: rpn_head, "
-        "pixels re-normalised"
+        "teacher: Linear, 0.00 M parameters used; checkpoint a.pth; classes cat, dog; "
+        "not computed: rpn_head; pixels re-normalised"
     ]
 
 
 def test_random_weights_are_told_of(said: list[str]) -> None:
-    describe(nn.Linear(3, 2), {**FOUND, "checkpoint": None, "classes": None, "pixels_renormalized": False})
+    describe(
+        nn.Linear(3, 2),
+        {**FOUND, "checkpoint": None, "classes": None, "left_out": [], "pixels_renormalized": False},
+    )
     assert said == [
-        "teacher: Linear, 0.00 M parameters used, checkpoint None, no class names, skipped: rpn_head",
+        "teacher: Linear, 0.00 M parameters used; checkpoint None; no class names",
         "the teacher has no checkpoint: its weights are random",
     ]
