@@ -20,6 +20,7 @@ from .conftest import ROOT, build, distilled, losses_of, save_teacher, tiny_atss
 from .distributed import BY_IMAGE, LD, LOCAL, SUMS, TERMS, Results
 
 TOLERANCE = 1e-5
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,6 @@ def gradient_distance(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> fl
     return max(float((found[key] - wanted[key]).abs().max()) for key in wanted) / scale
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TERMS, *LD])
 def test_two_processes_equal_one(two: dict[str, Any], whole: Results, name: str) -> None:
     """Value of the loss, and its gradient on the neck and on layers of its own."""

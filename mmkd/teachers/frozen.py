@@ -43,12 +43,12 @@ class FrozenTeacher(Teacher):
     """
 
     def __init__(self, teacher: Mapping[str, Any], needs: frozenset[Need], student: Any) -> None:
+        self.model_cfg, checkpoint = teacher_model_and_checkpoint(teacher)
         precision = teacher.get("precision", "auto")
         compiled, self.own_stream = teacher.get("compile", False), teacher.get("own_stream", False)
         with naming("teacher."):
             check_choice("precision", precision, Precision)
             check_bool(compile=compiled, own_stream=self.own_stream)
-        self.model_cfg, checkpoint = teacher_model_and_checkpoint(teacher)
         self.needs = computed(needs)
         head = "rpn_head" if hasattr(student, "rpn_head") else "bbox_head"
         model, meta = build_detector(

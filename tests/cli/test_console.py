@@ -4,9 +4,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 PRINT = "from mmkd.cli.console import print_anything; print_anything(); print({!r})"
 
 
+@pytest.mark.slow
 def test_what_the_console_cannot_show_is_replaced() -> None:
     code = PRINT.format("≥ 0.5")
     done = subprocess.run(
@@ -18,6 +21,7 @@ def test_what_the_console_cannot_show_is_replaced() -> None:
     assert (done.returncode, done.stdout) == (0, "? 0.5\n")
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_read_enough_is_no_error() -> None:
     read, write = os.pipe()
     os.close(read)

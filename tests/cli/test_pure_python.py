@@ -142,6 +142,7 @@ def test_teacher_by_option(configs: Path) -> None:
     assert set(own.model.distill) == {"cls", "neck"}
 
 
+@pytest.mark.slow
 def test_options_that_change_types(configs: Path) -> None:
     options = ["train_dataloader.dataset.indices=0.02"]
     arguments = [str(configs / "kd.py"), "--work-dir", str(configs / "w"), "--amp", "--cfg-options", *options]

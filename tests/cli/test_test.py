@@ -59,6 +59,7 @@ def test_pictures_and_test_time_augmentation(tmp_path: Path) -> None:
     assert cfg.test_dataloader.dataset.pipeline[-1].type == "TestTimeAug"
 
 
+@pytest.mark.slow
 def test_pictures_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "images/below").mkdir(parents=True)
     for number, path in enumerate(sorted(Path("data/bccd/images/val").glob("*.jpg"))[:2]):

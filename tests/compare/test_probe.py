@@ -121,6 +121,7 @@ def test_a_trained_teacher_is_the_plans(tools: ShortTools, tmp_path: Path) -> No
         probe(small(teacher="configs/bccd/teacher.py", seeds=[3]), tmp_path / "other").make()
 
 
+@pytest.mark.slow
 def test_failures_are_named(tools: ShortTools, tmp_path: Path) -> None:
     tools.failing["kd", 1] = FAILURE
     found = probe(small(), tmp_path).make()

@@ -41,6 +41,7 @@ def test_training_reads_what_the_tool_has_stored(tmp_path: Path, capfd: pytest.C
     assert list(logged_rows(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_pipeline_without_key_is_refused_before_the_first_step(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
