@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config, ConfigDict
 from mmengine.config import config as config_module
 from mmengine.config import utils as config_utils
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import init_default_scope
+from mmengine.visualization import Visualizer
 
 import mmkd  # noqa: F401
 from mmkd.registry import MODELS
@@ -32,7 +34,7 @@ def _clean_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """mmdet's scope, the repository as working directory, fixed random numbers."""
     monkeypatch.chdir(ROOT)
     init_default_scope("mmdet")
-    for kept_between_runs in (MessageHub, MMLogger):
+    for kept_between_runs in (MessageHub, MMLogger, Visualizer, DetLocalVisualizer):
         kept_between_runs._instance_dict.clear()
     torch.manual_seed(0)
 
