@@ -20,7 +20,7 @@ SHADES = {"images": "black", "below": "navy", "elsewhere": "maroon"}
 RUNNER: Any = SimpleNamespace(logger=MMLogger.get_instance("pictures"))
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def _visualizer() -> None:
     DetLocalVisualizer.get_instance("pictures").dataset_meta = {"classes": ("cell",)}
 
