@@ -24,8 +24,8 @@ from mmkd.sharding import unwrapped
 from mmkd.terminal import Terminal, short_output
 
 _SECONDS = 0.25  # between two updates of the block
-_LINES, _SILENCE = 5, 600.0  # plain lines per training; seconds after which another one is printed
-_MEASURED = 10  # the teacher is timed in one of so many steps
+_LINES, _SILENCE = 5, 600.0  # plain lines per training; seconds of silence before another
+_MEASURED = 10  # time the teacher once in this many steps
 
 
 @HOOKS.register_module()
