@@ -93,7 +93,7 @@ def init(
     """
     from mmkd.project import make_project
 
-    with _plain_errors():
+    with _as_command():
         return make_project(project, data, student, teacher, kind)
 
 
@@ -204,7 +204,7 @@ def evaluate(
     words += ["--show-dir", str(show_dir)] if show_dir is not None else []
     words += ["--images", str(images)] if images is not None else []
     args = _parsed(parsers.test, words, {**_own_visualizer(str(config)), **options})
-    with _plain_errors():
+    with _as_command():
         return dict(tool.test(args))
 
 
@@ -251,7 +251,7 @@ def compare(
     wrong = tool.misplaced(args)
     if wrong is not None:
         raise UserError(wrong)
-    with _plain_errors():
+    with _as_command():
         failed = tool.compare(args)
         folder = args.work_dir or Path("work_dirs") / tool.plan_of(args).name
     content = json.loads((folder / "report/results.json").read_text(encoding="utf-8"))
@@ -276,7 +276,7 @@ def _trained(
     words = [config, *words, "--work-dir", str(work_dir), *(["--amp"] if amp else [])]
     words += ["--resume"] if resume else []
     args = _parsed(parsers.train, words, {**_own_visualizer(config), **options})
-    with _plain_errors():
+    with _as_command():
         try:
             tool.train(args)
         except TrainingStopped:
@@ -333,16 +333,18 @@ def _parsed(
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Raise errors that the commands explain to users as `UserError`."""
+def _as_command() -> Iterator[None]:
+    """Print little, and raise errors that the commands explain to users as `UserError`."""
     from mmkd.build_errors import explained
     from mmkd.cli.failures import of_the_place
     from mmkd.durable import use_durable_files
     from mmkd.errors import UserError
+    from mmkd.terminal import short_output
 
     use_durable_files()
     try:
-        yield
+        with short_output():
+            yield
     except UserError:
         raise
     except Exception as error:

@@ -7,6 +7,7 @@ code logs or prints. A terminal can also have a block at the bottom that is upda
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -168,6 +169,25 @@ def short_output(verbose: bool = False) -> Iterator[Terminal]:
                 lines.close_line()
     finally:
         _open.remove(terminal)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Suppress everything that is printed, logged or warned of, also in the log file and with ``verbose``."""
+    before = logging.root.manager.disable
+    _disable_logging(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        _disable_logging(before)
+
+
+def _disable_logging(level: int) -> None:
+    logging.disable(level)
+    for logger in MMLogger._instance_dict.values():
+        logger._cache.clear()  # Python forgets only in its own loggers what was enabled
 
 
 @contextmanager

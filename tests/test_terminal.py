@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mmengine.logging import MMLogger
 
-from mmkd.terminal import short_output
+from mmkd.terminal import short_output, silence
 
 # As a module of a library would say it.
 SAYS = """
@@ -99,6 +99,16 @@ def test_verbose_changes_nothing(log: Path, capsys: pytest.CaptureFixture[str]) 
         says("mmdet", MMLogger.get_instance(str(log)))
         assert not outer.has_block
     assert "Epoch(train)" in capsys.readouterr().out
+
+
+def test_silence_hides_ours_too(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with short_output(verbose=True):
+        logger = MMLogger.get_instance(str(log), log_file=str(log))
+        with silence():
+            says("mmkd.hooks.mine", logger)
+        logger.info("afterwards")
+    assert capsys.readouterr().out.endswith("afterwards\n")
+    assert log.read_text().count("\n") == 1
 
 
 def test_a_forked_process_leaves_the_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:

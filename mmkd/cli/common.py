@@ -7,7 +7,6 @@ import gc
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from mmkd.registry import name_in
 from mmkd.sharding import check_strategy
 from mmkd.sweeps.agent import in_sweep, parameters, run_id
 from mmkd.sweeps.overrides import ALIASES, KeepingDictAction, check_overrides, resolve_aliases
+from mmkd.terminal import short_output
 from mmkd.torchvision import survive
 from mmkd.visualization import finish_failed
 
@@ -124,7 +124,7 @@ def tool(
 
     def main(argv: Sequence[str] | None = None) -> int:
         args = parse_args(argv)
-        return run(lambda: work(args))
+        return run(lambda: work(args), args.verbose)
 
     return parse_args, main
 
@@ -238,8 +238,12 @@ def build_runner(cfg: Config) -> Any:
     return Runner.from_cfg(cfg) if "runner_type" not in cfg else RUNNERS.build(cfg)
 
 
-def run(main: Callable[[], object]) -> int:
-    """Call a tool and report errors in plain words.
+def run(main: Callable[[], object], verbose: bool = False) -> int:
+    """Call a tool with short output, and report errors in plain words.
+
+    Args:
+        main: the tool's work.
+        verbose: show what libraries print, log and warn of.
 
     Returns:
         The exit code: 0 for success; that of `TrainingStopped`; 2 for errors that the user can fix; 1 for
@@ -247,12 +251,11 @@ def run(main: Callable[[], object]) -> int:
     """
     print_anything()
     use_durable_files()
-    # mmdet's heads trigger this warning themselves.
-    warnings.filterwarnings("ignore", message="DeprecationWarning: `num_anchors`")
     code: Any = 0
     try:
         try:
-            main()
+            with short_output(verbose):
+                main()
         except TrainingStopped as stopped:
             code = stopped.code
         if torch.distributed.is_initialized():

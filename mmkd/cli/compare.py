@@ -17,7 +17,6 @@ from mmkd.cli.common import prepare_data, run
 from mmkd.compare.plan import Plan, plan_of_configs, read_plan
 from mmkd.data import listed_images
 from mmkd.errors import UserError, check_options
-from mmkd.terminal import short_output
 
 NEEDED = ("pandas", "jinja2", "scipy", "filelock")
 
@@ -145,12 +144,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         try:
-            with short_output():
-                failed.append(compare(args))
+            failed.append(compare(args))
         except KeyboardInterrupt:
             raise KeyboardInterrupt("rerun the same command to continue") from None
 
-    return run(work) or min(failed[0], 1)
+    return run(work, args.verbose) or min(failed[0], 1)
 
 
 if __name__ == "__main__":

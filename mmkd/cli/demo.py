@@ -21,7 +21,6 @@ from mmkd.errors import UserError
 from mmkd.history import logged_rows
 from mmkd.registry import MODELS
 from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
-from mmkd.terminal import short_output
 
 STUDENT, DISTILLED = "configs/bccd/student.py", "configs/bccd/kd_features.py"
 IMAGE = (3, 240, 320)
@@ -39,11 +38,10 @@ def demo(args: argparse.Namespace) -> str:
         train(args, "student", STUDENT),
         train(args, "distilled", DISTILLED),
     ]
-    with short_output():
-        table = format_table(results)
-        (args.work_dir / "table.md").write_text(table + "\n", encoding="utf-8")
-        draw_curves(results, args.work_dir / "curves.png")
-        draw_detections(results, Config.fromfile(STUDENT), args.work_dir / "detections.png")
+    table = format_table(results)
+    (args.work_dir / "table.md").write_text(table + "\n", encoding="utf-8")
+    draw_curves(results, args.work_dir / "curves.png")
+    draw_detections(results, Config.fromfile(STUDENT), args.work_dir / "detections.png")
     print(f"\n{table}\n\nBlood cells (BCCD), {args.work_dir}/: table.md, curves.png, detections.png")
     print("checkpoints, metrics and logs: teacher/, student/ and distilled/ in that folder")
     return table
@@ -53,7 +51,7 @@ def evaluate_teacher(args: argparse.Namespace) -> Result:
     """Evaluate the shipped teacher on the test split."""
     work_dir, cfg = args.work_dir / "teacher", Config.fromfile(DISTILLED)
     if not list(work_dir.glob("*/*.json")):
-        _tool("test.py", DISTILLED, "--teacher", "--work-dir", str(work_dir), options=args.cfg_options)
+        _tool(args, "test.py", DISTILLED, "--teacher", "--work-dir", str(work_dir), options=args.cfg_options)
     newest = max(work_dir.glob("*/*.json"))
     model, checkpoint = teacher_model_and_checkpoint(cfg.model.teacher)
     return Result("teacher", model, str(checkpoint), json.loads(newest.read_text(encoding="utf-8")))
@@ -66,7 +64,7 @@ def train(args: argparse.Namespace, name: str, config: str) -> Result:
     text = "\n".join([Config.fromfile(config).pretty_text, *options])
     if not (recipe.is_file() and recipe.read_text(encoding="utf-8") == text and done.is_file()):
         shutil.rmtree(work_dir, ignore_errors=True)
-        _tool("train.py", config, "--work-dir", str(work_dir), options=options)
+        _tool(args, "train.py", config, "--work-dir", str(work_dir), options=options)
         recipe.write_text(text, encoding="utf-8")
     last = json.loads(done.read_text(encoding="utf-8"))
     rows = list(logged_rows(work_dir))
@@ -100,8 +98,9 @@ def format_table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def _tool(name: str, *arguments: str, options: Sequence[str]) -> None:
+def _tool(args: argparse.Namespace, name: str, *arguments: str, options: Sequence[str]) -> None:
     command = [sys.executable, "-W", "ignore", f"tools/{name}", *arguments]
+    command += ["--verbose"] if args.verbose else []
     if options:
         command += ["--cfg-options", *options]
     print("$", " ".join(command[3:]), flush=True)

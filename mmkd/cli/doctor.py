@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     args = parse_args(argv)
     sections: list[Section] = []
-    code = run(lambda: diagnose(args, sections))
+    code = run(lambda: diagnose(args, sections), args.verbose)
     return code or (1 if count(sections, "error") else 0)
 
 

@@ -7,14 +7,12 @@ import sys
 
 from mmkd.cli import parsers
 from mmkd.cli.common import tool
-from mmkd.doctor.examine import silence
 from mmkd.project import make_project
 
 
 def init(args: argparse.Namespace) -> None:
     """Make the project and print its summary."""
-    with silence():
-        project = make_project(args.project, args.data, args.student, args.teacher, args.format)
+    project = make_project(args.project, args.data, args.student, args.teacher, args.format)
     print("\n".join(project.lines()))
 
 

@@ -34,6 +34,9 @@ _ALONE: dict[str, Any] = {"work_dir": None, "launcher": "none", "local_rank": 0}
 def _plain(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, epilog=epilog)
     parser.add_argument("--version", action="version", version=f"mmkd {__version__}")
+    parser.add_argument(
+        "--verbose", action="store_true", help="also print what the libraries print, log and warn of"
+    )
     return parser
 
 
@@ -61,12 +64,11 @@ def base(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _terminal(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--verbose", action="store_true", help="print the whole log, as stock MMDetection does"
-    )
+def _runner(description: str) -> argparse.ArgumentParser:
+    parser = base(description)
     # For the demo, which lists the files itself.
     parser.add_argument("--no-files", action="store_true", help=argparse.SUPPRESS)
+    return parser
 
 
 def init() -> argparse.ArgumentParser:
@@ -91,8 +93,7 @@ def init() -> argparse.ArgumentParser:
 
 def train() -> argparse.ArgumentParser:
     """mmdet's options for training, and options to add a teacher to any config."""
-    parser = base("Train a detector, alone or with a teacher.")
-    _terminal(parser)
+    parser = _runner("Train a detector, alone or with a teacher.")
     parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision")
     parser.add_argument(
         "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size"
@@ -117,8 +118,7 @@ def train() -> argparse.ArgumentParser:
 
 def test() -> argparse.ArgumentParser:
     """mmdet's options for testing, and ``--teacher``."""
-    parser = base("Evaluate a checkpoint. A distilled config is evaluated as its plain student.")
-    _terminal(parser)
+    parser = _runner("Evaluate a checkpoint. A distilled config is evaluated as its plain student.")
     parser.add_argument("checkpoint", nargs="?", help="checkpoint to evaluate (not with --teacher)")
     parser.add_argument("--teacher", action="store_true", help="evaluate the teacher of the config")
     parser.add_argument("--out", help="write the predictions to this .pkl file")

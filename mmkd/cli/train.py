@@ -31,7 +31,6 @@ from mmkd.cli.written import tell_of_files
 from mmkd.datasets import innermost
 from mmkd.detectors.recipe import recommended
 from mmkd.doctor.annotations import classes_of
-from mmkd.doctor.examine import silence
 from mmkd.doctor.preconditions import require
 from mmkd.doctor.teacher_boxes import examine_predictions
 from mmkd.errors import UserError, type_of
@@ -41,7 +40,7 @@ from mmkd.registry import HOOKS, VISBACKENDS, class_of, imported_modules, is_kin
 from mmkd.sweeps.agent import in_hosted_sweep, run_id
 from mmkd.teachers import distills, teacher_entries
 from mmkd.teachers.config import DISTILLER_OF_ANY
-from mmkd.terminal import Terminal, short_output
+from mmkd.terminal import Terminal, short_output, silence
 from mmkd.visualization import WandbBackend
 
 # Score a teacher's predictions on this many images before training.

@@ -17,7 +17,6 @@ from mmkd.sweeps.processes import end
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60  # time to finish the iteration and write the checkpoint
 TAIL_BYTES = 20_000
-_VERBOSE = dict.fromkeys(("train", "test"), ("--verbose",))
 
 
 class ToolError(RuntimeError):
@@ -45,7 +44,7 @@ def call(tool: str, arguments: Sequence[str], log: Path, watch: Callable[[], Non
     with log.open("ab") as output:
         start = output.tell()
         process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", code, *arguments, *_VERBOSE.get(tool, ())],
+            [sys.executable, "-W", "ignore", "-c", code, *arguments, "--verbose"],
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches only us; we ask the tool to end

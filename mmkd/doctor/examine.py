@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -22,6 +18,7 @@ from mmkd.doctor.setup import TrainingSetup
 from mmkd.doctor.step import examine_step
 from mmkd.doctor.teacher import examine_teachers
 from mmkd.doctor.validation import examine_validation
+from mmkd.terminal import silence
 
 
 def examine_nothing_of(setup: TrainingSetup) -> Iterator[Finding]:
@@ -71,16 +68,3 @@ def examine(
             findings = list(collect(title, partial(EXAMINATIONS[title], setup)))
         sections.append(Section(title, findings, time.perf_counter() - started))
     return sections
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Suppress what libraries print and log."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from mmkd.terminal import silence
 
 
 def quantised(made: Any, images: Sequence[Any]) -> Any:
@@ -22,8 +23,7 @@ def quantised(made: Any, images: Sequence[Any]) -> Any:
             image = next(self.left, None)
             return None if image is None else {"images": image}
 
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder, silence():  # it recommends steps that we leave out
         source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         onnx.save(made, source)
         quantize_static(

@@ -6,7 +6,6 @@ Shape suffixes: N images, H and W their size, D boxes of all images.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterable, Sequence
 from inspect import signature
 from io import BytesIO
@@ -21,6 +20,7 @@ from mmkd.errors import UserError
 from mmkd.export.int8 import quantised
 from mmkd.export.packages import needed
 from mmkd.export.traced import Pixels, check_exportable, traced_detector
+from mmkd.terminal import silence
 from mmkd.version import __version__
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -77,8 +77,7 @@ def export_onnx(
     names = ["boxes", "scores", "labels", "image"]
     axes = {"images": {0: "N", 2: "H", 3: "W"}, **{name: {0: "D"} for name in names}}
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tracing warns about constants that are intended
+        with torch.no_grad(), silence():  # tracing warns about constants that are intended
             scripted = traced_detector(model, pixels, precision == "fp16", (64, 96))
             example = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
             exporter.register_custom_op_symbolic("mmkd::nms", _onnx_nms, OPSET)

@@ -23,6 +23,7 @@ from mmkd.project.dataset import DataSet, read_dataset
 from mmkd.project.fit import Fit, Machine, fit, this_machine
 from mmkd.registry import is_kind, name_of
 from mmkd.teachers import plain_detector
+from mmkd.terminal import silence
 
 STOCK = "mmdet::atss/atss_r50_fpn_1x_coco.py"
 
@@ -151,7 +152,8 @@ def _write(
         (own / name).write_text(text, encoding="utf-8")
     models = {name: load_config(own / name).model for name in files}
     entry = {"config": {"model": models["teacher.py"]}, "checkpoint": None}
-    recipe = recommended(models["student.py"], entry, data.classes)
+    with silence():  # this teacher has no weights yet
+        recipe = recommended(models["student.py"], entry, data.classes)
     if "teacher" in recipe:
         recipe["teacher"] = {"levels": recipe["teacher"]["levels"]}
     rate = configs.learning_rate(learner.stock, settings.batch.value).value
