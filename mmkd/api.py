@@ -110,13 +110,14 @@ def distill(
 ) -> Training:
     """Train a student with a teacher, in this process.
 
-    With ``data``, it makes a project in ``work_dir/project`` as `init` does, trains the project's teacher
-    unless ``checkpoint`` gives its weights, and then distils its student. Without ``data``, ``student`` is a
-    config with its own data: either already distilled, or to be distilled from ``teacher`` and
-    ``checkpoint`` with losses that fit the pair, like ``mmkd-train --teacher``.
+    With ``data``, ``work_dir`` becomes a project as `init` makes it. Its teacher is trained unless
+    ``checkpoint`` gives its weights, then its student is distilled. The project's files name that teacher, so
+    ``mmkd-compare work_dir/compare.yaml`` uses it too. Without ``data``, ``student`` is a config with its own
+    data: either already distilled, or to be distilled from ``teacher`` and ``checkpoint`` with losses that
+    fit the pair, like ``mmkd-train --teacher``.
 
     Args:
-        work_dir: folder for all output.
+        work_dir: folder for all output; with ``data``, the folder of the project.
         student: the student's config; optional with ``data``.
         teacher: the teacher's config; optional with ``data``, or if the student's config names one.
         checkpoint: the teacher's weights.
@@ -137,7 +138,7 @@ def distill(
         ...     data="my_data", work_dir="work_dirs/cells", **{"train_dataloader.batch_size": 4}
         ... )
         >>> found.checkpoint  # doctest: +SKIP
-        PosixPath('work_dirs/cells/kd/epoch_8.pth')
+        PosixPath('work_dirs/cells/work_dirs/kd/epoch_8.pth')
     """
     folder = Path(work_dir)
     if data is None:
@@ -153,15 +154,16 @@ def distill(
         words = ["--teacher", str(teacher)] if teacher is not None else []
         words += ["--teacher-checkpoint", str(checkpoint)] if checkpoint is not None else []
         return _trained(student, folder, words, options, amp, resume)
-    project = folder / "project"
-    if not (resume and (project / "kd.py").is_file()):
-        init(project, data, student=student, teacher=teacher)
-    taught = None
+    from mmkd.project import use_teacher
+
+    if not (resume and (folder / "kd.py").is_file()):
+        init(folder, data, student=student, teacher=teacher)
+    outputs, taught = folder / "work_dirs", None
     if checkpoint is None:
-        taught = _trained(str(project / "teacher.py"), folder / "teacher", [], options, False, resume)
+        taught = _trained(str(folder / "teacher.py"), outputs / "teacher", [], options, False, resume)
         checkpoint = taught.checkpoint
-    own = {**options, "model.teacher.checkpoint": str(checkpoint)}
-    return _trained(str(project / "kd.py"), folder / "kd", [], own, amp, resume, taught)
+    use_teacher(folder, str(checkpoint))
+    return _trained(str(folder / "kd.py"), outputs / "kd", [], options, amp, resume, taught)
 
 
 def evaluate(

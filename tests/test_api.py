@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import mmkd
+from mmkd.compare.plan import read_plan
 from mmkd.errors import UserError
 from mmkd.project import Project
 
@@ -38,9 +39,12 @@ def test_a_folder_of_images_becomes_a_distilled_student(tmp_path: Path) -> None:
     few(tmp_path / "data", 2)
     out = tmp_path / "out"
     found = mmkd.distill(data=tmp_path / "data", work_dir=out, **QUICK)
-    assert found.checkpoint == out / "kd/epoch_1.pth"
+    assert found.checkpoint == out / "work_dirs/kd/epoch_1.pth"
     assert found.teacher is not None
-    assert found.teacher.checkpoint == out / "teacher/epoch_1.pth"
+    assert found.teacher.checkpoint == out / "work_dirs/teacher/epoch_1.pth"
+    plan = read_plan(out / "compare.yaml")
+    assert plan.teacher is not None
+    assert plan.teacher.checkpoint == str(found.teacher.checkpoint), "with one epoch instead of the plan's"
     steps = [step for step, _ in found.curves["loss"]]
     assert steps == sorted(steps)
     assert any(name.startswith("loss_kd_") for name in found.curves)
@@ -49,7 +53,7 @@ def test_a_folder_of_images_becomes_a_distilled_student(tmp_path: Path) -> None:
     assert written["meta"]["dataset_meta"]["classes"] == ("Platelets", "RBC", "WBC")
     assert not any("teacher" in key for key in written["state_dict"])
 
-    metrics = mmkd.evaluate(out / "project/kd.py", found.checkpoint, work_dir=tmp_path / "test", **QUICK)
+    metrics = mmkd.evaluate(out / "kd.py", found.checkpoint, work_dir=tmp_path / "test", **QUICK)
     assert "coco/bbox_mAP" in metrics
     assert metrics == pytest.approx(found.metrics)
     assert found.curves["coco/bbox_mAP"] == [(1, metrics["coco/bbox_mAP"])]

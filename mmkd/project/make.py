@@ -16,6 +16,7 @@ from mmengine.registry import init_default_scope
 
 from mmkd.compat import config_of, load_config
 from mmkd.detectors.recipe import recommended
+from mmkd.durable import write_file
 from mmkd.errors import UserError, type_of
 from mmkd.project import configs, plans
 from mmkd.project.configs import Part
@@ -135,6 +136,20 @@ def make_project(
         shutil.rmtree(own, ignore_errors=True)
         raise
     return made
+
+
+def use_teacher(project: Path, checkpoint: str) -> None:
+    """Name another checkpoint of the teacher in ``kd.py`` and ``compare.yaml``.
+
+    Args:
+        project: a project's folder.
+        checkpoint: path or URL of the weights.
+    """
+    before = load_config(project / "kd.py").model.teacher.checkpoint
+    # First the file that does not say what to replace, in case of an interruption.
+    for name, written in (("compare.yaml", plans.checkpoint_line), ("kd.py", configs.code)):
+        text = (project / name).read_text(encoding="utf-8")
+        write_file(project / name, text.replace(written(before), written(checkpoint)).encode())
 
 
 def _write(

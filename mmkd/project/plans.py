@@ -38,6 +38,11 @@ def compare_text(project: Path, fit: Fit, data: DataSet) -> str:
     )
 
 
+def checkpoint_line(checkpoint: str) -> str:
+    """The line of ``compare.yaml`` that names the teacher's weights, without indentation."""
+    return _yaml({"checkpoint": checkpoint}).strip()
+
+
 def sweep_text(project: Path, recipe: Mapping[str, Any], rate: float) -> str:
     """``sweep.yaml``: learning rate and loss weights."""
 
@@ -98,7 +103,7 @@ def _path(project: Path, name: str) -> str:
 
 
 def _yaml(content: Mapping[str, Any]) -> str:
-    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110))
+    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=float("inf")))
 
 
 def _plain_name(project: Path) -> str:

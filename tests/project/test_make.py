@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from mmengine.config import Config
 
 from mmkd.compare.plan import read_plan
 from mmkd.errors import UserError
-from mmkd.project import make_project
+from mmkd.project import make_project, use_teacher
 from mmkd.project.fit import Machine
 from mmkd.registry import MODELS
 from mmkd.sweeps.sweep_file import read_sweep
@@ -127,3 +128,20 @@ def test_after_an_error_nothing_is_left(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=says):
             make_project(tmp_path / "mine", tmp_path / "data", machine=CPU, **options)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+@pytest.mark.parametrize("checkpoint", ['work_dirs/it\'s: "best".pth', "https://host/teacher.pth"])
+def test_another_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str) -> None:
+    few(tmp_path / "data", 4)
+    monkeypatch.chdir(tmp_path)
+    folder = make_project(f"mine {'and ours ' * 20}", "data", machine=CPU).folder
+    plan, kd = folder / "compare.yaml", folder / "kd.py"
+    plan.write_text("# my note\n" + plan.read_text())
+    before = read_plan(plan), Config.fromfile(kd)
+    use_teacher(folder, checkpoint)
+    use_teacher(folder, checkpoint)
+    teacher, *others = before[0].members
+    assert read_plan(plan).members == (replace(teacher, checkpoint=checkpoint), *others)
+    assert plan.read_text().startswith("# my note\n")
+    before[1].model.teacher.checkpoint = checkpoint
+    assert Config.fromfile(kd).to_dict() == before[1].to_dict()
