@@ -288,7 +288,7 @@ def _trained(
     return Training(
         config,
         work_dir,
-        Path(find_latest_checkpoint(str(work_dir))),
+        work_dir / Path(find_latest_checkpoint(str(work_dir))).name,
         best[-1] if best else None,
         metrics,
         curves,

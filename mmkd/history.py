@@ -8,17 +8,37 @@ from pathlib import Path
 from typing import Any
 
 
-def logged_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """The rows of ``*/vis_data/scalars.json``, run by run, in the order they were written.
+class LogReader:
+    """Follows a training's log and reads each row once.
 
     Args:
-        folder: the work dir. An incomplete line, for example one just being written, is skipped.
+        folder: the work dir.
     """
-    for file in sorted(folder.glob("*/vis_data/scalars.json")):
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(row, dict):
-                yield row
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[Path, int] = {}  # file → bytes
+
+    def new_rows(self) -> Iterator[dict[str, Any]]:
+        """The complete rows of ``*/vis_data/scalars.json`` since the last call, run by run, as written."""
+        for path in sorted(self._folder.glob("*/vis_data/scalars.json")):
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                lines, end, _ = file.read().rpartition(b"\n")
+            self._read[path] = self._read.get(path, 0) + len(lines + end)
+            for line in lines.splitlines():
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(row, dict):
+                    yield row
+
+
+def logged_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """All complete rows of a training, run by run, in the order they were written.
+
+    Args:
+        folder: the work dir.
+    """
+    return LogReader(folder).new_rows()

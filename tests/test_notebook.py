@@ -56,7 +56,7 @@ def test_it_runs(
     pictures = [one for one in shown if isinstance(one, Image.Image)]
     assert len(pictures) == 1 + whole
     assert all(min(picture.size) > 200 for picture in pictures)
-    assert space["trained"].checkpoint == Path("work/kd/epoch_1.pth").resolve()
+    assert space["trained"].checkpoint == Path("work/work_dirs/kd/epoch_1.pth")
     assert space["trained"].checkpoint.is_file()
     if whole:
         rows = [line.split()[0] for line in capsys.readouterr().out.splitlines() if " mAP " in line]

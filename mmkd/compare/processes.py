@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mmkd
-from mmkd.history import logged_rows
+from mmkd.history import LogReader
 from mmkd.sweeps.processes import end
 
 POLL_SECONDS = 0.5
@@ -61,27 +61,34 @@ def call(tool: str, arguments: Sequence[str], log: Path, watch: Callable[[], Non
         raise ToolError(last_words(_tail(log, start), process.returncode))
 
 
-def where(folder: Path, train_cfg: Mapping[str, Any]) -> tuple[str, float]:
-    """How far a training has got, from mmengine's last log entry.
+class Position:
+    """How far a training has got, from what it has logged.
 
     Args:
         folder: the training's work dir.
         train_cfg: the config's ``train_cfg``, with the budget.
-
-    Returns:
-        A readable note and the share done, in [0, 1]; 0 during the first epoch.
     """
-    rows = [row for row in logged_rows(folder) if "loss" in row]
-    if not rows:
-        return "starting", 0.0
-    step, epochs = int(rows[-1]["step"]), train_cfg.get("max_epochs")
-    if not epochs:
-        total = int(train_cfg["max_iters"])
-        return f"iteration {step}/{total}", min(1.0, step / total)
-    epoch = int(rows[-1]["epoch"])
-    before = max((int(row["step"]) for row in rows if row["epoch"] < epoch), default=0)
-    done = step / before * (epoch - 1) if before else 0.0
-    return f"epoch {epoch}/{epochs}", min(1.0, done / epochs)
+
+    def __init__(self, folder: Path, train_cfg: Mapping[str, Any]) -> None:
+        self._log, self._train_cfg = LogReader(folder), train_cfg
+        self._epoch, self._step = 0, 0
+        self._ends: dict[int, int] = {}  # epoch → its last step
+
+    def __call__(self) -> tuple[str, float]:
+        """A readable note and the share done, in [0, 1]; 0 during the first epoch."""
+        for row in self._log.new_rows():
+            if "loss" in row:
+                self._epoch, self._step = int(row.get("epoch", 0)), int(row["step"])
+                self._ends[self._epoch] = max(self._step, self._ends.get(self._epoch, 0))
+        if not self._step:
+            return "starting", 0.0
+        epochs = self._train_cfg.get("max_epochs")
+        if not epochs:
+            total = int(self._train_cfg["max_iters"])
+            return f"iteration {self._step}/{total}", min(1.0, self._step / total)
+        before = max((end for epoch, end in self._ends.items() if epoch < self._epoch), default=0)
+        done = self._step / before * (self._epoch - 1) if before else 0.0
+        return f"epoch {self._epoch}/{epochs}", min(1.0, done / epochs)
 
 
 def last_words(text: str, code: int) -> str:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from mmkd.compare.history import metric
 from mmkd.compare.plan import TEACHER, Member, Plan
-from mmkd.compare.processes import ToolError, call, where
+from mmkd.compare.processes import Position, ToolError, call
 from mmkd.compare.records import (
     EVALUATION,
     PREDICTIONS,
@@ -188,11 +188,12 @@ class Runs:
         record.command = shlex.join(["python", "tools/train.py", *arguments, *words])
         write_record(run.folder, record)
         began = time.perf_counter()
+        position = Position(run.folder, cfg.train_cfg)
         call(
             "train",
             [*arguments, "--resume", *words],
             run.folder / TRAIN_LOG,
-            lambda: progress(*where(run.folder, cfg.train_cfg)),
+            lambda: progress(*position()),
         )
         record.seconds["train"] = time.perf_counter() - began
         last = run.folder / "last_checkpoint"

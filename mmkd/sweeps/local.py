@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mmkd.errors import UserError
-from mmkd.history import logged_rows
+from mmkd.history import LogReader
 from mmkd.sweeps.hyperband import Hyperband
 from mmkd.sweeps.processes import end
 from mmkd.sweeps.sweep_file import SweepFile
@@ -146,6 +146,7 @@ class LocalSweep:
         folder = self.work_dir / f"trial_{trial.number}"
         command = [*self.sweep.command_for(values), "--work-dir", str(folder)]
         log = folder.with_suffix(".log")
+        history: list[float] = []
         print(f"trial {trial.number}: {values}", flush=True)
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -157,14 +158,13 @@ class LocalSweep:
             )
             self._running.add(process)
             try:
-                pruned = self._follow(trial, process, folder)
+                pruned = self._follow(trial, process, LogReader(folder), history)
             except KeyboardInterrupt:
                 trial.set_user_attr("interrupted", True)
                 raise
             finally:
                 end(process, KILL_AFTER_SECONDS)
                 self._running.discard(process)
-        history = read_history(folder, self.sweep.metric)
         if process.returncode != 0 and not pruned:
             lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
             error = next(
@@ -184,15 +184,15 @@ class LocalSweep:
             raise optuna.TrialPruned
         return best
 
-    def _follow(self, trial: Trial, process: subprocess.Popen[bytes], folder: Path) -> bool:
-        """Report values as they come; returns whether the rule stopped the trial."""
-        reported = 0
+    def _follow(
+        self, trial: Trial, process: subprocess.Popen[bytes], log: LogReader, history: list[float]
+    ) -> bool:
+        """Collect and report values as they come; returns whether the rule stopped the trial."""
         while True:
             ended = process.poll() is not None
-            history = read_history(folder, self.sweep.metric)
-            for step in range(reported, len(history)):
-                trial.report(history[step], step)
-            reported = len(history)
+            for value in validations(log.new_rows(), self.sweep.metric):
+                trial.report(value, len(history))
+                history.append(value)
             if self._interrupted.is_set():
                 raise KeyboardInterrupt  # leaves the trial unfinished, to be retried
             if ended:
@@ -242,21 +242,18 @@ def suggest(trial: Trial, key: str, description: Mapping[str, Any]) -> Any:
     return trial.suggest_float(key, low, high, log=kind == "log_uniform_values", step=step)
 
 
-def read_history(folder: Path, metric: str) -> list[float]:
+def validations(rows: Iterable[Mapping[str, Any]], metric: str) -> Iterator[float]:
     """The values of a metric over a trial's validations, 0 where mmdet returned none.
 
     Args:
-        folder: the trial's work dir.
+        rows: rows of the trial's log.
         metric: a key of the evaluator, or ``val/<name>`` for any evaluator's ``<name>``.
     """
-    values = []
     name = metric.removeprefix("val/")
-    for row in logged_rows(folder):
-        if "lr" in row:
-            continue
-        found = [v for k, v in row.items() if k == metric or k.rpartition("/")[2] == name]
-        values.append(float(found[0]) if found else 0.0)
-    return values
+    for row in rows:
+        if "lr" not in row:
+            found = [v for k, v in row.items() if k == metric or k.rpartition("/")[2] == name]
+            yield float(found[0]) if found else 0.0
 
 
 def _values(description: Mapping[str, Any]) -> dict[Any, Any] | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmkd.compare import processes
-from mmkd.compare.processes import ToolError, call, last_words, where
+from mmkd.compare.processes import Position, ToolError, call, last_words
 
 
 def log(folder: Path, attempt: str, rows: list[dict[str, float]]) -> None:
@@ -22,15 +22,25 @@ def of_epochs(last: int) -> list[dict[str, float]]:
 
 
 def test_where_a_training_is(tmp_path: Path) -> None:
-    epochs = {"type": "EpochBasedTrainLoop", "max_epochs": 4}
-    assert where(tmp_path, epochs) == ("starting", 0.0)
+    position = Position(tmp_path, {"type": "EpochBasedTrainLoop", "max_epochs": 4})
+    assert position() == ("starting", 0.0)
     log(tmp_path, "1", of_epochs(5))
-    assert where(tmp_path, epochs) == ("epoch 1/4", 0.0), "how long an epoch is shows at its end"
+    assert position() == ("epoch 1/4", 0.0), "how long an epoch is shows at its end"
     log(tmp_path, "2", of_epochs(15))
-    assert where(tmp_path, epochs) == ("epoch 2/4", 0.375)
-    assert where(tmp_path, {"max_iters": 60}) == ("iteration 15/60", 0.25)
+    assert position() == ("epoch 2/4", 0.375)
+    assert Position(tmp_path, {"max_iters": 60})() == ("iteration 15/60", 0.25)
     log(tmp_path, "3", of_epochs(5))
-    assert where(tmp_path, epochs)[0] == "epoch 1/4", "it was resumed from before"
+    assert position()[0] == "epoch 1/4", "it was resumed from before"
+
+
+def test_a_log_is_not_read_again(tmp_path: Path) -> None:
+    position = Position(tmp_path, {"max_iters": 20})
+    log(tmp_path, "1", of_epochs(15))
+    assert position() == ("iteration 15/20", 0.75)
+    file = tmp_path / "1/vis_data/scalars.json"
+    size = file.stat().st_size
+    file.write_text("-" * size + json.dumps({"loss": 1.0, "step": 20}) + "\n")
+    assert position() == ("iteration 20/20", 1.0)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ import yaml
 
 from mmkd.cli.sweep import main
 from mmkd.errors import UserError
-from mmkd.sweeps.local import LocalSweep, read_history, suggest
+from mmkd.history import logged_rows
+from mmkd.sweeps.local import LocalSweep, suggest, validations
 from mmkd.sweeps.sweep_file import read_sweep
 
 from ..conftest import ROOT, only_soak
@@ -201,9 +202,10 @@ def test_history_counts_a_validation_without_metric_as_zero(tmp_path: Path) -> N
         {"coco/bbox_mAP": 0.4, "step": 2},
     ]
     (folder / "scalars.json").write_text("\n".join(map(json.dumps, lines)) + '\n{"coco/bbox')
-    assert read_history(tmp_path, "val/bbox_mAP") == [0.0, 0.4]
-    assert read_history(tmp_path, "coco/bbox_mAP") == [0.0, 0.4]
-    assert read_history(tmp_path / "none", "val/bbox_mAP") == []
+    rows = list(logged_rows(tmp_path))
+    assert list(validations(rows, "val/bbox_mAP")) == [0.0, 0.4]
+    assert list(validations(rows, "coco/bbox_mAP")) == [0.0, 0.4]
+    assert list(validations([], "val/bbox_mAP")) == []
 
 
 @only_soak
