@@ -111,7 +111,7 @@ def tool(
 
     Args:
         parser: makes the parser of the tool's options.
-        work: runs the tool.
+        work: runs the tool; if it returns a number, that is the exit code.
         check: refuses incompatible options by calling ``parser.error``.
     """
 
@@ -242,7 +242,7 @@ def run(main: Callable[[], object], verbose: bool = False) -> int:
     """Call a tool with short output, and report errors in plain words.
 
     Args:
-        main: the tool's work.
+        main: the tool's work; if it returns a number, that is the exit code.
         verbose: show what libraries print, log and warn of.
 
     Returns:
@@ -255,7 +255,8 @@ def run(main: Callable[[], object], verbose: bool = False) -> int:
     try:
         try:
             with short_output(verbose):
-                main()
+                done = main()
+                code = done if isinstance(done, int) else 0
         except TrainingStopped as stopped:
             code = stopped.code
         if torch.distributed.is_initialized():

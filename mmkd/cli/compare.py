@@ -13,7 +13,7 @@ from typing import Any
 from mmengine.registry import init_default_scope
 
 from mmkd.cli import parsers
-from mmkd.cli.common import prepare_data, run
+from mmkd.cli.common import prepare_data, tool
 from mmkd.compare.plan import Plan, plan_of_configs, read_plan
 from mmkd.data import listed_images
 from mmkd.errors import UserError, check_options
@@ -21,10 +21,7 @@ from mmkd.errors import UserError, check_options
 NEEDED = ("pandas", "jinja2", "scipy", "filelock")
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Options of the tool."""
-    parser = parsers.compare()
-    args = parser.parse_args(argv)
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     wrong = misplaced(args)
     if wrong is not None:
         parser.error(wrong)
@@ -34,7 +31,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--probe draws nothing: leave out --images")
     if args.probe and args.report_only:
         parser.error("--probe writes no separate report: rerun the command, finished runs are kept")
-    return args
 
 
 def misplaced(args: argparse.Namespace) -> str | None:
@@ -137,19 +133,14 @@ def _is_file(words: Sequence[str]) -> bool:
     return len(words) == 1 and words[0].endswith((".yaml", ".yml"))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns its exit code: 1 if a run failed."""
-    args = parse_args(argv)
-    failed: list[int] = []
+def _work(args: argparse.Namespace) -> int:
+    try:
+        return min(compare(args), 1)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("rerun the same command to continue") from None
 
-    def work() -> None:
-        try:
-            failed.append(compare(args))
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("rerun the same command to continue") from None
 
-    return run(work, args.verbose) or min(failed[0], 1)
-
+parse_args, main = tool(parsers.compare, _work, _check)
 
 if __name__ == "__main__":
     sys.exit(main())

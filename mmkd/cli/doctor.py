@@ -39,18 +39,6 @@ def diagnose(args: argparse.Namespace, sections: list[Section]) -> None:
     Raises:
         UserError: the config cannot be read, or an argument is out of range.
     """
-    if args.images < 1:
-        raise UserError(
-            "--images is out of range.", expected="at least 1", found=str(args.images), remedy="give more"
-        )
-    for option, file in (("--json", args.json), ("--html", args.html)):
-        if file is not None and not file.parent.is_dir():
-            raise UserError(
-                f"Cannot write {option}.",
-                expected="a file in an existing folder",
-                found=str(file),
-                remedy="create the folder, or choose another",
-            )
     if args.html is not None and importlib.util.find_spec("jinja2") is None:
         raise UserError("--html needs jinja2: pip install jinja2 (or 'mmkd[compare]')")
     add = partial(add_teacher, teacher=args.teacher, checkpoint=args.teacher_checkpoint)

@@ -31,11 +31,9 @@ def export(args: argparse.Namespace) -> None:
     """Write the file; with ``--evaluate``, print the metrics of PyTorch and of the file.
 
     Raises:
-        UserError: as for `load_student` and `export_onnx`; ``--images`` does not fit the other options; or
-            the config has no test data for ``--evaluate``.
+        UserError: as for `load_student` and `export_onnx`, or the config has no test data for
+            ``--evaluate``.
     """
-    if args.images and not args.int8:
-        raise UserError("--images are for calibration: add --int8, or leave them out.")
     out = args.onnx or Path(args.checkpoint).with_suffix(".onnx")
     model, cfg, classes = load_student(args.checkpoint, args.config)
     _check_test_data(cfg, args.evaluate)
@@ -56,11 +54,16 @@ def export(args: argparse.Namespace) -> None:
             print(f"{name}: {before[name]:.3f} in PyTorch, {after[name]:.3f} in {out.name}")
 
 
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if args.images and not args.int8:
+        parser.error("--images are for calibration: add --int8")
+
+
 def _calibration(cfg: Config, args: argparse.Namespace) -> Iterable[Tensor]:
     paths = list(
         listed_images(args.images, folder="", what="--images") if args.images else training_images(cfg)
     )
-    step = max(len(paths) // max(args.calibrate, 1), 1)  # spread evenly over all images
+    step = max(len(paths) // args.calibrate, 1)  # spread evenly over all images
     return images_of(cfg, paths[::step][: args.calibrate])
 
 
@@ -74,7 +77,7 @@ def _check_test_data(cfg: Config, wanted: bool) -> None:
         )
 
 
-parse_args, main = tool(parsers.export, export)
+parse_args, main = tool(parsers.export, export, _check)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,31 @@ PARTS = ("student", "teacher")
 PIXELS = ("rgb", "bgr")
 # Reading a config needs these options, so tools without them get defaults.
 _ALONE: dict[str, Any] = {"work_dir": None, "launcher": "none", "local_rank": 0}
+
+
+def _within(low: float, high: float = math.inf, kind: type = int) -> Callable[[str], Any]:
+    """The type of an option that is a number in a range."""
+
+    def number(text: str) -> Any:
+        value = kind(text)
+        if not low <= value <= high:
+            limits = f"from {low} to {high}" if high < math.inf else f"at least {low}"
+            raise argparse.ArgumentTypeError(f"must be {limits}, found {text}")
+        return value
+
+    return number
+
+
+def _named(*suffixes: str) -> Callable[[str], Path]:
+    """The type of an option that is a file name with one of these suffixes."""
+
+    def path(text: str) -> Path:
+        if Path(text).suffix not in suffixes:
+            told = " or ".join(suffix or "without a suffix" for suffix in suffixes)
+            raise argparse.ArgumentTypeError(f"needs a name ending in {told}, found {text}")
+        return Path(text)
+
+    return path
 
 
 def _plain(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -121,7 +148,9 @@ def test() -> argparse.ArgumentParser:
     parser = _runner("Evaluate a checkpoint. A distilled config is evaluated as its plain student.")
     parser.add_argument("checkpoint", nargs="?", help="checkpoint to evaluate (not with --teacher)")
     parser.add_argument("--teacher", action="store_true", help="evaluate the teacher of the config")
-    parser.add_argument("--out", help="write the predictions to this .pkl file")
+    parser.add_argument(
+        "--out", type=_named(".pkl", ".pickle"), help="write the predictions to this .pkl file"
+    )
     parser.add_argument("--show", action="store_true", help="show the predictions in a window")
     parser.add_argument(
         "--show-dir",
@@ -145,7 +174,7 @@ def cache_teacher() -> argparse.ArgumentParser:
         "Cache the teacher's outputs for each training image, at every size and flip that "
         "the pipeline can produce."
     )
-    parser.add_argument("--batch-size", type=int, help="batch size (default: as in training)")
+    parser.add_argument("--batch-size", type=_within(1), help="batch size (default: as in training)")
     parser.add_argument("--workers", type=int, help="data loader workers (default: as in training)")
     return parser
 
@@ -163,17 +192,23 @@ def predict() -> argparse.ArgumentParser:
     )
     parser.add_argument("--images", metavar="DIR", help="root folder of the file names in --data")
     parser.add_argument(
-        "--out", required=True, type=Path, help="output .json file, or for large data sets an output folder"
+        "--out",
+        required=True,
+        type=_named(".json", ""),
+        help="output .json file, or for large data sets an output folder",
     )
     parser.add_argument(
-        "--min-score", type=float, default=0.05, help="drop boxes with a lower score (default: 0.05)"
+        "--min-score",
+        type=_within(0, 1, float),
+        default=0.05,
+        help="drop boxes with a lower score (default: 0.05)",
     )
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
-    parser.add_argument("--batch-size", type=int, help="batch size (default: as in testing)")
+    parser.add_argument("--batch-size", type=_within(1), help="batch size (default: as in testing)")
     parser.add_argument("--workers", type=int, help="data loader workers (default: as in testing)")
     parser.add_argument(
         "--every",
-        type=int,
+        type=_within(1),
         default=1000,
         metavar="N",
         help="images per file in the output folder; a crash loses at most this many (default: 1000)",
@@ -250,7 +285,7 @@ def doctor() -> argparse.ArgumentParser:
     parser.add_argument("--teacher-checkpoint", metavar="FILE", help="weights of --teacher")
     parser.add_argument(
         "--images",
-        type=int,
+        type=_within(1),
         default=200,
         help="number of validation images for the teacher's AP (default: 200)",
     )
@@ -299,7 +334,9 @@ def export() -> argparse.ArgumentParser:
         "--images",
         help="with --int8: a folder, list or COCO file to calibrate with (default: training images)",
     )
-    parser.add_argument("--calibrate", type=int, default=64, help="number of images for --int8 (default: 64)")
+    parser.add_argument(
+        "--calibrate", type=_within(1), default=64, help="number of images for --int8 (default: 64)"
+    )
     parser.add_argument(
         "--evaluate", action="store_true", help="compare the metrics of PyTorch and the file on the test data"
     )

@@ -42,7 +42,6 @@ def predict(args: argparse.Namespace) -> None:
         UserError: an argument is wrong, the detector does not load, an image cannot be read, or ``--out``
             already contains another detector's predictions.
     """
-    _check(args)
     cfg = read_config(args)
     init_default_scope(cfg.get("default_scope") or "mmdet")
     images = _named(_listed(args) if args.data else _of_training(cfg))
@@ -76,22 +75,9 @@ def predict(args: argparse.Namespace) -> None:
     print(f"{args.out}: {len(writer)} images, {len(left)} of them predicted now")
 
 
-def _check(args: argparse.Namespace) -> None:
-    for name, good, expected in (
-        ("min_score", 0 <= args.min_score <= 1, "a score from 0 to 1"),
-        ("every", args.every >= 1, "at least 1 image"),
-        ("batch_size", args.batch_size is None or args.batch_size >= 1, "at least 1 image"),
-        ("images", args.data is not None or args.images is None, "only with --data"),
-        ("out", args.out.suffix in (".json", ""), "a file ending in .json, or a folder"),
-    ):
-        if not good:
-            option = f"--{name.replace('_', '-')}"
-            raise UserError(
-                f"Invalid {option}.",
-                expected=expected,
-                found=str(getattr(args, name)),
-                remedy="correct it",
-            )
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if args.images and not args.data:
+        parser.error("--images requires --data")
 
 
 def _listed(args: argparse.Namespace) -> list[tuple[str, str, Any]]:
@@ -232,7 +218,7 @@ def _predicted(model: Any, loader: Iterable[list[Any]]) -> Iterator[Any]:
             )
 
 
-parse_args, main = tool(parsers.predict, predict)
+parse_args, main = tool(parsers.predict, predict, _check)
 
 if __name__ == "__main__":
     sys.exit(main())

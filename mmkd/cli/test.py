@@ -36,13 +36,6 @@ def config_of(args: argparse.Namespace) -> tuple[Config, str | None]:
         UserError: the arguments or the config are invalid.
     """
     cfg = read_config(args)
-    if args.out is not None and not args.out.endswith((".pkl", ".pickle")):
-        raise UserError(
-            "--out must be a .pkl file.",
-            expected="a name ending in .pkl",
-            found=args.out,
-            remedy="correct the name",
-        )
     if args.teacher:
         if "teacher" not in cfg.model or args.checkpoint is not None:
             raise UserError(
@@ -154,7 +147,7 @@ def _test(args: argparse.Namespace) -> tuple[Any, dict[str, float]]:
             model = model.module
         load_strictly(model, checkpoint)
     if args.out is not None:
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=str(args.out)))
     runner.register_hook(ProgressHook(), priority="VERY_LOW")
     return runner, runner.test()
 

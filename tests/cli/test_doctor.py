@@ -72,13 +72,21 @@ def test_all_goes_on_after_an_error(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert finding in text
 
 
-@pytest.mark.parametrize("arguments", [["nothere.py"], [CONFIG, "--images", "0"], [CONFIG, "--teacher", "a"]])
+@pytest.mark.parametrize("arguments", [["nothere.py"], [CONFIG, "--teacher", "a"]])
 def test_cannot_run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(arguments) == 2
     assert "mmkd: error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--json", "--html"])
-def test_into_no_folder(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert doctor.main([CONFIG, option, str(tmp_path / "no/page")]) == 2
-    assert f"Cannot write {option}" in capsys.readouterr().err
+def test_no_images(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        doctor.main([CONFIG, "--images", "0"])
+    assert "--images: must be at least 1, found 0" in capsys.readouterr().err
+
+
+def test_the_folders_of_the_pages_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda *_, **__: [])
+    files = {option: tmp_path / f"{option[2:]}/page" for option in ("--json", "--html")}
+    words = [word for option, file in files.items() for word in (option, str(file))]
+    assert doctor.main([CONFIG, *words]) == 0
+    assert all(file.is_file() for file in files.values())

@@ -30,7 +30,6 @@ def test_what_was_published_is_exported_with_the_config_beside_it(
     [
         (["--config", "configs/bccd/teacher.py"], "does not fit"),
         ([], "Cannot read the student's config"),
-        (["--images", "data/bccd/images/val"], "add --int8"),
     ],
 )
 def test_mistakes(
@@ -40,3 +39,9 @@ def test_mistakes(
     assert main([str(tmp_path / "other.pth"), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "other.onnx").exists()
+
+
+def test_images_without_int8(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([TEACHER, "--images", "data/bccd/images/val"])
+    assert "--images are for calibration: add --int8" in capsys.readouterr().err

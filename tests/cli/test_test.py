@@ -38,7 +38,6 @@ def test_the_teacher_through_the_same_config() -> None:
         ([KD], "No checkpoint to evaluate"),
         ([KD, "s.pth", "--teacher"], "leave out one of the two"),
         (["configs/bccd/student.py", "--teacher"], "config with model.teacher"),
-        ([KD, "s.pth", "--out", "out.json"], "a name ending in .pkl"),
         ([KD, "s.pth", "--images", "data/bccd/images/val"], "add --show-dir DIR"),
         ([KD, "s.pth", "--images", "x", "--show-dir", "y", "--out", "o.pkl"], "use mmkd-predict"),
         ([KD, "s.pth", "--images", "nowhere", "--show-dir", "y"], "Cannot read `--images`"),
@@ -48,6 +47,12 @@ def test_the_teacher_through_the_same_config() -> None:
 def test_mistakes(argv: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         cfg_of(*argv)
+
+
+def test_predictions_need_a_pickle(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cfg_of(KD, "s.pth", "--out", "out.json")
+    assert "--out: needs a name ending in .pkl or .pickle, found out.json" in capsys.readouterr().err
 
 
 def test_pictures_and_test_time_augmentation(tmp_path: Path) -> None:
