@@ -194,7 +194,7 @@ def evaluate(
         UserError: a problem that the user can fix, with its remedy.
 
     Example:
-        >>> mmkd.evaluate("configs/bccd/kd_features.py", teacher=True)["coco/bbox_mAP"]  # doctest: +SKIP
+        >>> mmkd.evaluate("configs/bccd/kd_auto.py", teacher=True)["coco/bbox_mAP"]  # doctest: +SKIP
         0.55
     """
     from mmkd.cli import parsers

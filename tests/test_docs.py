@@ -36,6 +36,7 @@ from mmkd.compat import load_config
 from mmkd.data import read_predictions
 from mmkd.functional import features
 from mmkd.heads.adapter import ADAPTERS
+from mmkd.losses import split_shares
 from mmkd.registry import MODELS, TEACHERS
 
 from .conftest import ROOT, build, only_soak, repeats, tiny_atss
@@ -52,10 +53,10 @@ LONG = (
     "mmkd-test my_kd.py --teacher",
     "mmkd-test voc_kd.py work_dirs/voc_kd/epoch_12.pth",
     "python autocast.py my_data/images/val/BloodImage_00007.jpg",
-    "python tools/doctor.py configs/bccd/kd_features.py",
+    "python tools/doctor.py configs/bccd/kd_auto.py",
     "python tools/train.py configs/bccd/student.py",
     "python tools/test.py configs/bccd/student.py work_dirs/student/epoch_5.pth",
-    "python tools/test.py configs/bccd/kd_features.py --teacher",
+    "python tools/test.py configs/bccd/kd_auto.py --teacher",
 )
 FENCE = re.compile(
     r"(?:<!-- not run: (?P<why>[^>]+) -->\s*)?"
@@ -180,7 +181,7 @@ def test_python_blocks(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
         built = MODELS.build(model)
         assert set(built.distill) == set(model.distill)
     else:
-        for loss in (model.get("distill") or {}).values():
+        for loss in split_shares(model.get("distill") or {})[0].values():
             MODELS.build({key: value for key, value in loss.items() if key not in ("teacher", "place")})
 
 
@@ -485,7 +486,7 @@ def test_the_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     story.follow("quickstart.md", options)
     assert (tmp_path / "student.pth").stat().st_size < (
-        tmp_path / "work_dirs/kd_features/epoch_5.pth"
+        tmp_path / "work_dirs/kd_auto/epoch_5.pth"
     ).stat().st_size
 
 

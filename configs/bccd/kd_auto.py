@@ -1,5 +1,5 @@
-# Class logits, boxes, centerness, the neck's features and inherited weights, as in kd_features.py, with no number in it:
-# each weight sets itself (docs/methods.md, "Weights that set themselves").
+# The recipe that we recommend: class logits, boxes, centerness, the neck's features and inherited weights. No number is in
+# it, each weight sets itself (docs/methods.md, "Weights that set themselves").
 _base_ = ['./kd_inherit.py']
 
 model = dict(

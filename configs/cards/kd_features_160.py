@@ -1,4 +1,4 @@
-# The recipe that we recommend: class logits, decoded boxes, centerness and features; neck and head begin with
+# Class logits, decoded boxes, centerness and features, with weights set by hand; neck and head begin with
 # the teacher's weights. At longest side 160.
 _base_ = ['./student_160.py']
 

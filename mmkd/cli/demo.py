@@ -22,7 +22,7 @@ from mmkd.history import logged_rows
 from mmkd.registry import MODELS
 from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
 
-STUDENT, DISTILLED = "configs/bccd/student.py", "configs/bccd/kd_features.py"
+STUDENT, DISTILLED = "configs/bccd/student.py", "configs/bccd/kd_auto.py"
 IMAGE = (3, 240, 320)
 
 

@@ -14,19 +14,19 @@ from mmdet.models.dense_heads import GFLHead
 from mmkd.detectors.kinds import check_student
 from mmkd.errors import UserError
 from mmkd.heads import adapter_for, levels_by_stride
+from mmkd.losses.automatic import AUTO
 from mmkd.outputs import PLACES, dense_layout, example_pixels, has_dense_head, student_layout
 from mmkd.registry import MODELS, class_of
 from mmkd.structures import HeadSpec
 from mmkd.teachers import build_detector, plain_detector, teacher_model_and_checkpoint
-
-# The small weight on features is that of the measured recipes (docs/results.md).
-FEATURES = {"type": "PKDLoss", "loss_weight": 0.3}
 
 
 def recommended(
     student: Mapping[str, Any], teacher: Mapping[str, Any], classes: Sequence[str] | None
 ) -> dict[str, Any]:
     """The recommended losses for this pair: logits, boxes, quality, masks, features and inherited weights.
+
+    Each weight sets itself.
 
     They are tested by building the model with all of them and, if that fails, with each one separately.
 
@@ -60,7 +60,10 @@ def recommended(
             return error
         return None
 
-    candidates = list(_candidates(own, theirs))
+    candidates = [
+        (name, [{**loss, "loss_weight": AUTO} for loss in choices])
+        for name, choices in _candidates(own, theirs)
+    ]
     losses = {name: choices[0] for name, choices in candidates}
     first: UserError | None = None
     if why_not(losses):  # all at once, because building a model is slow
@@ -91,15 +94,15 @@ def _candidates(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any
         if _both_at("grid", own, theirs):
             yield "cls", [_logits(PLACES["grid"].spec(own))]
         if _both_at("rois", own, theirs):
-            yield "cls", [{**_logits(PLACES["rois"].spec(own)), "region": "all", "loss_weight": 1.0}]
-            yield "box", [{"type": "BoxIoULoss", "loss_weight": 1.0}]
+            yield "cls", [{**_logits(PLACES["rois"].spec(own)), "region": "all"}]
+            yield "box", [{"type": "BoxIoULoss"}]
         if _both_at("masks", own, theirs):
             yield "mask", [_masks("masks")]
         if _both_at("grid", own, theirs):
             yield "cls", [_logits(PLACES["grid"].spec(own))]
     if _both_at("prior_masks", own, theirs):
         yield "mask", [_masks("prior_masks")]
-    yield "neck", [dict(FEATURES)]
+    yield "neck", [{"type": "PKDLoss"}]
 
 
 def _of_queries(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -130,7 +133,7 @@ def _of_dense_head(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, 
 
 def _masks(place: str) -> dict[str, Any]:
     """The loss on masks, whose rows are pixels."""
-    return {"type": "DistillationLoss", "place": place, "region": "all", "loss_weight": 1.0}
+    return {"type": "DistillationLoss", "place": place, "region": "all"}
 
 
 def _logits(spec: HeadSpec) -> dict[str, Any]:

@@ -44,13 +44,13 @@ def checkpoint_line(checkpoint: str) -> str:
 
 
 def sweep_text(project: Path, recipe: Mapping[str, Any], rate: float) -> str:
-    """``sweep.yaml``: learning rate and loss weights."""
+    """``sweep.yaml``: learning rate and shares of the automatic weights."""
 
     def around(low: float, high: float) -> dict[str, Any]:
         return {"min": low, "max": high, "distribution": "log_uniform_values"}
 
-    weights = {
-        f"model.distill.{name}.loss_weight": around(0.1, 4.0)
+    shares = {
+        f"model.distill.{name}.share": around(0.1, 2.0)
         for name in ("cls", "neck")
         if name in recipe["distill"]
     }
@@ -60,10 +60,12 @@ def sweep_text(project: Path, recipe: Mapping[str, Any], rate: float) -> str:
         "method": "bayes",
         "metric": {"name": "val/bbox_mAP", "goal": "maximize"},
         "early_terminate": {"type": "hyperband", "min_iter": 2, "eta": 2},
-        "parameters": {"optim_wrapper.optimizer.lr": around(rate / 4, rate * 4), **weights},
+        "parameters": {"optim_wrapper.optimizer.lr": around(rate / 4, rate * 4), **shares},
         "command": [*command, "--cfg-options", "randomness.seed=0", "${args_no_hyphens}"],
     }
-    about = "# Learning rate and loss weights, evaluated on the validation images; needs no account:\n"
+    about = (
+        "# Learning rate and strength of the losses, evaluated on the validation images; needs no account:\n"
+    )
     return f"{about}#   mmkd-sweep {shlex.quote(_path(project, 'sweep.yaml'))} --local --count 20\n" + _yaml(
         content
     )

@@ -22,6 +22,9 @@ from ..outputs.two_stage import losses_of as step
 from ..zoo import batch as batch_of_one_size
 from ..zoo import small as without_weights
 
+AUTO = {"loss_weight": "auto"}
+NECK = {"type": "PKDLoss", **AUTO}
+
 
 def recipe(folder: Path, student: Any, teacher: Any, classes: Any = None, **meta: Any) -> dict[str, Any]:
     model = build(teacher)
@@ -54,10 +57,10 @@ def test_of_two_atss(tmp_path: Path) -> None:
     assert found == {
         "inherit": ["neck", "bbox_head"],
         "distill": {
-            "cls": {"type": "DistillationLoss"},
-            "box": {"type": "BoxIoULoss"},
-            "quality": {"type": "QualityLoss"},
-            "neck": {"type": "PKDLoss", "loss_weight": 0.3},
+            "cls": {"type": "DistillationLoss", **AUTO},
+            "box": {"type": "BoxIoULoss", **AUTO},
+            "quality": {"type": "QualityLoss", **AUTO},
+            "neck": NECK,
         },
     }
 
@@ -91,17 +94,13 @@ def of_two_stages(folder: Path, student: str, teacher: str) -> dict[str, Any]:
 
 
 def test_two_stages_learn_on_their_regions(tmp_path: Path) -> None:
-    cls = {"type": "DistillationLoss", "activation": "softmax", "region": "all", "loss_weight": 1.0}
-    losses = {
-        "cls": cls,
-        "box": {"type": "BoxIoULoss", "loss_weight": 1.0},
-        "neck": {"type": "PKDLoss", "loss_weight": 0.3},
-    }
+    cls = {"type": "DistillationLoss", "activation": "softmax", "region": "all", **AUTO}
+    losses = {"cls": cls, "box": {"type": "BoxIoULoss", **AUTO}, "neck": NECK}
     found = of_two_stages(tmp_path, FASTER, FASTER)
     assert found == {"inherit": ["neck", "rpn_head", "roi_head"], "distill": losses}
     found = of_two_stages(tmp_path, FASTER, CASCADE_MASK)
     assert found == {"inherit": ["neck", "rpn_head"], "distill": losses}
-    masks = {"type": "DistillationLoss", "place": "masks", "region": "all", "loss_weight": 1.0}
+    masks = {"type": "DistillationLoss", "place": "masks", "region": "all", **AUTO}
     assert of_two_stages(tmp_path, MASK, CASCADE_MASK)["distill"] == {**losses, "mask": masks}
     grid = "grid_rcnn/grid-rcnn_r50_fpn_gn-head_2x_coco.py"
     assert set(of_two_stages(tmp_path, grid, FASTER)["distill"]) == {"cls", "neck"}
@@ -127,18 +126,15 @@ def of_queries(folder: Path, student: Any, teacher: Any) -> dict[str, Any]:
     return found
 
 
-NECK = {"type": "PKDLoss", "loss_weight": 0.3}
-
-
 @pytest.mark.parametrize("family", ["DETR", "DABDETR", "DINO"])
 def test_the_students_decoder_answers_the_teachers_queries(tmp_path: Path, family: str) -> None:
     found = of_queries(tmp_path, queries.tiny(family), queries.tiny(family, queries=12, layers=3))
     softmax = {"activation": "softmax"} if family == "DETR" else {}
     shared = {"place": "shared_queries"}
     assert found["distill"] == {
-        "cls": {"type": "DistillationLoss", **softmax, "region": "teacher", **shared},
-        "box": {"type": "BoxL1Loss", **shared},
-        "iou": {"type": "BoxIoULoss", **shared},
+        "cls": {"type": "DistillationLoss", **softmax, "region": "teacher", **shared, **AUTO},
+        "box": {"type": "BoxL1Loss", **shared, **AUTO},
+        "iou": {"type": "BoxIoULoss", **shared, **AUTO},
         "neck": NECK,
     }
     assert {"neck", "encoder", "decoder", "bbox_head"} <= set(found["inherit"])
@@ -153,16 +149,16 @@ def test_the_students_decoder_answers_the_teachers_queries(tmp_path: Path, famil
 def test_queries_that_cannot_be_shared_are_matched(tmp_path: Path, student: str, teacher: str) -> None:
     found = of_queries(tmp_path, queries.tiny(student), queries.tiny(teacher))
     assert found["distill"] == {
-        "cls": {"type": "DistillationLoss", "region": "teacher"},
-        "box": {"type": "BoxL1Loss"},
-        "iou": {"type": "BoxIoULoss"},
+        "cls": {"type": "DistillationLoss", "region": "teacher", **AUTO},
+        "box": {"type": "BoxL1Loss", **AUTO},
+        "iou": {"type": "BoxIoULoss", **AUTO},
         "neck": NECK,
     }
 
 
 def test_queries_for_masks_are_matched_by_them(tmp_path: Path) -> None:
-    cls = {"type": "DistillationLoss", "activation": "softmax", "region": "teacher"}
-    mask = {"type": "DistillationLoss", "place": "query_masks", "region": "all", "loss_weight": 1.0}
+    cls = {"type": "DistillationLoss", "activation": "softmax", "region": "teacher", **AUTO}
+    mask = {"type": "DistillationLoss", "place": "query_masks", "region": "all", **AUTO}
     found = of_queries(tmp_path, queries.tiny("MaskFormer"), queries.tiny("Mask2Former"))
     assert found["distill"] == {"cls": cls, "mask": mask, "neck": NECK}
     found = of_queries(tmp_path, queries.tiny("Mask2Former"), queries.tiny("DeformableDETR"))

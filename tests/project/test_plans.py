@@ -40,7 +40,7 @@ def test_the_sweep_is_one_that_the_tool_reads(tmp_path: Path) -> None:
     recipe = {"distill": {"cls": {}, "box": {}}}
     (tmp_path / "sweep.yaml").write_text(sweep_text(Path("mine"), recipe, 0.01))
     sweep = read_sweep(tmp_path / "sweep.yaml")
-    assert sorted(sweep.parameters) == ["model.distill.cls.loss_weight", "optim_wrapper.optimizer.lr"]
+    assert sorted(sweep.parameters) == ["model.distill.cls.share", "optim_wrapper.optimizer.lr"]
     rate = sweep.parameters["optim_wrapper.optimizer.lr"]
     assert (rate["min"], rate["max"]) == (0.0025, 0.04)
 
