@@ -31,7 +31,7 @@ from mmkd.functional.checks import check_number
 from mmkd.heads import adapter_for, check_heads
 from mmkd.heads.observe import Observation, observe
 from mmkd.heads.towers import Towers, check_towers, record_towers, with_towers
-from mmkd.losses import AutoWeight, DistillLoss, build_losses, split_shares
+from mmkd.losses import AutoWeight, DistillLoss, Turns, build_losses, end_iteration, split_shares
 from mmkd.outputs import (
     DENSE,
     Place,
@@ -51,6 +51,7 @@ from mmkd.sharding import check_whole
 from mmkd.structures import OF_CONTEXT, DenseOutputs, DistillContext, Need, RowOutputs
 from mmkd.teachers import (
     asked_by,
+    asked_every,
     build_teachers,
     check_inherit,
     inherit_weights,
@@ -148,6 +149,8 @@ class Distilled(BaseDetector):
             check_loss(self.bbox_head)
         needs = {name: self._asked_of_teacher(name) for name in self.terms}
         self.teacher = build_teachers(teacher, asks, needs, student=self)
+        for name, every in asked_every(teacher, asks, list(self.terms)).items():
+            self.terms[name].turns = Turns(every)
         self._classes_checked = self._layers_checked = False
         self._finite = FiniteCheck()
         self._inherit = check_inherit(inherit, self)
@@ -258,6 +261,14 @@ class Distilled(BaseDetector):
             step.close()
         return self._add_terms(losses, step, batch_inputs, batch_data_samples)
 
+    def active_terms(self) -> list[str]:
+        """The names of the losses that are computed in this iteration."""
+        return [
+            name
+            for name, term in self.terms.items()
+            if term.loss_weight > 0 and (term.turns is None or term.turns.due)
+        ]
+
     def _reads_heads(self, names: Sequence[str]) -> bool:
         """Whether a loss reads outputs of the student's heads."""
         return any(name in self._places or self.terms[name].asks - _OF_FEATURES for name in names)
@@ -279,7 +290,7 @@ class Distilled(BaseDetector):
         ):  # for DistributedDataParallel, which does not call our `train_step`
             self._finite.scaled = True
         self._finite.remember(self)
-        active = [name for name, term in self.terms.items() if term.loss_weight > 0]
+        active = self.active_terms()
         asked = asked_by(self.teacher, active)  # with its own stream, a teacher runs in parallel
         if asked:
             batch_inputs = teachers_view(self, batch_inputs, batch_data_samples)
@@ -344,7 +355,7 @@ class Distilled(BaseDetector):
                 )
         for name, term in self.terms.items():
             losses[f"loss_kd_{name}"] = values[name] if name in values else _nothing(term, batch_inputs)
-        return weigh(losses, self.terms, list(values), step.student)
+        return end_iteration(weigh(losses, self.terms, list(values), step.student), self.terms)
 
     def _on_maps(
         self,

@@ -52,7 +52,7 @@ def mixed_loss(
     own_inputs = batch_inputs[index]
     own_samples = [batch_data_samples[i] for i in labelled]
     own_samples = own_samples or [without_objects(batch_data_samples[0], batch_inputs)]
-    active = [name for name, term in detector.terms.items() if term.loss_weight > 0]
+    active = detector.active_terms()
     if not active:  # no loss uses the unlabelled images
         batch_inputs, batch_data_samples = own_inputs, own_samples
     step = detector._begin(batch_inputs, batch_data_samples)

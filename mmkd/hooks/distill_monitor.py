@@ -60,6 +60,7 @@ class DistillMonitorHook(Hook):
         self.interval = interval
         self.drown = drown
         self._watch = ExitStack()
+        self._due = False
         # Per term, consecutive measurements with a ratio too high (above 0) or too low (below 0).
         self._in_a_row: dict[str, int] = {}
         self._reported: set[str] = set()
@@ -70,7 +71,9 @@ class DistillMonitorHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Watch this iteration's forward pass if it is due."""
-        if not self.every_n_train_iters(runner, self.interval):
+        # With `teacher.every` it stays due until an iteration with losses to measure.
+        self._due = self._due or self.every_n_train_iters(runner, self.interval)
+        if not self._due:
             return
         model = unwrapped(runner.model)
         calls = self._watch.enter_context(recorded_calls(distill_terms(model, "DistillMonitorHook")))
@@ -79,6 +82,7 @@ class DistillMonitorHook(Hook):
         def measure_and_parse(losses: dict[str, Any]) -> Any:
             parsed = parse_losses(losses)  # first, because it stops at non-finite losses
             if calls:
+                self._due = False
                 self._measure(runner, losses, calls)
             return parsed
 

@@ -1,4 +1,4 @@
-"""Saves the losses' own layers and automatic weights in checkpoints, separate from the student."""
+"""Saves the losses' own layers, automatic weights and turns in checkpoints, separate from the student."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmkd.registry import HOOKS
 from mmkd.sharding import unwrapped
 
 KEY = "distill_state"
-_OF_WEIGHT = "auto._extra_state"  # torch's name for the state of `AutoWeight`
+_EXTRA = "._extra_state"  # torch's name for the state of `AutoWeight` and `Turns`
 
 
 @HOOKS.register_module()
@@ -25,8 +25,9 @@ class DistillStateHook(Hook):
     """Save and restore the state of distillation losses, under ``distill_state``.
 
     A feature loss may have a 1×1 convolution that trains with the student; an automatic weight has a running
-    mean. They are not in the student's ``state_dict``; this hook saves them so that training can be resumed.
-    With ``load_from``, automatic weights are measured anew. mmkd's train tool adds the hook.
+    mean; with ``teacher.every``, iterations are counted. None of it is in the student's ``state_dict``; this
+    hook saves it so that training can be resumed. With ``load_from``, automatic weights are measured anew and
+    counts start at 0. mmkd's train tool adds the hook.
 
     Raises:
         UserError: on ``--resume``, if the saved state belongs to other losses; before training, if the model
@@ -47,7 +48,7 @@ class DistillStateHook(Hook):
         """Restore the state from the checkpoint."""
         losses, saved = _losses(runner), checkpoint.get(KEY)
         wanted = {} if losses is None else losses.state_dict()
-        layers = {name for name in wanted if not name.endswith(_OF_WEIGHT)}
+        layers = {name for name in wanted if not name.endswith(_EXTRA)}
         # A training that only starts from another's weights measures anew.
         kept = set(wanted) if runner._resume else layers
         if not kept:
@@ -64,10 +65,7 @@ class DistillStateHook(Hook):
             return
         check_same_shapes(
             "distillation loss layers",
-            *(
-                {key: x for key, x in part.items() if not key.endswith(_OF_WEIGHT)}
-                for part in (wanted, saved)
-            ),
+            *({key: x for key, x in part.items() if not key.endswith(_EXTRA)} for part in (wanted, saved)),
         )
         losses.load_state_dict({**wanted, **{name: saved[name] for name in kept if name in saved}})
 

@@ -21,6 +21,7 @@ from mmkd.losses.pkd import PKDLoss
 from mmkd.losses.quality import QualityLoss
 from mmkd.losses.row_base import RowLoss
 from mmkd.losses.teacher_boxes import TeacherBoxesLoss
+from mmkd.losses.turns import Turns, end_iteration
 
 __all__ = [
     "AutoWeight",
@@ -43,7 +44,9 @@ __all__ = [
     "QualityLoss",
     "RowLoss",
     "TeacherBoxesLoss",
+    "Turns",
     "build_losses",
+    "end_iteration",
     "kl_divergence",
     "registered_losses",
     "split_shares",

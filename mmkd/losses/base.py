@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmkd.errors import UserError, check_arguments, naming
 from mmkd.functional.checks import check_choice, check_number
 from mmkd.losses.automatic import AutoWeight
+from mmkd.losses.turns import Turns
 from mmkd.registry import MODELS, class_of
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
 
@@ -49,6 +50,7 @@ class DistillLoss(nn.Module):
         self.valid = valid
         self.loss_weight = loss_weight
         self.auto: AutoWeight | None = None
+        self.turns: Turns | None = None
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
         """Raise `UserError` if the loss makes no sense for this pair of heads."""

@@ -5,6 +5,7 @@ from mmkd.teachers.build import build_teacher, build_teachers, split_teachers
 from mmkd.teachers.building import build_detector
 from mmkd.teachers.cached import CachedTeacher
 from mmkd.teachers.config import (
+    asked_every,
     distills,
     is_detector,
     plain_detector,
@@ -30,6 +31,7 @@ __all__ = [
     "PredictionsTeacher",
     "Teacher",
     "asked_by",
+    "asked_every",
     "build_detector",
     "build_teacher",
     "build_teachers",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from mmengine.model import PretrainedInit
 from mmengine.registry import WEIGHT_INITIALIZERS
 
 from mmkd.compat import config_of
-from mmkd.errors import UserError, check_options
+from mmkd.errors import UserError, check_options, naming
+from mmkd.functional.checks import check_whole
 from mmkd.registry import MODELS, TEACHERS, class_of, is_kind
 from mmkd.teachers.protocol import Teacher
 
 DISTILLER, DISTILLER_OF_ANY = "KDSingleStageDetector", "KDDetector"
-OF_EVERY_TEACHER = ("cache", "levels", "class_map")
+OF_EVERY_TEACHER = ("cache", "levels", "class_map", "every")
 OPTIONS = ("precision", "compile", "own_stream", *OF_EVERY_TEACHER)
 # If ``teacher`` has one of these keys, it is a single teacher.
 _OF_ONE = {"config", "type", "ema", "checkpoint", "predictions", *OPTIONS}
@@ -47,6 +48,36 @@ def teacher_entries(teacher: Any) -> list[Mapping[str, Any]]:
     if is_named(teacher):
         return [single for entry in teacher.values() for single in teacher_entries(entry)]
     return [teacher] if isinstance(teacher, Mapping) else []
+
+
+def asked_every(teacher: Any, asks: Mapping[str, str], losses: Sequence[str]) -> dict[str, int]:
+    """For each loss that is not computed in all iterations, in every how many its teacher is asked.
+
+    Args:
+        teacher: the entry of the model config.
+        asks: the name of the teacher per loss; empty for one teacher.
+        losses: the names of the losses.
+
+    Raises:
+        UserError: ``every`` is not a whole number ≥ 1, or differs between teachers that are averaged.
+    """
+    found = {}
+    for loss in losses:
+        entries = teacher_entries(teacher[asks[loss]] if asks else teacher)
+        counts = [entry.get("every", 1) for entry in entries]
+        with naming("teacher."):
+            for every in counts:
+                check_whole(1, every=every)
+        if len(set(counts)) > 1:
+            raise UserError(
+                "Teachers that are averaged must be asked in the same iterations.",
+                expected="the same `every` in all entries of the list",
+                found=", ".join(map(str, counts)),
+                remedy="set one number in all of them",
+            )
+        if counts and counts[0] > 1:
+            found[loss] = counts[0]
+    return found
 
 
 def registered_class(teacher: Any) -> type[Teacher] | None:

@@ -52,7 +52,7 @@ class EMATeacher(FrozenTeacher):
                 found="cache",
                 remedy="remove teacher.cache",
             )
-        check_options("teacher", teacher, ["ema"])
+        check_options("teacher", teacher, ["ema", "every"])
         options = {} if teacher["ema"] is None else teacher["ema"]
         if not isinstance(options, Mapping):
             raise UserError(f"teacher.ema must be a dict, like ema=dict(momentum=0.001), found {options!r}")

@@ -22,8 +22,8 @@ class Teacher(ABC):
 
     To write your own, subclass it under ``@mmkd.registry.TEACHERS.register_module()`` and implement `spec`
     and `answer`; everything else has a default. ``teacher=dict(type='MyTeacher', …)`` selects it: the other
-    keys are constructor arguments, except ``cache``, ``levels`` and ``class_map``, which every teacher
-    supports. A constructor argument ``needs`` receives the parts of the outputs that the losses read,
+    keys are constructor arguments, except ``cache``, ``levels``, ``class_map`` and ``every``, which every
+    teacher supports. A constructor argument ``needs`` receives the parts of the outputs that the losses read,
     ``student`` the student.
 
     A teacher is not an `nn.Module` of the student: it is not in the student's parameters, modules, state,

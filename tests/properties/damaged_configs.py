@@ -96,6 +96,7 @@ def bases(folder: Path) -> dict[str, dict[str, Any]]:
             "precision": "fp32",
             "compile": False,
             "own_stream": False,
+            "every": 2,
             "class_map": {"RBC": "RBC"},
             "cache": {"dir": str(folder / "cache"), "max_gb": 1, "dtype": "fp16", "top": 50},
         },
