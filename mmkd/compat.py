@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -84,6 +85,16 @@ def config_of(whose: str, name: str | Path) -> Any:
             if near
             else "correct the path (relative to the working directory) or the file",
         ) from error
+
+
+def dumped_config(path: Path) -> Mapping[str, Any]:
+    """A config that mmengine wrote into a work dir, without its imports; empty if it cannot be read."""
+    from mmengine.config import Config
+
+    try:
+        return Config.fromfile(path, import_custom_modules=False)
+    except Exception:
+        return {}
 
 
 def similar_config(error: Exception) -> str | None:

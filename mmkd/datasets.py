@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,13 @@ def images_below(dataset: Any) -> Iterator[tuple[Any, Mapping[str, Any]]]:
 def without_annotations(pipeline: Sequence[Any]) -> list[Any]:
     """The configs of transforms that an image alone can go through: all but those that read annotations."""
     return [one for one in pipeline if not is_kind(one, LoadAnnotations, registry=TRANSFORMS)]
+
+
+def without_workers(loader: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a data loader's config that loads in this process."""
+    of_workers = ("prefetch_factor", "multiprocessing_context", "timeout")
+    kept = {name: copy.deepcopy(value) for name, value in loader.items() if name not in of_workers}
+    return {**kept, "num_workers": 0, "persistent_workers": False}
 
 
 def annotation_file(dataset: Mapping[str, Any]) -> Path | None:

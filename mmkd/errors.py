@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -95,6 +95,17 @@ def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
         ``None`` if no name is similar enough.
     """
     return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)), None)
+
+
+def instead(name: str, names: Collection[str]) -> str:
+    """The remedy for a wrong name: the most similar of the valid names, or all of them.
+
+    Example:
+        >>> instead("trian", ["train", "val"]), instead("x", ["train", "val"])
+        ('did you mean train?', 'valid: train, val')
+    """
+    near = nearest(name, names)
+    return f"did you mean {near}?" if near else f"valid: {', '.join(names)}"
 
 
 def check_arguments(what: str, given: Iterable[str], function: Callable[..., Any]) -> None:

@@ -18,6 +18,7 @@ from mmkd.datasets import (
     places_of,
     where_from,
     without_annotations,
+    without_workers,
 )
 from mmkd.errors import UserError
 from mmkd.registry import DATASETS
@@ -112,3 +113,14 @@ def test_a_pipeline_for_images_alone() -> None:
     names = ["LoadImageFromFile", "LoadAnnotations", "mmdet.LoadPanopticAnnotations", "Resize"]
     kept = without_annotations([{"type": name} for name in names])
     assert [one["type"] for one in kept] == ["LoadImageFromFile", "Resize"]
+
+
+def test_loading_without_workers() -> None:
+    cfg = Config.fromfile("configs/bccd/student.py").train_dataloader
+    cfg.update(num_workers=2, persistent_workers=True, timeout=9, prefetch_factor=4)
+    found = without_workers(cfg)
+    assert (found["num_workers"], found["persistent_workers"]) == (0, False)
+    assert not {"timeout", "prefetch_factor"} & set(found)
+    assert found["dataset"] == cfg.dataset
+    assert found["dataset"] is not cfg.dataset
+    assert cfg.num_workers == 2

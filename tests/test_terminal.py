@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,6 +100,21 @@ def test_verbose_changes_nothing(log: Path, capsys: pytest.CaptureFixture[str]) 
         says("mmdet", MMLogger.get_instance(str(log)))
         assert not outer.has_block
     assert "Epoch(train)" in capsys.readouterr().out
+
+
+def test_silence_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    def noise() -> None:
+        with silence():
+            print("unseen")
+            warnings.warn("unseen", stacklevel=1)
+            logging.getLogger("mmengine").error("unseen")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        noise()
+    assert logging.root.manager.disable == logging.NOTSET
+    print("seen")
+    assert capsys.readouterr() == ("seen\n", "")
 
 
 def test_silence_hides_ours_too(log: Path, capsys: pytest.CaptureFixture[str]) -> None:

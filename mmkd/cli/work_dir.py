@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmkd.compat import dumped_config
 from mmkd.datasets import innermost
 from mmkd.errors import UserError, type_of
 
@@ -28,7 +29,7 @@ def check_work_dir(cfg: Config) -> None:
     if not dumped:
         return
     for path in dumped:
-        if path.name == mine and identity(_read(path)) == identity(cfg):
+        if path.name == mine and identity(dumped_config(path)) == identity(cfg):
             return
     raise UserError(
         f"The work dir {folder} contains checkpoints of another config.",
@@ -63,10 +64,3 @@ def _types(part: Any, place: str = "model") -> Iterator[str]:
     elif isinstance(part, (list, tuple)):
         for value in part:
             yield from _types(value, place)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        return Config.fromfile(path, import_custom_modules=False)
-    except Exception:  # an unreadable file is not this config
-        return {}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -34,6 +34,9 @@ from mmkd.durable import write_json
 CLASSES_SHOWN, IMAGES_SHOWN = 10, 3
 GAIN, LOSS = "gain", "loss"
 SIDE_BY_SIDE = "side_by_side.gif"
+T = TypeVar("T")
+History = tuple[Run, list[dict[str, Any]]]
+Values = dict[str, dict[int, T]]
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,13 @@ class Report:
         self.folder.mkdir(parents=True, exist_ok=True)
         for old in (*self.folder.glob("*.png"), self.folder / SIDE_BY_SIDE):
             old.unlink(missing_ok=True)
-        histories = {
-            run.member.name + f"/{run.seed}": (run, read_history(run.folder))
-            for run in self.runs.all
-            if run.seed is not None
-        }
-        rows = list(histories.values())
+        rows = [(run, read_history(run.folder)) for run in self.runs.all if run.seed is not None]
         figures = results(
-            self.plan, self.records, self._costs(), self._step_seconds(rows), self._time_curves(rows)
+            self.plan,
+            self.records,
+            self._costs(),
+            self._of_finished(seconds_per_iteration, rows),
+            self._of_finished(time_curve, rows),
         )
         figures["budget_differences"] = self.runs.differences
         write_json(self.folder / "results.json", figures)
@@ -100,7 +102,7 @@ class Report:
             "curves": self._curves(rows, figures),
             "losses": self._losses(rows),
             "classes": self._classes(figures),
-            "of_classes": _more_than(CLASSES_SHOWN, len(class_values(self.records))),
+            "of_classes": classes if (classes := len(class_values(self.records))) > CLASSES_SHOWN else None,
             "images": self._images(self.shown(figures)),
         }
         side_by_side = self.folder / SIDE_BY_SIDE
@@ -133,19 +135,13 @@ class Report:
             {name: (self.runs.evaluation(members[name]), str(first[name].checkpoint)) for name in self.names}
         )
 
-    def _step_seconds(self, histories: list[tuple[Run, Any]]) -> dict[str, dict[int, float]]:
-        found: dict[str, dict[int, float]] = {}
+    def _of_finished(self, read: Callable[[Any], T | None], histories: list[History]) -> Values[T]:
+        """What each finished training logged: member → seed → value."""
+        found: Values[T] = {}
         for run, rows in histories:
-            seconds = seconds_per_iteration(rows)
-            if seconds is not None and run.seed is not None and (run.member.name, run.seed) in self.finished:
-                found.setdefault(run.member.name, {})[run.seed] = seconds
-        return found
-
-    def _time_curves(self, histories: list[tuple[Run, Any]]) -> dict[str, dict[int, Any]]:
-        found: dict[str, dict[int, Any]] = {}
-        for run, rows in histories:
-            if run.seed is not None and (run.member.name, run.seed) in self.finished:
-                found.setdefault(run.member.name, {})[run.seed] = time_curve(rows)
+            value = read(rows)
+            if value is not None and run.seed is not None and (run.member.name, run.seed) in self.finished:
+                found.setdefault(run.member.name, {})[run.seed] = value
         return found
 
     def _write_tables(self, figures: Mapping[str, Any]) -> None:
@@ -156,7 +152,7 @@ class Report:
         kept.remove("curve")
         runs[kept].to_csv(self.folder / "runs.csv", index=False)
 
-    def _curves(self, histories: list[tuple[Run, Any]], figures: Mapping[str, Any]) -> Path | None:
+    def _curves(self, histories: list[History], figures: Mapping[str, Any]) -> Path | None:
         points = [
             {"member": run.member.name, "seed": run.seed, "step": step, "seconds": seconds, "mAP": value}
             for run, rows in histories
@@ -176,7 +172,7 @@ class Report:
         draw_curves(frame, line, self.trained, path)
         return path
 
-    def _losses(self, histories: list[tuple[Run, Any]]) -> dict[str, Path]:
+    def _losses(self, histories: list[History]) -> dict[str, Path]:
         points = [
             {"member": run.member.name, "seed": run.seed, "step": step, "loss": loss, "share": share}
             for run, rows in histories
@@ -273,16 +269,10 @@ class Report:
         for kind, found in zip((GAIN, LOSS), most_different(images, variant, STUDENT, IMAGES_SHOWN)):
             for number, image in enumerate(found, 1):
                 seen: dict[str, Boxes] = {"ground truth": image.truth, **image.found}
-                files = {title: self.folder / f"{kind}_{number}_{_file(title)}.png" for title in seen}
+                files = {
+                    title: self.folder / f"{kind}_{number}_{title.replace(' ', '_')}.png" for title in seen
+                }
                 for title, boxes in seen.items():
                     draw_boxes(image.path, boxes, colors, files[title])
                 panels.append(Panels(kind, image, files))
         return panels, list(zip(classes, colors)), seed
-
-
-def _more_than(limit: int, count: int) -> int | None:
-    return count if count > limit else None
-
-
-def _file(title: str) -> str:
-    return title.replace(" ", "_")

@@ -10,6 +10,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 
+from mmkd.datasets import without_workers
 from mmkd.errors import UserError
 from mmkd.hooks import DistillMonitorHook, DistillScheduleHook
 from mmkd.registry import HOOKS, is_kind, name_in
@@ -40,11 +41,7 @@ def budget_of(cfg: Config) -> tuple[int, int]:
         )
     if not epochs:
         return iterations, 0
-    loader = copy.deepcopy(cfg.train_dataloader)
-    loader.update(num_workers=0, persistent_workers=False)
-    for option in ("prefetch_factor", "multiprocessing_context", "timeout"):  # they need worker processes
-        loader.pop(option, None)
-    return epochs * len(Runner.build_dataloader(loader, seed=0)), epochs
+    return epochs * len(Runner.build_dataloader(without_workers(cfg.train_dataloader), seed=0)), epochs
 
 
 def short_budget(share: float, iterations: int, epochs: int) -> int:

@@ -22,7 +22,7 @@ from mmkd.functional import pairwise_iou
 _ENOUGH = 10
 # The probability that right and wrong names would favour another order this clearly by chance.
 _CHANCE = 0.01
-# Another order must raise AP by at least this much, absolute and as a factor.
+# What is clearly better raises AP by at least this much, absolute and as a factor.
 _MORE, _TIMES = 0.05, 1.25
 # Among the objects of classes that move, at least this much larger a share must get the right name.
 _GAIN = 0.3
@@ -93,7 +93,7 @@ def judge(detections: Sequence[Detections], classes: Sequence[str]) -> Agreement
             table_K[said] = is_
         moved = [replace(one, labels_N=table_K[one.labels_N]) for one in detections]
         ap_best = average_precision(moved, classes)
-        if not (ap_best >= ap + _MORE and ap_best >= ap * _TIMES):  # it may explain names, but not detections
+        if not clearly_better(ap_best, ap):  # it may explain names, but not detections
             order, ap_best = {}, ap
     return Agreement(
         ap=ap,
@@ -103,6 +103,11 @@ def judge(detections: Sequence[Detections], classes: Sequence[str]) -> Agreement
         right=float(np.trace(confusion_KK)) / max(1, matched),
         order=order,
     )
+
+
+def clearly_better(ap: float, other: float) -> bool:
+    """Whether an AP is better than another beyond chance."""
+    return ap >= other + _MORE and ap >= other * _TIMES
 
 
 def compared(seen: Agreement, images: int, expected: float | None, source: str) -> Finding:

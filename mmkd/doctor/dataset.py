@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 from mmkd.doctor.boxes import examine_boxes
 from mmkd.doctor.findings import Finding, collect
@@ -18,19 +17,18 @@ def examine_dataset(setup: TrainingSetup) -> Iterator[Finding]:
     yield from examine_preconditions(setup)
     train, val = (setup.sources.get(which, []) for which in ("train", "val"))
     for source in [*train, *val]:
-        yield from collect(f"{source.which}: boxes", partial(examine_boxes, source.which, source.coco))
-        images = partial(examine_images, source.which, source.folder, source.coco["images"], setup.images)
-        yield from collect(f"{source.which}: image files", images)
+        yield from collect(f"{source.which}: boxes", examine_boxes, source.which, source.coco)
+        images = source.folder, source.coco["images"], setup.images
+        yield from collect(f"{source.which}: image files", examine_images, source.which, *images)
     if setup.unlabelled:
-        files = partial(examine_readable, setup.unlabelled, setup.images)
-        yield from collect("train: unlabelled", files)
+        yield from collect("train: unlabelled", examine_readable, setup.unlabelled, setup.images)
         known = [
             [one.folder / str(image.get("file_name")) for one in found for image in one.coco["images"]]
             for found in (train, val)
         ]
-        yield from collect("unlabelled and val", partial(examine_leaks, setup.unlabelled, *known))
+        yield from collect("unlabelled and val", examine_leaks, setup.unlabelled, *known)
     if train and val:
         pairs = [
             [(one.folder, image) for one in found for image in one.coco["images"]] for found in (train, val)
         ]
-        yield from collect("train and val", lambda: examine_overlap(*pairs))
+        yield from collect("train and val", examine_overlap, *pairs)

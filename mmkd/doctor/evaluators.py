@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from mmkd.datasets import is_remote, where_from
 from mmkd.doctor.annotations import examine_keys, read_coco
 from mmkd.doctor.findings import Finding, Level, NotExamined, collect, shortened
 from mmkd.doctor.setup import TrainingSetup
-from mmkd.errors import nearest, type_of
+from mmkd.errors import instead, type_of
 from mmkd.registry import HOOKS, METRICS, TRANSFORMS, class_of, is_kind
 
 # What pycocotools reads from annotations and images.
@@ -38,12 +37,12 @@ def examine_evaluators(setup: TrainingSetup, which: str) -> Iterator[Finding]:
     option = f"{which}_evaluator"
     for one in setup.evaluators(which):
         if isinstance(one, Mapping):
-            yield from collect(option, partial(_evaluator, setup, which, one))
+            yield from collect(option, _evaluator, setup, which, one)
         elif not isinstance(one, BaseMetric):
             remedy = f"write {option}=dict(type='CocoMetric', ann_file=…)"
             yield Finding.error(option, f"{one!r} is not a metric", remedy)
     if which == "val":
-        yield from collect("save_best", partial(_followed, setup))
+        yield from collect("save_best", _followed, setup)
 
 
 def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iterator[Finding]:
@@ -51,13 +50,8 @@ def _evaluator(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> Iter
     option = f"{which}_evaluator"
     kind = class_of(cfg, METRICS)
     if kind is None:
-        names = names_in(METRICS)
-        near = nearest(str(cfg.get("type")), names)
-        yield Finding.error(
-            option,
-            f"unknown metric {type_of(cfg)!r}" if "type" in cfg else "a metric has no type",
-            f"did you mean {near}?" if near else f"valid: {', '.join(sorted(names))}",
-        )
+        found = f"unknown metric {type_of(cfg)!r}" if "type" in cfg else "a metric has no type"
+        yield Finding.error(option, found, instead(str(cfg.get("type")), sorted(names_in(METRICS))))
         return
     if _is_coco(kind):
         yield from _coco_options(setup, which, cfg)
@@ -104,9 +98,8 @@ def _coco_options(setup: TrainingSetup, which: str, cfg: Mapping[str, Any]) -> I
     option = f"{which}_evaluator"
     metrics, items = _wrong_options(cfg)
     for name in metrics:
-        near = nearest(str(name), _METRICS)
-        remedy = f"did you mean {near}?" if near else f"valid: {', '.join(_METRICS)}"
-        yield Finding.error(option, f"CocoMetric has no metric {name!r}", remedy)
+        found = f"CocoMetric has no metric {name!r}"
+        yield Finding.error(option, found, instead(str(name), _METRICS))
     if items:
         remedy = f"use a list of: {', '.join((*_PRECISION, *_RECALL))}"
         yield Finding.error(option, f"metric_items has {shortened(map(repr, items))}", remedy)
@@ -153,9 +146,7 @@ def _followed(setup: TrainingSetup) -> Iterator[Finding]:
         if not isinstance(key, str) or key == "auto" or any(_gives(one, key) for one in evaluators):
             continue
         names = [name for one in evaluators for name in _figures(one)]
-        near = nearest(key, names)
-        remedy = f"did you mean {near}?" if near else f"valid: {shortened(names, 12)}"
-        yield Finding(level, what, f"val_evaluator does not report {key}", remedy)
+        yield Finding(level, what, f"val_evaluator does not report {key}", instead(key, names))
 
 
 def _gives(cfg: Any, key: str) -> bool:

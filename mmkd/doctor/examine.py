@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
@@ -65,6 +64,6 @@ def examine(
         set_random_seed((setup.cfg.get("randomness") or {}).get("seed") or 0)
         started = time.perf_counter()
         with silence():
-            findings = list(collect(title, partial(EXAMINATIONS[title], setup)))
+            findings = list(collect(title, EXAMINATIONS[title], setup))
         sections.append(Section(title, findings, time.perf_counter() - started))
     return sections

@@ -5,11 +5,12 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 from mmkd.build_errors import explained
 from mmkd.errors import UserError
 
+P = ParamSpec("P")
 Level = Literal["ok", "note", "warning", "error"]
 NOT_EXAMINED = "not checked"
 
@@ -65,15 +66,17 @@ class NotExamined(Exception):  # noqa: N818  (nothing is wrong here)
     """A check could not run, mostly because of an error elsewhere; the text says why."""
 
 
-def collect(what: str, findings: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def collect(
+    what: str, check: Callable[P, Iterator[Finding]], *args: P.args, **kwargs: P.kwargs
+) -> Iterator[Finding]:
     """The findings of a check; an exception ends it and becomes a finding.
 
     Args:
         what: the check's name.
-        findings: the check.
+        check: the check, called with the other arguments.
     """
     try:
-        yield from findings()
+        yield from check(*args, **kwargs)
     except NotExamined as reason:
         yield Finding.note(what, f"{NOT_EXAMINED}: {reason}")
     except UserError as error:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from mmkd.build_errors import names_in
 from mmkd.doctor.findings import Finding, shortened
-from mmkd.errors import nearest, type_of
+from mmkd.errors import instead, type_of
 from mmkd.registry import class_of
 
 # Removed from the config by mmengine's Runner; the rest goes to torch.
@@ -45,19 +45,14 @@ def examine_loader(which: str, loader: Mapping[str, Any]) -> Iterator[Finding]:
     for name, registry in _REGISTRIES.items():
         part = loader.get(name)
         if isinstance(part, Mapping) and class_of(part, registry) is None:
-            near = nearest(str(part.get("type")), names_in(registry))
-            remedy = f"did you mean {near}?" if near else f"valid: {', '.join(sorted(names_in(registry)))}"
-            yield Finding.error(what, f"{option}.{name}: unknown type {type_of(part)!r}", remedy)
+            found = f"{option}.{name}: unknown type {type_of(part)!r}"
+            yield Finding.error(what, found, instead(str(part.get("type")), sorted(names_in(registry))))
     options = {key: value for key, value in loader.items() if key not in _OF_RUNNER}
     valid = set(inspect.signature(DataLoader).parameters) | _OF_RUNNER
     unknown = [key for key in options if key not in valid]
     if unknown:
-        near = nearest(unknown[0], valid)
-        yield Finding.error(
-            what,
-            f"{option} has no option {shortened(unknown)}",
-            f"did you mean {near}?" if near else f"valid: {', '.join(sorted(valid))}",
-        )
+        found = f"{option} has no option {shortened(unknown)}"
+        yield Finding.error(what, found, instead(unknown[0], sorted(valid)))
         return
     batches = loader.get("num_batch_per_epoch")
     if batches is not None and not (isinstance(batches, int) and batches >= 1):

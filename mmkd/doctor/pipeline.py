@@ -12,6 +12,7 @@ from torch import Tensor
 from mmkd.datasets import innermost
 from mmkd.doctor.findings import Finding, NotExamined, collect
 from mmkd.doctor.setup import TrainingSetup
+from mmkd.doctor.teacher_pixels import NORMALISATIONS
 
 # The number of training images whose sizes are checked.
 _SAMPLES = 16
@@ -22,18 +23,18 @@ _MEAN, _STD = 3.0, (0.2, 5.0)
 # Means and deviations may be rounded differently.
 _SAME = 0.5
 # Mean, std and channel order that pretrained weights expect, by the prefix of their name.
-_PRETRAINED: Mapping[str, tuple[Sequence[float], Sequence[float], bool]] = {
-    "torchvision://": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), True),
-    "open-mmlab://detectron2/": ((103.53, 116.28, 123.675), (1.0, 1.0, 1.0), False),
+_PRETRAINED = {
+    "torchvision://": NORMALISATIONS["torchvision"],
+    "open-mmlab://detectron2/": NORMALISATIONS["Caffe"],
 }
 
 
 def examine_pipeline(setup: TrainingSetup) -> Iterator[Finding]:
     """Check one batch; the scale in training and testing; objects against the head's priors; pixels."""
-    yield from collect("batch", lambda: _batch(setup))
-    yield from collect("pixels", lambda: _pretrained(setup))
-    yield from collect("scale", lambda: _scales(setup))
-    yield from collect("objects", lambda: _priors(setup))
+    yield from collect("batch", _batch, setup)
+    yield from collect("pixels", _pretrained, setup)
+    yield from collect("scale", _scales, setup)
+    yield from collect("objects", _priors, setup)
 
 
 def _batch(setup: TrainingSetup) -> Iterator[Finding]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from mmengine.config import Config
@@ -58,47 +57,43 @@ def examine_preconditions(setup: TrainingSetup, which: Sequence[str] = ("train",
         setup: the training to check.
         which: ``train``, ``val`` or ``test``.
     """
-    yield from collect("spelling", partial(examine_spelling, setup.cfg))
-    yield from collect("visualizer", partial(_backends, setup))
-    yield from collect("loops", partial(_loops, setup.cfg))
+    yield from collect("spelling", examine_spelling, setup.cfg)
+    yield from collect("visualizer", _backends, setup)
+    yield from collect("loops", _loops, setup.cfg)
     for name in which:
         loader = setup.cfg.get(f"{name}_dataloader")
         if not loader:
             if name == "train":
                 yield Finding.warning(name, "the config has no train_dataloader")
             continue
-        yield from collect(f"{name}: loader", partial(examine_loader, name, loader))
-        yield from collect(f"{name}: data set", partial(examine_wrappers, name, loader.get("dataset")))
+        yield from collect(f"{name}: loader", examine_loader, name, loader)
+        yield from collect(f"{name}: data set", examine_wrappers, name, loader.get("dataset"))
         parts = setup.parts(name)
         for part in parts:
-            yield from collect(f"{name}: classes", partial(examine_names, name, part))
-            yield from collect(f"{name}: pipeline", partial(examine_samples, setup, name, part))
+            yield from collect(f"{name}: classes", examine_names, name, part)
+            yield from collect(f"{name}: pipeline", examine_samples, setup, name, part)
         if name == "train":
-            yield from collect("train: mix", partial(examine_mixing, setup))
+            yield from collect("train: mix", examine_mixing, setup)
             for part in parts:
                 if has_no_labels(part):
-                    yield from collect("train: unlabelled", partial(examine_unlabelled, setup, part))
+                    yield from collect("train: unlabelled", examine_unlabelled, setup, part)
             parts = [part for part in parts if not has_no_labels(part)]
         sources = setup.sources.setdefault(name, [])
         if not sources and not setup.only_formats(name):
             for part in parts:
-                yield from collect(f"{name}: annotations", partial(_reading, name, part, sources))
+                yield from collect(f"{name}: annotations", _reading, name, part, sources)
         unlabelled = name == "train" and setup.is_unlabelled
         for source in sources:
-            yield from collect(
-                f"{name}: keys", partial(examine_keys, f"{name}: annotations", source.coco, _READ)
-            )
+            yield from collect(f"{name}: keys", examine_keys, f"{name}: annotations", source.coco, _READ)
             if source.classes:
-                yield from collect(
-                    f"{name}: classes", partial(examine_classes, source, unlabelled=unlabelled)
-                )
+                yield from collect(f"{name}: classes", examine_classes, source, unlabelled=unlabelled)
             if not _images_elsewhere(parts):
-                files = partial(examine_files, name, source.folder, source.coco["images"])
-                yield from collect(f"{name}: image files", files)
+                images = source.coco["images"]
+                yield from collect(f"{name}: image files", examine_files, name, source.folder, images)
         if name != "train":
             yield from examine_evaluators(setup, name)
-    yield from collect("classes", partial(_same_classes, setup, which))
-    yield from collect("head: classes", partial(examine_heads, setup, which))
+    yield from collect("classes", _same_classes, setup, which)
+    yield from collect("head: classes", examine_heads, setup, which)
 
 
 def require(cfg: Config, which: Sequence[str]) -> list[Finding]:

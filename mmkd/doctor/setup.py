@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 
 from mmkd.data import UnlabelledImages
 from mmkd.data.mixed_batches import counts_of
-from mmkd.datasets import annotation_file, innermost, metric_configs
+from mmkd.datasets import annotation_file, innermost, metric_configs, without_workers
 from mmkd.doctor.findings import NotExamined
 from mmkd.doctor.memory import StepMemory
 from mmkd.errors import UserError
@@ -158,10 +158,8 @@ class TrainingSetup:
 
     def loader(self, which: str, batch_size: int | None) -> dict[str, Any]:
         """A data loader's config without its data set, in this process, with another batch size."""
-        cfg = {name: value for name, value in self.cfg[f"{which}_dataloader"].items() if name != "dataset"}
-        cfg = {**copy.deepcopy(cfg), "num_workers": 0, "persistent_workers": False, "timeout": 0}
-        for option in ("prefetch_factor", "multiprocessing_context"):  # options of worker processes
-            cfg.pop(option, None)
+        cfg = without_workers(self.cfg[f"{which}_dataloader"])
+        del cfg["dataset"]
         return cfg if batch_size is None else {**cfg, "batch_size": batch_size}
 
     def _first_batch(self, dataset: Any) -> dict[str, Any]:

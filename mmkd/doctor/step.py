@@ -10,7 +10,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from torch import Tensor
 
-from mmkd.balance import Balance, measure_balance, recorded_calls, suggested_weight
+from mmkd.balance import measure_balance, recorded_calls, suggested_weight
 from mmkd.doctor.findings import Finding, NotExamined, collect, shortened
 from mmkd.doctor.first_iteration import first_iteration
 from mmkd.doctor.memory import StepMemory, count_saved, largest_layer, of_parameters
@@ -67,9 +67,7 @@ def examine_step(setup: TrainingSetup) -> Iterator[Finding]:
         yield Finding.ok("balance", "not checked: in the first step, the EMA teacher equals the student")
     elif calls:
         scale = getattr(getattr(wrapper, "loss_scaler", None), "get_scale", lambda: 1.0)()
-        yield from collect(
-            "balance", lambda: _balance(measure_balance(losses, calls, list(terms), float(scale)), terms)
-        )
+        yield from collect("balance", _balance, losses, calls, terms, float(scale))
     wrapper.backward(total)
     yield from _gradients(model, frozen)
     wrapper.step()
@@ -123,7 +121,10 @@ def _gradients(model: Any, frozen: int) -> Iterator[Finding]:
         yield Finding.ok("gradients", f"all {len(trained)} trainable parameters get a gradient{held}")
 
 
-def _balance(balance: Balance | None, terms: Mapping[str, Any]) -> Iterator[Finding]:
+def _balance(
+    losses: Mapping[str, Any], calls: Any, terms: Mapping[str, Any], scale: float
+) -> Iterator[Finding]:
+    balance = measure_balance(losses, calls, list(terms), scale)
     if balance is None:
         raise NotExamined("no layer before the head is trained")
     for name, ratio in balance.ratios.items():

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmkd.compat import dumped_config
 from mmkd.doctor.findings import Finding
 from mmkd.hooks.metrics_file import LAST
 from mmkd.teachers import plain_detector, teacher_entries
@@ -72,7 +73,7 @@ def newest_run(cfg: Config) -> StudentRun | None:
             continue
         ap, epoch, iteration = ap_and_place
         for dumped in sorted(file.parent.glob("*.py")):
-            other = _read(dumped)
+            other = dumped_config(dumped)
             train = other.get("train_cfg") or {}
             epochs, iterations = int(train.get("max_epochs") or 0), int(train.get("max_iters") or 0)
             ended = epoch >= epochs if epochs else 0 < iterations <= iteration
@@ -104,10 +105,3 @@ def _identity(cfg: Mapping[str, Any]) -> str:
     val = (cfg.get("val_dataloader") or {}).get("dataset") or {}
     where = [val.get(key) for key in ("data_root", "ann_file", "metainfo")]
     return json.dumps([model, where], sort_keys=True, default=str)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        return Config.fromfile(path, import_custom_modules=False)
-    except Exception:  # any error means that it is not this student
-        return {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ def examine_teachers(setup: TrainingSetup) -> Iterator[Finding]:
     others = teacher_entries(setup.cfg.model.get("teacher"))
     boxes = [(number, entry) for number, entry in enumerate(others) if gives_boxes(entry)]
     for number, entry in boxes:
-        yield from collect("teacher", partial(examine_boxes, setup, entry, number))
+        yield from collect("teacher", examine_boxes, setup, entry, number)
     if not setup.teachers:
         if len(boxes) == len(others) > 0:
             return
@@ -51,8 +50,8 @@ def examine_teachers(setup: TrainingSetup) -> Iterator[Finding]:
         )
         if many is not None:
             yield Finding.ok("teacher", many)
-        yield from collect("teacher", partial(_examine, setup, entry, loaded))
-    yield from collect("teacher and student", lambda: _fit(setup, loaded))
+        yield from collect("teacher", _examine, setup, entry, loaded)
+    yield from collect("teacher and student", _fit, setup, loaded)
 
 
 def _examine(
@@ -66,18 +65,18 @@ def _examine(
         yield Finding.warning("teacher", text + "weights random", "set its checkpoint")
         return
     yield Finding.ok("teacher", f"{text}all keys of {teacher.checkpoint} loaded")
-    yield from collect("teacher: pixels", lambda: _pixels(setup, teacher))
-    yield from collect("teacher: AP", lambda: _quality(setup, teacher))
+    yield from collect("teacher: pixels", _pixels, setup, teacher)
+    yield from collect("teacher: AP", _quality, setup, teacher)
     trials: list[Trial] = []
-    yield from collect("teacher: diagnosis", lambda: _begin(setup, teacher, trials))
+    yield from collect("teacher: diagnosis", _begin, setup, teacher, trials)
     for trial in trials:
-        pixels = list(collect("teacher: pixels", partial(examine_pixels, trial)))
-        scale = list(collect("teacher: scale", partial(examine_scale, trial)))
+        pixels = list(collect("teacher: pixels", examine_pixels, trial))
+        scale = list(collect("teacher: scale", examine_scale, trial))
         if trial.adopted and all(finding.level == "ok" for finding in pixels):
             # On a wrong scale, pixels cannot be judged.
-            pixels = list(collect("teacher: pixels", partial(examine_pixels, trial)))
+            pixels = list(collect("teacher: pixels", examine_pixels, trial))
         yield from [*pixels, *scale]
-        yield from collect("teacher: class order", partial(examine_order, trial))
+        yield from collect("teacher: class order", examine_order, trial)
 
 
 def _begin(setup: TrainingSetup, teacher: LoadedTeacher, trials: list[Trial]) -> Iterator[Finding]:

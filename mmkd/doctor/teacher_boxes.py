@@ -54,7 +54,7 @@ def examine_boxes(setup: TrainingSetup, entry: Mapping[str, Any], number: int) -
         + ("with per-class scores" if known.class_scores_NK is not None else "top class only"),
     )
     train = setup.dataset("train")
-    yield from collect("teacher: pipeline", lambda: _pipeline(train))
+    yield from collect("teacher: pipeline", _pipeline, train)
     val = setup.dataset("val") if setup.cfg.get("val_dataloader") else None
     yield from examine_predictions(known, entry, train, val, setup.images)
 
@@ -80,11 +80,11 @@ def examine_predictions(
     infos = _infos(train)
     at = [known.find(str(info["img_path"]), info.get("img_id")) for info in infos]
     yield from _images(known, infos, at)
-    yield from collect("teacher: image sizes", lambda: _sizes(known, infos, at))
+    yield from collect("teacher: image sizes", _sizes, known, infos, at)
     classes = class_names(train.metainfo) or ()
     table = class_table(known.classes, classes, check_class_map(entry.get("class_map")))
-    yield from collect("teacher: classes", lambda: _classes(known, classes, table))
-    yield from collect("teacher: AP", lambda: _quality(known, entry, infos, at, classes, val, most))
+    yield from collect("teacher: classes", _classes, known, classes, table)
+    yield from collect("teacher: AP", _quality, known, entry, infos, at, classes, val, most)
 
 
 def _infos(dataset: Any) -> list[Mapping[str, Any]]:

@@ -11,10 +11,11 @@ from mmcv.transforms import Resize
 
 from mmkd.compat import load_config
 from mmkd.datasets import innermost, without_annotations
+from mmkd.doctor.agreement import clearly_better
 from mmkd.doctor.findings import Finding
 from mmkd.doctor.pipeline import FAR, object_sizes, transforms_of
 from mmkd.doctor.teacher_predictions import load_images
-from mmkd.doctor.trial import Trial, clearly_better
+from mmkd.doctor.trial import Trial
 from mmkd.registry import TRANSFORMS, is_kind
 
 # Two scales may differ this much by rounding.
@@ -67,7 +68,7 @@ def _training_scale(trial: Trial, transforms: Sequence[Any]) -> Iterator[Finding
     if 1 / FAR < factor < FAR or shrunk is None or _longest(shrunk) > _LONGEST:
         return
     there, here = trial.ask(trial.many, pipeline=shrunk), trial.ask(trial.many)
-    if clearly_better(here, there):
+    if clearly_better(here.ap_best, there.ap_best):
         yield Finding.error(
             "teacher: scale",
             f"objects in training are {factor:.2g} times their size in validation; at that scale "

@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmkd.datasets import class_names
-from mmkd.doctor.agreement import Agreement, judge
+from mmkd.doctor.agreement import Agreement, clearly_better, judge
 from mmkd.doctor.setup import TrainingSetup
 from mmkd.doctor.teacher_predictions import LoadedTeacher, detect, load_images
 
 # The number of images to try a variant on, and to confirm it.
 _TRIED, _CONFIRMED = 8, 32
-# A variant is better if it raises AP by at least this much, absolute and as a factor.
-_MORE, _TIMES = 0.05, 1.25
 
 
 class Trial:
@@ -58,21 +56,16 @@ class Trial:
         now = self.ask(self.few)
         tried = {name: self.ask(self.few, **way) for name, way in ways.items()}
         name = max(tried, key=lambda name: tried[name].ap_best)
-        if not clearly_better(tried[name], now):
+        if not clearly_better(tried[name].ap_best, now.ap_best):
             return None
         now, then = self.ask(self.many), self.ask(self.many, **ways[name])
-        return (name, now, then) if clearly_better(then, now) else None
+        return (name, now, then) if clearly_better(then.ap_best, now.ap_best) else None
 
     def adopt(self, preprocessor: Any = None, pipeline: Any = None) -> None:
         """Use this input variant from now on, so that a second fault can be found."""
         self.adopted = True
         self.preprocessor = self.preprocessor if preprocessor is None else preprocessor
         self._pipeline = self._pipeline if pipeline is None else pipeline
-
-
-def clearly_better(one: Agreement, other: Agreement) -> bool:
-    """Whether one agreement is better than another beyond chance."""
-    return one.ap_best >= other.ap_best + _MORE and one.ap_best >= other.ap_best * _TIMES
 
 
 def spaced(numbers: Sequence[int], count: int) -> list[int]:

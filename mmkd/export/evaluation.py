@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmkd.datasets import images_below, innermost, without_annotations
+from mmkd.datasets import images_below, innermost, without_annotations, without_workers
 from mmkd.registry import DATASETS
 
 
@@ -67,12 +67,7 @@ def evaluate(cfg: Config, predict: Callable[[Tensor], list[InstanceData]]) -> di
     Returns:
         The evaluator's metrics, like ``coco/bbox_mAP``.
     """
-    loading = {
-        **deepcopy(cfg.test_dataloader),
-        "batch_size": 1,
-        "num_workers": 0,
-        "persistent_workers": False,
-    }
+    loading = {**without_workers(cfg.test_dataloader), "batch_size": 1}
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         loader = Runner.build_dataloader(ConfigDict(loading))
         evaluator = Runner.build_evaluator(None, deepcopy(cfg.test_evaluator))

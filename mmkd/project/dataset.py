@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +146,10 @@ def _read(path: Path, own: Path, kind: str | None) -> tuple[str, Converted]:
         found = find_coco(path, without=(yolo.MADE_BY, voc.MADE_BY)) if path.is_dir() else None
         if found is not None:
             return "coco", found
-    if kind == "yolo" or (
-        kind is None and path.suffix not in _ARCHIVES and (path.is_file() or _is_yolo(path))
-    ):
+    looked = kind is None and path.suffix not in _ARCHIVES
+    if kind == "yolo" or (looked and (path.is_file() or _holds(yolo.find_yaml, path))):
         return "yolo", yolo.convert_yolo(path, _out(path, own))
-    if kind == "voc" or (kind is None and _is_voc(path)):
+    if kind == "voc" or (looked and _holds(voc.find_voc, path)):
         return "voc", voc.convert_voc(path, _out(path, own))
     raise UserError(
         f"No data set found in {path}.",
@@ -168,7 +166,8 @@ def _near(path: Path) -> str | None:
     if path.is_file():
         return "unpack it, then give the folder" if path.suffix in _ARCHIVES else None
     for parent in list(path.absolute().parents)[:2]:
-        if any((parent / name).is_dir() for name in ("annotations", "Annotations")) or _is_yolo(parent):
+        others = any((parent / name).is_dir() for name in ("annotations", "Annotations"))
+        if others or _holds(yolo.find_yaml, parent):
             return f"did you mean --data {parent}?"
     if next(path.glob("labels/**/*.txt"), None) is not None:
         return (
@@ -178,17 +177,9 @@ def _near(path: Path) -> str | None:
     return None
 
 
-def _is_yolo(path: Path) -> bool:
+def _holds(find: Callable[[Path], object], path: Path) -> bool:
     try:
-        yolo.find_yaml(path)
-    except UserError:
-        return False
-    return True
-
-
-def _is_voc(path: Path) -> bool:
-    try:
-        voc.find_voc(path)
+        find(path)
     except UserError:
         return False
     return True
@@ -228,17 +219,17 @@ def _findings(found: Converted, contents: Mapping[str, Mapping[str, Any]]) -> It
     for name, split in found.splits.items():
         content = contents[name]
         what = f"{name}: annotations"
-        yield from collect(what, partial(examine_keys, what, content, _WANTED))
-        yield from collect(f"{name}: boxes", partial(examine_boxes, name, content))
-        yield from collect(f"{name}: files", partial(examine_files, name, split.images, content["images"]))
-        images = partial(examine_images, name, split.images, content["images"], _OPENED)
-        yield from collect(f"{name}: images", images)
+        yield from collect(what, examine_keys, what, content, _WANTED)
+        yield from collect(f"{name}: boxes", examine_boxes, name, content)
+        yield from collect(f"{name}: files", examine_files, name, split.images, content["images"])
+        images = split.images, content["images"], _OPENED
+        yield from collect(f"{name}: images", examine_images, name, *images)
     parts = {
         name: [(split.images, image) for image in contents[name]["images"]]
         for name, split in found.splits.items()
     }
     if "train" in parts and "val" in parts:
-        yield from collect("train and val", lambda: examine_overlap(parts["train"], parts["val"]))
+        yield from collect("train and val", examine_overlap, parts["train"], parts["val"])
 
 
 def _sizes(content: Mapping[str, Any]) -> tuple[list[int], list[float]]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmkd.doctor.agreement import Detections, better_order, judge, match
+from mmkd.doctor.agreement import Detections, better_order, clearly_better, judge, match
 
 
 def image(*objects: tuple[float, int, int | None], shift: float = 0) -> Detections:
@@ -48,6 +48,12 @@ def test_judge_explains_an_order() -> None:
     assert wrong.ap_best == pytest.approx(1)
     right = judge([image(*[(x, label, label) for x, label, _ in objects])], ["a", "b", "c"])
     assert (right.ap, right.ap_best, right.right, right.order) == (1, 1, 1, {})
+
+
+@pytest.mark.parametrize(("ap", "better"), [(0.1, False), (0.14, False), (0.16, True)])
+def test_clearly_better(ap: float, better: bool) -> None:
+    assert clearly_better(ap, 0.1) is better
+    assert not clearly_better(0.6, 0.5), "a fifth more may be chance"
 
 
 def test_without_a_box_or_with_few() -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +9,7 @@ import pytest
 from mmengine.config import Config
 
 from mmkd.doctor import examine as package_function
-from mmkd.doctor.examine import EXAMINATIONS, examine, silence
+from mmkd.doctor.examine import EXAMINATIONS, examine
 from mmkd.doctor.findings import Finding
 
 SETUP: Any = SimpleNamespace(cfg=Config({"randomness": {"seed": 3}}))
@@ -41,18 +39,3 @@ def test_the_others_go_on_after_an_error(
     assert capsys.readouterr().out == ""
     (again,) = examine(SETUP, ["draws"])
     assert again.findings == second.findings, "each begins with the config's seed"
-
-
-def test_silence_ends(capsys: pytest.CaptureFixture[str]) -> None:
-    def noise() -> None:
-        with silence():
-            print("unseen")
-            warnings.warn("unseen", stacklevel=1)
-            logging.getLogger("mmengine").error("unseen")
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        noise()
-    assert logging.root.manager.disable == logging.NOTSET
-    print("seen")
-    assert capsys.readouterr() == ("seen\n", "")

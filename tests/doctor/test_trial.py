@@ -8,7 +8,7 @@ import pytest
 
 from mmkd.doctor import trial as module
 from mmkd.doctor.agreement import Agreement
-from mmkd.doctor.trial import Trial, clearly_better, spaced
+from mmkd.doctor.trial import Trial, spaced
 
 POOR = Agreement(ap=0.1, ap_best=0.1, recall=0.5, matched=20, right=0.9, order={})
 
@@ -72,13 +72,6 @@ def test_a_better_way_is_confirmed_on_more_images(asked: list[tuple[int, str]]) 
 def test_luck_on_few_images_is_not_enough(asked: list[tuple[int, str]]) -> None:
     assert make().best({"green": {"preprocessor": {"pixels": "green"}}}) is None
     assert make().best({}) is None
-
-
-@pytest.mark.parametrize(("ap", "better"), [(0.1, False), (0.14, False), (0.16, True)])
-def test_clearly_better(ap: float, better: bool) -> None:
-    assert clearly_better(replace(POOR, ap_best=ap), POOR) is better
-    strong = replace(POOR, ap_best=0.5)
-    assert not clearly_better(replace(POOR, ap_best=0.6), strong), "a fifth more may be chance"
 
 
 def test_spaced() -> None:
