@@ -16,6 +16,7 @@ from mmkd.data import voc, yolo
 from mmkd.data.coco_folder import find_coco
 from mmkd.data.conversion import PROBLEMS, Converted, Split
 from mmkd.data.split import split_by_hash
+from mmkd.data.yolo_yaml import find_yaml
 from mmkd.doctor.annotations import examine_keys
 from mmkd.doctor.boxes import examine_boxes
 from mmkd.doctor.findings import Finding, collect
@@ -147,7 +148,7 @@ def _read(path: Path, own: Path, kind: str | None) -> tuple[str, Converted]:
         if found is not None:
             return "coco", found
     looked = kind is None and path.suffix not in _ARCHIVES
-    if kind == "yolo" or (looked and (path.is_file() or _holds(yolo.find_yaml, path))):
+    if kind == "yolo" or (looked and (path.is_file() or _holds(find_yaml, path))):
         return "yolo", yolo.convert_yolo(path, _out(path, own))
     if kind == "voc" or (looked and _holds(voc.find_voc, path)):
         return "voc", voc.convert_voc(path, _out(path, own))
@@ -167,7 +168,7 @@ def _near(path: Path) -> str | None:
         return "unpack it, then give the folder" if path.suffix in _ARCHIVES else None
     for parent in list(path.absolute().parents)[:2]:
         others = any((parent / name).is_dir() for name in ("annotations", "Annotations"))
-        if others or _holds(yolo.find_yaml, parent):
+        if others or _holds(find_yaml, parent):
             return f"did you mean --data {parent}?"
     if next(path.glob("labels/**/*.txt"), None) is not None:
         return (
