@@ -2,7 +2,8 @@
 
 from mmkd.data.image_lists import ImageList, listed_images
 from mmkd.data.mixed_batches import MixedBatchSampler
-from mmkd.data.predictions import Predictions, read_predictions
+from mmkd.data.prediction_files import read_predictions
+from mmkd.data.predictions import Predictions
 from mmkd.data.short_epochs import ShortEpochs
 from mmkd.data.two_views import VIEW, PackTwoViews
 from mmkd.data.unlabelled import UnlabelledImages, is_labelled

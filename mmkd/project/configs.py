@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 from mmkd.compat import load_config
-from mmkd.errors import UserError
+from mmkd.project.code import Code, code, comment
 from mmkd.project.dataset import DataSet
 from mmkd.project.fit import Fit, Setting
+from mmkd.project.overrides import class_overrides, merged
 
 # For AdamW from scratch on small data: learning rate and batch size of configs/bccd and configs/cards.
 _ADAMW = (1e-3, 8)
@@ -36,10 +36,6 @@ class Part:
     model: Mapping[str, Any]
     stock: Any = None
     weights: str = ""
-
-
-class Code(str):
-    """Text to write into a config unquoted."""
 
 
 def compact_teacher() -> Part:
@@ -118,46 +114,13 @@ def learning_rate(stock: Any, batch: int) -> Setting:
     return Setting(float(f"{scaled:.2g}"), why if ratio != 1 else f"{kind}'s for batch size {at}")
 
 
-def class_overrides(model: Any, count: int) -> dict[str, Any]:
-    """Overrides that change the number of classes of a model's heads."""
-    usual = next(_class_counts(model), None)
-    if usual is None:
-        raise UserError(
-            "Cannot set this model's number of classes.",
-            expected="a detector whose head has num_classes",
-            found=f"none in a {model.get('type')}",
-            remedy="choose another --student or --teacher",
-        )
-    return _with_classes(model, usual, count, "_base_.model")
-
-
-def code(value: Any, indent: int = 0) -> str:
-    """A value as Python code, with dicts as ``dict(…)`` and one entry per line if it is long."""
-    if isinstance(value, Code):
-        return str(value)
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, Mapping):
-        entries, ends = [f"{key}={code(each, indent + 4)}" for key, each in value.items()], ("dict(", ")")
-    elif isinstance(value, (list, tuple)):
-        entries = [code(each, indent + 4) for each in value]
-        ends = ("[", "]") if isinstance(value, list) else ("(", ",)" if len(value) == 1 else ")")
-    else:
-        return repr(value)
-    line = ends[0] + ", ".join(entries) + ends[1]
-    if len(line) + indent <= 88 and "\n" not in line:
-        return line
-    space = " " * (indent + 4)
-    return ends[0] + "\n" + "".join(f"{space}{each},\n" for each in entries) + " " * indent + ends[1][-1]
-
-
 def _whole(about: str, part: Part, data: DataSet, fit: Fit, epochs: Setting, work_dir: Path) -> str:
     assert part.base is not None
     base = [*part.base]
     if part.stock is None:
         base += ["mmkd::_base_/schedules/adamw_20e.py", "mmdet::_base_/default_runtime.py"]
     names = class_overrides(_model_of(part), len(data.classes))
-    model = _merged(names, part.model)
+    model = merged(names, part.model)
     scaled = _anchors(_model_of(part), fit)
     lines = [
         f"# {about}",
@@ -167,13 +130,13 @@ def _whole(about: str, part: Part, data: DataSet, fit: Fit, epochs: Setting, wor
         *_data(data, fit, part.stock),
         "",
         *(comment(f"Anchors: {fit.anchor_scale.why}.") if scaled else []),
-        f"model = {code(_merged(model, scaled))}",
+        f"model = {code(merged(model, scaled))}",
     ]
     if part.stock is not None:
         if "batch_augments" in (part.stock.model.get("data_preprocessor") or {}):
             lines.insert(-1, "# No resizing in the preprocessor: the pipeline does it.")
             lines[-1] = (
-                f"model = {code(_merged(model, {'data_preprocessor': {'batch_augments': None}}, scaled))}"
+                f"model = {code(merged(model, {'data_preprocessor': {'batch_augments': None}}, scaled))}"
             )
         lines.append(f"load_from = {code(part.weights or None)}")
     rate = learning_rate(part.stock, fit.batch.value)
@@ -281,11 +244,6 @@ def _schedule(epochs: Setting, data: DataSet, fit: Fit, stock: bool) -> str:
     )
 
 
-def comment(text: str) -> list[str]:
-    """A comment, wrapped into lines."""
-    return fill(text, 100, initial_indent="# ", subsequent_indent="# ").splitlines()
-
-
 def _model_of(part: Part) -> Any:
     if part.stock is not None:
         return part.stock.model
@@ -296,7 +254,7 @@ def _model_of(part: Part) -> Any:
 def _anchors(model: Any, fit: Fit) -> dict[str, Any]:
     """An override if a dense head's smallest anchors are too large for the data."""
     head = model.get("bbox_head")
-    generator = head.get("anchor_generator") if _is_map(head) else None
+    generator = head.get("anchor_generator") if isinstance(head, Mapping) else None
     given = None if generator is None else generator.get("octave_base_scale")
     if given is None or given <= fit.anchor_scale.value:
         return {}
@@ -306,42 +264,3 @@ def _anchors(model: Any, fit: Fit) -> dict[str, Any]:
 def _reads_masks(stock: Any) -> bool:
     text = json.dumps(stock.get("train_pipeline") or [], default=str)
     return '"with_mask": true' in text
-
-
-def _class_counts(part: Any) -> Iterator[int]:
-    if _is_map(part):
-        for key, value in part.items():
-            if key == "num_classes" and isinstance(value, int):
-                yield value
-            elif key not in ("backbone", "rpn_head", "semantic_head"):
-                yield from _class_counts(value)
-    elif isinstance(part, (list, tuple)):
-        for value in part:
-            yield from _class_counts(value)
-
-
-def _with_classes(part: Any, usual: int, count: int, place: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in part.items():
-        if key == "num_classes" and value == usual:
-            found[key] = count
-        elif key in ("backbone", "rpn_head", "semantic_head"):
-            continue
-        elif _is_map(value) and (inner := _with_classes(value, usual, count, f"{place}.{key}")):
-            found[key] = inner
-        elif isinstance(value, (list, tuple)) and any(usual in _class_counts(each) for each in value):
-            found[key] = Code(f"[dict(head, num_classes={count}) for head in {place}.{key}]")
-    return found
-
-
-def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    for part in parts:
-        for key, value in part.items():
-            both = _is_map(merged.get(key)) and _is_map(value)
-            merged[key] = _merged(merged[key], value) if both else value
-    return merged
-
-
-def _is_map(part: Any) -> bool:
-    return isinstance(part, Mapping)

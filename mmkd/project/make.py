@@ -19,6 +19,7 @@ from mmkd.detectors.recipe import recommended
 from mmkd.durable import write_file
 from mmkd.errors import UserError, type_of
 from mmkd.project import configs, plans
+from mmkd.project.code import code
 from mmkd.project.configs import Part
 from mmkd.project.dataset import DataSet, read_dataset
 from mmkd.project.fit import Fit, Machine, fit, this_machine
@@ -147,7 +148,7 @@ def use_teacher(project: Path, checkpoint: str) -> None:
     """
     before = load_config(project / "kd.py").model.teacher.checkpoint
     # First the file that does not say what to replace, in case of an interruption.
-    for name, written in (("compare.yaml", plans.checkpoint_line), ("kd.py", configs.code)):
+    for name, written in (("compare.yaml", plans.checkpoint_line), ("kd.py", code)):
         text = (project / name).read_text(encoding="utf-8")
         write_file(project / name, text.replace(written(before), written(checkpoint)).encode())
 

@@ -18,7 +18,8 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from mmkd.data.predictions import Predictions, beyond, read_predictions
+from mmkd.data.prediction_files import read_predictions
+from mmkd.data.predictions import Predictions, beyond
 from mmkd.data.views import follow
 from mmkd.errors import UserError
 from mmkd.outputs import detections, within
