@@ -4,4 +4,4 @@ _base_ = ['./kd_atss_r50_r101_1x_coco.py']
 model = dict(
     distill=dict(
         _delete_=True,
-        neck=dict(type='FGDLoss')))
+        neck=dict(type='FGDLoss', loss_weight=1.0)))

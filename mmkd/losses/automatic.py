@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmkd.errors import UserError
 from mmkd.functional.checks import is_number
+from mmkd.registry import class_of
 
 AUTO = "auto"
 # Better than 0.1 on a validation split with each of three seeds (configs/compare/bccd_shares.yaml).
@@ -155,7 +156,8 @@ def split_shares(losses: Any) -> tuple[Any, dict[str, float]]:
                 found=repr(share),
                 remedy="correct it; to disable the loss, set loss_weight=0",
             )
-        if share is not None or cfg.get("loss_weight") == AUTO:
+        automatic = "loss_weight" not in cfg and getattr(class_of(cfg), "auto_by_default", False)
+        if share is not None or automatic or cfg.get("loss_weight") == AUTO:
             shares[name] = DEFAULT_SHARE if share is None else float(share)
             plain[name] = {**{key: value for key, value in cfg.items() if key != "share"}, "loss_weight": 1.0}
     return plain, shares

@@ -26,7 +26,8 @@ class DistillLoss(nn.Module):
     Args:
         loss_weight: factor ≥ 0 of the term. At 0 the term is not computed. In a config it may be ``'auto'``,
             optionally with ``share``: the detector then sets the weight, see `AutoWeight`, and builds the
-            loss with 1.
+            loss with 1. Losses whose published weight suits one image size are ``'auto'`` in a config
+            without a weight (``auto_by_default``).
         valid: which priors count, for losses on priors. ``'image'``: priors inside their image; ``'pad'``:
             also priors in the image's own padding, up to ``pad_shape``, as in mmdet's anchor heads;
             ``'loss'``: priors with a weight in the student's classification loss, i.e. ``'pad'`` without the
@@ -40,6 +41,7 @@ class DistillLoss(nn.Module):
     of_student: frozenset[Need] = frozenset()  # the subset of `needs` read only from the student
     tower_layers = 0  # tower layers that both heads must have; with "towers"
     of_objects = False  # whether it reads the annotated objects of the images
+    auto_by_default = False  # whether a config without `loss_weight` means 'auto'
     ignores = False  # whether it passes boxes to ignore to the student's own losses; with "own_losses"
 
     def __init__(self, loss_weight: float = 1.0, valid: Valid = "image") -> None:

@@ -65,7 +65,7 @@ class FGDLoss(FeatureLoss):
     (T, α, β, γ, λ) = (0.8, 1.6e-3, 8e-4, 8e-4, 8e-6), its Faster R-CNN (0.5, 5e-5, 2.5e-5, 5e-5, 5e-7).
 
     Args:
-        loss_weight: factor ≥ 0 of the whole loss.
+        loss_weight: factor ≥ 0 of the whole loss; ``'auto'`` if a config does not give it.
         temperature: T > 0 of the attention.
         alpha: α ≥ 0, weight of the foreground.
         beta: β ≥ 0, weight of the background.
@@ -79,6 +79,7 @@ class FGDLoss(FeatureLoss):
     """
 
     of_objects = True
+    auto_by_default = True
 
     def __init__(
         self,

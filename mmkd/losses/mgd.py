@@ -32,7 +32,7 @@ class MGDLoss(FeatureLoss):
     defaults are those of its RetinaNet; its two-stage configs have α = 5e-7 and λ = 0.45.
 
     Args:
-        loss_weight: α ≥ 0.
+        loss_weight: α ≥ 0; ``'auto'`` if a config does not give it.
         mask_ratio: λ in [0, 1); 0 masks nothing.
         levels: see `FeatureLoss`.
         align: see `FeatureLoss`.
@@ -42,6 +42,8 @@ class MGDLoss(FeatureLoss):
     Raises:
         UserError: an option is out of its range.
     """
+
+    auto_by_default = True
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ class PGDLoss(FeatureLoss):
     process its weights are about four times these; with one image they are the same.
 
     Args:
-        loss_weight: factor ≥ 0 of the whole loss.
+        loss_weight: factor ≥ 0 of the whole loss; ``'auto'`` if a config does not give it.
         alpha: α ≥ 0, weight of the foreground.
         beta: β ≥ 0, weight of the background.
         delta: δ ≥ 0, weight of the difference in attention.
@@ -59,6 +59,7 @@ class PGDLoss(FeatureLoss):
 
     needs: frozenset[Need] = frozenset({"feats", "cls_logits", "boxes"})
     of_objects = True
+    auto_by_default = True
 
     def __init__(
         self,

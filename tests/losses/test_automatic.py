@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mmkd.errors import UserError
-from mmkd.losses import AutoWeight, split_shares
+from mmkd.losses import AutoWeight, registered_losses, split_shares
 from mmkd.losses.automatic import DEFAULT_SHARE
 
 
@@ -83,6 +83,13 @@ def test_spelling(given: dict[str, Any], share: float | None) -> None:
     assert shares == ({} if share is None else {"x": share})
     expected = given if share is None else {"loss_weight": 1.0}
     assert losses == {"x": {"type": "PKDLoss", **expected}}
+
+
+@pytest.mark.parametrize("kind", registered_losses())
+def test_without_a_weight(kind: str) -> None:
+    of_large_images = {"FGDLoss", "MGDLoss", "PGDLoss"}
+    assert split_shares({"x": {"type": kind}})[1] == ({"x": DEFAULT_SHARE} if kind in of_large_images else {})
+    assert split_shares({"x": {"type": kind, "loss_weight": 1.0}})[1] == {}
 
 
 @pytest.mark.parametrize(
