@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmkd.compat import config_of
 from mmkd.errors import UserError, check_options
 from mmkd.sweeps.overrides import KeepingDictAction
 from mmkd.teachers import teacher_entries
+from mmkd.yaml_files import read_mapping
 
 TEACHER, STUDENT, DISTILLED = "teacher", "student", "distilled"
 SPLITS = ("test", "val")
@@ -102,17 +101,7 @@ def read_plan(path: str | Path) -> Plan:
         UserError: the file is missing or broken, or its content is no valid plan.
     """
     path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            "Cannot read plan.",
-            expected="a YAML file like configs/compare/bccd.yaml",
-            found=f"{path} ({type(error).__name__}: {error})",
-            remedy="correct the path or the file",
-        ) from error
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path}: a plan is a mapping with {', '.join(_KEYS)}; found {content!r:.80}")
+    content = read_mapping(path, "plan", "a YAML file like configs/compare/bccd.yaml")
     try:
         return plan_from(content, path.stem)
     except UserError as error:

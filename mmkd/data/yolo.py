@@ -27,8 +27,9 @@ from mmkd.data.conversion import (
     write_coco,
 )
 from mmkd.data.yolo_labels import LabelReader, label_file, note_orphans
-from mmkd.data.yolo_yaml import SPLITS, class_names, find_yaml, images_of, read_yaml, root_of
+from mmkd.data.yolo_yaml import FORMAT, SPLITS, class_names, find_yaml, images_of, root_of
 from mmkd.errors import UserError
+from mmkd.yaml_files import read_mapping
 
 MADE_BY = "mmkd.data.yolo"
 
@@ -66,7 +67,7 @@ def convert_yolo(data: str | Path, out: str | Path | None = None, drop_duplicate
         train: 1008 images, 18616 boxes → my_data/annotations/train.json
     """
     path = find_yaml(data)
-    content = read_yaml(path)
+    content = read_mapping(path, "data set", FORMAT)
     classes = class_names(content, path)
     root = root_of(content, path)
     folder = root / "annotations" if out is None else Path(out)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmkd.data.image_lists import listed_images
 from mmkd.errors import UserError
+from mmkd.yaml_files import read_mapping
 
+FORMAT = "a YAML file in Ultralytics format"
 SPLITS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 
 
@@ -43,29 +43,9 @@ def find_yaml(data: str | Path) -> Path:
 
 def _has_names(file: Path) -> bool:
     try:
-        return "names" in read_yaml(file)
+        return "names" in read_mapping(file, "data set", FORMAT)
     except UserError:
         return False
-
-
-def read_yaml(path: Path) -> Mapping[str, Any]:
-    """The content of the YAML file.
-
-    Raises:
-        UserError: it cannot be read, or is no mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(
-            f"Cannot read {path}.",
-            expected="a YAML file in Ultralytics format",
-            found=" ".join(str(error).split()),
-            remedy="correct the file",
-        ) from error
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} is not a data.yaml: it has no keys like train, val, names")
-    return content
 
 
 def class_names(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:

@@ -113,14 +113,12 @@ def _work_dir(folder: Path) -> Iterator[Finding]:
         )
         return
     free = shutil.disk_usage(there).free / 1e9
-    if free < _LITTLE_DISK_GB:
-        yield Finding.warning(
-            "work dir",
-            f"{folder} is writable; {free:.2f} GB free",
-            "free some space, or keep fewer checkpoints (default_hooks.checkpoint.max_keep_ckpts)",
-        )
-    else:
-        yield Finding.ok("work dir", f"{folder} is writable; {free:.0f} GB free")
+    yield Finding.expect(
+        free >= _LITTLE_DISK_GB,
+        "work dir",
+        f"{folder} is writable; {free:.{0 if free >= 10 else 2}f} GB free",
+        "free some space, or keep fewer checkpoints (default_hooks.checkpoint.max_keep_ckpts)",
+    )
 
 
 def _wandb() -> Finding:

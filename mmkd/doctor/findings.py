@@ -52,6 +52,11 @@ class Finding:
         """What stops a training or spoils it for certain."""
         return cls("error", what, found, remedy)
 
+    @classmethod
+    def expect(cls, good: bool, what: str, found: str, remedy: str) -> Finding:
+        """Nothing is wrong if it is ``good``; otherwise a warning."""
+        return cls.ok(what, found) if good else cls.warning(what, found, remedy)
+
 
 @dataclass
 class Section:

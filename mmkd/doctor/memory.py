@@ -81,16 +81,12 @@ def examine_memory(setup: TrainingSetup) -> Iterator[Finding]:
         )
     peak, free = step.peak(batch_size), free_bytes(setup.device)
     text = f"about {_size(peak)} with train_dataloader.batch_size={batch_size} on images of this size"
-    if free is None:
-        yield Finding.ok("peak", f"{text}; free memory unknown")
-    elif peak > free:
-        yield Finding.warning(
-            "peak",
-            f"{text}; {_size(free)} free",
-            "lower train_dataloader.batch_size, use --amp, or free memory",
-        )
-    else:
-        yield Finding.ok("peak", f"{text}; {_size(free)} free")
+    yield Finding.expect(
+        free is None or peak <= free,
+        "peak",
+        f"{text}; free memory unknown" if free is None else f"{text}; {_size(free)} free",
+        "lower train_dataloader.batch_size, use --amp, or free memory",
+    )
 
 
 @contextmanager

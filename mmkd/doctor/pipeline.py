@@ -111,15 +111,12 @@ def _scales(setup: TrainingSetup) -> Iterator[Finding]:
         f"median object size is {train.median():.0f} px in training, {val.median():.0f} px in "
         f"validation (up to {_number(setup)} images each)"
     )
-    if not 1 / FAR < ratio < FAR:
-        yield Finding.warning(
-            "scale",
-            text,
-            "the student is validated at a different scale than it is trained at: compare Resize "
-            "in both pipelines",
-        )
-    else:
-        yield Finding.ok("scale", text)
+    yield Finding.expect(
+        1 / FAR < ratio < FAR,
+        "scale",
+        text,
+        "the student is validated at another scale than it is trained at: compare Resize in both pipelines",
+    )
 
 
 def object_sizes(setup: TrainingSetup, which: str) -> Tensor:

@@ -136,12 +136,11 @@ def _balance(
             yield _automatic(what, terms[name].auto, text)
             continue
         advice = f"loss_weight={suggested:.3g} instead of {weight:.3g} would balance them at this step"
-        if ratio > _DROWN:
-            yield Finding.warning(what, f"{text}: it dominates the task loss", advice)
-        elif ratio < 1 / _DROWN:
-            yield Finding.warning(what, f"{text}: its contribution is negligible", advice)
-        else:
+        if 1 / _DROWN <= ratio <= _DROWN:
             yield Finding.ok(what, f"{text}; {advice}")
+        else:
+            verdict = "it dominates the task loss" if ratio > 1 else "its contribution is negligible"
+            yield Finding.warning(what, f"{text}: {verdict}", advice)
     if balance.agreement is not None:
         text = f"student and teacher predict the same class for {balance.agreement:.0%} of the priors"
         yield Finding.ok("agreement", f"{text} where the teacher is confident, before training")

@@ -93,14 +93,12 @@ def _pixels(setup: TrainingSetup, teacher: LoadedTeacher) -> Iterator[Finding]:
     theirs = MODELS.build({**teacher.preprocessor})
     if not Renormalizer(setup.data_preprocessor(), theirs).is_identity:
         inherits = setup.cfg.model.get("inherit")
-        yield Finding(
-            "warning" if inherits else "ok",
+        yield Finding.expect(
+            not inherits,
             "teacher: pixels",
             "its data preprocessor differs from the student's; pixels are converted exactly",
-            f"the student inherits {shortened(inherits)} from it, trained on its pixels: use the "
-            "same preprocessor for both"
-            if inherits
-            else "",
+            f"the student inherits {shortened(inherits or ())} from it, trained on its pixels: use the same "
+            "preprocessor for both",
         )
 
 

@@ -227,14 +227,11 @@ def examine_function(setup: TrainingSetup, number: int) -> Iterator[Finding]:
     if len(scores_N):
         text += f"; scores from {scores_N.min():.2f} to {scores_N.max():.2f}"
     text += f"; {share:.0%} of {objects} objects found with an IoU of 0.5"
-    wrong = objects >= _OBJECTS and share < _RECALL
-    yield Finding(
-        "warning" if wrong else "ok",
+    yield Finding.expect(
+        objects < _OBJECTS or share >= _RECALL,
         "teacher: function",
         text,
-        "boxes must be x1, y1, x2, y2 in pixels of the input image, which is uint8 H×W×3 RGB"
-        if wrong
-        else "",
+        "boxes must be x1, y1, x2, y2 in pixels of the input image, which is uint8 H×W×3 RGB",
     )
 
 

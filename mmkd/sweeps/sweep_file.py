@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmkd.errors import UserError
+from mmkd.yaml_files import read_mapping
 
 METHODS = ("bayes", "random", "grid")
 _VARIABLE = r"\$\{envvar:(\w+)\}"
@@ -101,17 +100,9 @@ def read_sweep(path: str | Path) -> SweepFile:
         UserError: the file is missing, broken, or not a sweep of dotted keys.
     """
     path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(
-            "Cannot read sweep file.",
-            expected="a YAML file in the format of `wandb sweep`",
-            found=f"{path} ({type(error).__name__}: {error})",
-            remedy="correct the path or the file",
-        ) from error
+    content = read_mapping(path, "sweep file", "a YAML file in the format of `wandb sweep`")
     for key in ("program", "method", "metric", "parameters", "command"):
-        if not isinstance(content, dict) or key not in content:
+        if key not in content:
             raise UserError(f"{path}: a sweep file needs `{key}`; see configs/sweeps/atss_bayes.yaml")
     if content["method"] not in METHODS:
         raise UserError(f"{path}: method must be one of {', '.join(METHODS)}, found {content['method']!r}")

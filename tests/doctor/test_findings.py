@@ -35,6 +35,11 @@ def test_a_users_error_keeps_its_remedy() -> None:
     assert from_error("it", UserError("plain")).found == "plain"
 
 
+def test_what_is_as_expected_needs_no_remedy() -> None:
+    assert Finding.expect(True, "it", "good", "mend it") == Finding.ok("it", "good")
+    assert Finding.expect(False, "it", "bad", "mend it") == Finding.warning("it", "bad", "mend it")
+
+
 def test_shortened() -> None:
     assert shortened("abc", 3) == "a, b, c"
     assert shortened("abcd", 2) == "a, b, … 2 more"
