@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,8 +16,8 @@ from mmengine.registry import init_default_scope
 from mmkd.cli import parsers
 from mmkd.cli.common import tool
 from mmkd.cli.pictures import Result, draw_curves, draw_detections
+from mmkd.compare.history import curve, read_history, seconds_per_iteration
 from mmkd.errors import UserError
-from mmkd.history import logged_rows
 from mmkd.registry import MODELS
 from mmkd.teachers import plain_detector, teacher_model_and_checkpoint
 
@@ -67,14 +66,14 @@ def train(args: argparse.Namespace, name: str, config: str) -> Result:
         _tool(args, "train.py", config, "--work-dir", str(work_dir), options=options)
         recipe.write_text(text, encoding="utf-8")
     last = json.loads(done.read_text(encoding="utf-8"))
-    rows = list(logged_rows(work_dir))
+    rows = read_history(work_dir)
     return Result(
         name,
         plain_detector(Config.fromfile(config).model),
         str(work_dir / last["checkpoint"]),
         last["metrics"],
-        [(row["step"], row["coco/bbox_mAP"]) for row in rows if "coco/bbox_mAP" in row],
-        statistics.median(row["time"] for row in rows if "loss" in row),
+        curve(rows),
+        seconds_per_iteration(rows),
     )
 
 
