@@ -103,7 +103,8 @@ class Distilled(BaseDetector):
             selects its teacher. With ``loss_weight='auto'`` or a ``share`` the weight is set automatically,
             see `mmkd.losses.AutoWeight`.
         inherit: names of parts of the student, like ``['neck', 'bbox_head']``, initialised with the teacher's
-            weights where names and shapes match; see `inherit_weights`. With several teachers the first one's
+            weights where names and shapes match, or a dict that says what the teacher calls them; see
+            `inherit_weights`. With several teachers the first one's
             are used. A checkpoint that is loaded or resumed replaces them.
         task_loss_weight: factor ≥ 0 of the student's own losses. Hinton's
             ``α·T²·KL + (1 − α)·CE`` is ``loss_weight=α, task_loss_weight=1 − α``.
@@ -125,7 +126,7 @@ class Distilled(BaseDetector):
         teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         distill: Mapping[str, Any] | None = None,
         task_loss_weight: float = 1.0,
-        inherit: Sequence[str] = (),
+        inherit: Sequence[str] | Mapping[str, str] = (),
         pseudo_score: float = 0.3,
         **student: Any,
     ) -> None:

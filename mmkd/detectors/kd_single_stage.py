@@ -37,7 +37,7 @@ class KDSingleStageDetector(Distilled, SingleStageDetector):
         teacher: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         distill: Mapping[str, Any] | None = None,
         task_loss_weight: float = 1.0,
-        inherit: Sequence[str] = (),
+        inherit: Sequence[str] | Mapping[str, str] = (),
         **student: Any,
     ) -> None:
         valid, _ = accepted_arguments(KDSingleStageDetector)

@@ -28,7 +28,7 @@ def checkpoint(tmp_path: Path) -> str:
 
 def test_what_agrees_in_name_and_shape_is_copied(checkpoint: str) -> None:
     student = Tiny(3, 0.0)
-    copied, kept = inherit_weights(student, ["neck", "level_embed"], checkpoint)
+    copied, kept = inherit_weights(student, {"neck": "neck", "level_embed": "level_embed"}, checkpoint)
     assert copied == ["level_embed", "neck.0.weight", "neck.0.bias"]
     assert kept == ["neck.1.weight", "neck.1.bias"]
     assert student.neck[0].weight.unique().tolist() == student.level_embed.unique().tolist() == [1]
@@ -38,13 +38,33 @@ def test_what_agrees_in_name_and_shape_is_copied(checkpoint: str) -> None:
 
 def test_a_part_is_no_beginning_of_a_name(checkpoint: str) -> None:
     with pytest.raises(UserError, match="No teacher weights match"):
-        inherit_weights(Tiny(3, 0.0), ["neck.1"], checkpoint)
-    assert check_inherit(["neck.1", "level_embed"], Tiny(3, 0.0)) == ("neck.1", "level_embed")
+        inherit_weights(Tiny(3, 0.0), {"neck.1": "neck.1"}, checkpoint)
+    assert check_inherit(["neck.1", "level_embed"], Tiny(3, 0.0)) == {
+        "neck.1": "neck.1",
+        "level_embed": "level_embed",
+    }
+
+
+def test_what_the_teacher_calls_otherwise(checkpoint: str) -> None:
+    student = Tiny(3, 0.0)
+    parts = check_inherit({"neck": "neck", "neck.0": "head"}, student)
+    with pytest.raises(UserError, match="No teacher weights match"):
+        inherit_weights(student, parts, checkpoint)
+    student.neck[0] = nn.Linear(2, 1)
+    copied, _ = inherit_weights(student, parts, checkpoint)
+    assert copied == ["neck.0.weight", "neck.0.bias"]
+    assert student.neck[0].weight.tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize(
     ("parts", "message"),
-    [("neck", "list of names"), ([1], "list of names"), (["nek"], "unknown student modules: nek")],
+    [
+        ("neck", "list of names"),
+        ([1], "list of names"),
+        ({"neck": 1}, "dict of the student's names"),
+        (["nek"], "unknown student modules: nek"),
+        ({"nek": "neck"}, "unknown student modules: nek"),
+    ],
 )
 def test_what_is_no_part_is_refused(parts: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
