@@ -53,7 +53,8 @@ def test_any_stock_config_becomes_a_distilled_one() -> None:
     assert cfg.model.distill.cls.type == "DistillationLoss"
 
     overridden = cfg_of(STUDENT, *TEACHER, "--cfg-options", "temperature=2.5")
-    assert overridden.model.distill.cls == {"type": "DistillationLoss", "temperature": 2.5}
+    expected = {"type": "DistillationLoss", "temperature": 2.5, "loss_weight": "auto"}
+    assert overridden.model.distill.cls == expected
 
     zoo = cfg_of("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", *TEACHER, *WITHOUT_DATA)
     assert zoo.custom_imports.imports == ["mmkd"]
