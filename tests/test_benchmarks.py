@@ -35,7 +35,10 @@ def test_step_cost(
     few = ["--batch", "2", "--rounds", "2", "--device", "cpu"]
     found = run("step_cost", monkeypatch, tmp_path / "out.json", *SMALL, *few)
     assert found["ratios"]["student alone"] == 1
-    assert list(found["ratios"])[:3] == ["student alone", "mmkd", "mmkd, cached"], "the recipe comes first"
+    idle = "mmkd, every=2, a step without the teacher"
+    assert list(found["ratios"])[:4] == ["student alone", "mmkd", idle, "mmkd, cached"], (
+        "the recipe comes first"
+    )
     logits = {f"mmkd, logits alone{more}" for more in ("", ", cached", ", precision='fp32'")}
     others = {"student alone, again", "mmdet style", "mmkd, the losses alone"}
     others.add("mmkd, a step that measures its automatic weights")
@@ -61,6 +64,7 @@ def test_step_cost_of_two_stages_and_queries(
         "student alone",
         "mmkd, features alone",
         "mmkd",
+        "mmkd, every=2, a step without the teacher",
         "mmkd, a step that measures its automatic weights",
         "mmkd, the later heads and the losses alone",
         "student alone, again",
