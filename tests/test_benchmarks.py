@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from .conftest import ROOT
@@ -204,8 +205,8 @@ def test_startup_measures_each_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert set(found) == {"import", "build"} | ({"first answer"} if kind != "alone" else set())
 
 
-@pytest.mark.slow
-def test_teacher_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def four_images(folder: Path) -> str:
+    """The distilled config of the demo, whose test data are four images."""
     from mmkd.compat import load_config
 
     cfg = load_config("configs/bccd/kd.py")
@@ -216,15 +217,38 @@ def test_teacher_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     kept = [image["id"] for image in small["images"][:4]]
     small["images"] = small["images"][:4]
     small["annotations"] = [box for box in small["annotations"] if box["image_id"] in kept]
-    (tmp_path / "four.json").write_text(json.dumps(small))
-    cfg.test_evaluator.ann_file = str(tmp_path / "four.json")
-    cfg.dump(tmp_path / "few.py")
-    config = str(tmp_path / "few.py")
+    (folder / "four.json").write_text(json.dumps(small))
+    cfg.test_evaluator.ann_file = str(folder / "four.json")
+    cfg.dump(folder / "few.py")
+    return str(folder / "few.py")
+
+
+@pytest.mark.slow
+def test_teacher_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = four_images(tmp_path)
     rows = run("teacher_precision", monkeypatch, tmp_path / "out.json", "--config", config)["rows"]
     assert len(rows) == 3
     stock = rows["stock detector"]["coco/bbox_mAP"]
     assert stock > 0.3
     assert rows["mmkd, precision='fp32'"]["coco/bbox_mAP"] == pytest.approx(stock, abs=0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not hasattr(torch.ops.onednn, "qconv_pointwise"), reason="this torch has other operators for 8 bits"
+)
+def test_teacher_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spans = ("each image", "the batch", "the first batch")
+    only = [*(f"int8, range of {span}" for span in spans), "default memory format", "half size"]
+    options = ["--config", four_images(tmp_path), "--rounds", "2", "--only", *only]
+    found = run("teacher_forward", monkeypatch, tmp_path / "out.json", *SMALL, *options)
+    assert list(found["ratios"]) == list(found["mAP"])
+    assert set(found["mAP"]) == {"as mmkd runs it", *only}
+    usual = found["mAP"]["as mmkd runs it"]
+    assert usual > 0.3
+    for name in only[:-1]:
+        assert found["mAP"][name] == pytest.approx(usual, abs=0.05), name
+    assert 0 < found["mAP"]["half size"] < usual
 
 
 def test_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
