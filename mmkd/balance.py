@@ -12,6 +12,7 @@ import torch
 from mmengine.dist import all_reduce
 from torch import Tensor
 
+from mmkd.errors import UserError
 from mmkd.losses import DistillLoss
 from mmkd.structures import DenseOutputs, DistillContext
 
@@ -93,6 +94,9 @@ def compare_gradients(
 
     Returns:
         As in `measure_balance`.
+
+    Raises:
+        UserError: layers behind the features are checkpointed, which does not allow partial gradients.
     """
     feats = [level for level in feats if level.requires_grad]
     if not feats:
@@ -153,7 +157,18 @@ def _gradient(loss: Any, feats: Sequence[Tensor], scale: float) -> Sequence[Tens
     if not (isinstance(loss, Tensor) and loss.requires_grad):
         return [torch.zeros_like(level) for level in feats]
     scaled = torch.full_like(loss, scale)
-    return torch.autograd.grad(loss, feats, scaled, retain_graph=True, materialize_grads=True)
+    try:
+        return torch.autograd.grad(loss, feats, scaled, retain_graph=True, materialize_grads=True)
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise UserError(
+            "Cannot measure a loss's gradient through activation checkpointing of the head.",
+            expected="activation checkpointing of layers in the backbone or neck only",
+            found="layers behind the neck's output among `activation_checkpointing`",
+            remedy="remove them from `activation_checkpointing`; or give each loss a number as loss_weight "
+            "and remove DistillMonitorHook",
+        ) from error
 
 
 def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

@@ -35,10 +35,10 @@ CROSSED = {
 FEATURES: dict[str, Any] = {
     "cosine": {"type": "CosineLoss"},
     "cwd": {"type": "CWDLoss"},
-    "fgd": {"type": "FGDLoss"},
+    "fgd": {"type": "FGDLoss", "loss_weight": 1.0},
     "fitnets": {"type": "FitNetsLoss"},
-    "mgd": {"type": "MGDLoss", "mask_ratio": 0},
-    "pgd": {"type": "PGDLoss"},
+    "mgd": {"type": "MGDLoss", "loss_weight": 2e-5, "mask_ratio": 0},
+    "pgd": {"type": "PGDLoss", "loss_weight": 1.0},
     "pkd": {"type": "PKDLoss", "statistics": "image"},
 }
 # Both heads are ATSS's.

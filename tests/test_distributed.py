@@ -178,7 +178,7 @@ def test_batch_statistics_of_all_processes(two: dict[str, Any], checkpoint: str)
 
 def test_sync_batch_norm_is_the_students_alone(checkpoint: str) -> None:
     """What mmengine's ``sync_bn='torch'`` does before it wraps the model."""
-    terms = {"cls": {"type": "DistillationLoss"}, "neck": {"type": "FGDLoss"}}
+    terms = {"cls": {"type": "DistillationLoss"}, "neck": {"type": "FGDLoss", "loss_weight": 1.0}}
     model = build(distilled(tiny_atss(), tiny_teacher(), checkpoint, distill=terms))
     teacher = model.teacher.model
     before = {name: (type(module), module) for name, module in teacher.named_modules()}

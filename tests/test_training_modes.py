@@ -50,7 +50,7 @@ def losses_and_gradients(model: Any) -> tuple[dict[str, float], dict[str, torch.
 )
 def test_activation_checkpointing(checkpoint: str, layers: str | list[str]) -> None:
     """Run twice, seen once: the same losses and gradients bit for bit, of all losses and random masks."""
-    terms = {**TERMS, "masked": {"type": "MGDLoss"}}
+    terms = {**TERMS, "masked": {"type": "MGDLoss", "loss_weight": 2e-5}}
     cfg = distilled(tiny_atss(), tiny_teacher(), checkpoint, distill=terms)
     losses, gradients = losses_and_gradients(build(cfg))
     cfg.backbone.with_cp = layers == "with_cp"
@@ -61,6 +61,17 @@ def test_activation_checkpointing(checkpoint: str, layers: str | list[str]) -> N
     assert again == losses
     assert gradients_again.keys() == gradients.keys()
     assert all(torch.equal(gradients_again[name], gradients[name]) for name in gradients)
+
+
+def test_automatic_weights_are_not_measured_through_a_checkpointed_head(checkpoint: str) -> None:
+    terms = {"cls": {"type": "DistillationLoss", "loss_weight": "auto"}}
+    model = build(distilled(tiny_atss(), tiny_teacher(), checkpoint, distill=terms))
+    turn_on_activation_checkpointing(model, ["backbone.layer1"])
+    assert losses_of(model, batch())["loss_kd_cls"] > 0
+    turn_on_activation_checkpointing(model, ["bbox_head.cls_convs.0"])
+    model.terms["cls"].auto.done = 0
+    with pytest.raises(UserError, match=r"(?s)through activation checkpointing.*a number as loss_weight"):
+        losses_of(model, batch())
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_the_cache_has_views_of_the_teacher_and_its_boxes(teacher: str, tmp_path
     data = loader(labelled=4, unlabelled=4)
     for part in data["dataset"]["datasets"]:
         part["pipeline"] = [*PIPELINE[:3], views]
-    terms = {"cls": {"type": "DistillationLoss"}, "neck": {"type": "FGDLoss"}}
+    terms = {"cls": {"type": "DistillationLoss"}, "neck": {"type": "FGDLoss", "loss_weight": 1.0}}
 
     def run(name: str, **entry: Any) -> Any:
         entry = {"config": tiny_teacher(), "checkpoint": teacher, "precision": "fp32", **entry}

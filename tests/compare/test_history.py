@@ -38,7 +38,7 @@ def test_a_training(tmp_path: Path) -> None:
 def test_interrupted_training_counts_each_step_once(tmp_path: Path) -> None:
     first = scalars(0.3, epochs=2).splitlines()
     log(tmp_path, "1", "\n".join(first) + '\n{"coco/bbox_m')  # cut off
-    log(tmp_path, "2", "\n".join(scalars(0.6).splitlines()[5:]))  # from epoch 2 on
+    log(tmp_path, "2", "\n".join(scalars(0.6).splitlines()[5:]) + "\n")  # from epoch 2 on
     assert [step for step, _ in curve(read_history(tmp_path))] == [1, 2, 3]
     assert curve(read_history(tmp_path))[1][1] == pytest.approx(0.4)
 

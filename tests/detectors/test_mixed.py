@@ -172,7 +172,7 @@ def test_half_precision(checkpoint: str) -> None:
     [
         {"type": "DistillationLoss", "region": "foreground"},
         {"type": "DistillationLoss", "normalizer": "foreground", "region": "all"},
-        {"type": "FGDLoss"},
+        {"type": "FGDLoss", "loss_weight": 1.0},
         {"type": "QualityLoss", "normalizer": "centerness"},
         {"type": "DistillationLoss", "region": "all", "valid": "loss"},
         {"type": "CrossKDLoss", "layer": 1, "align": False, "losses": {"box": BOX}},
@@ -231,7 +231,10 @@ def test_others_do_not_ask_the_teacher_to_detect(checkpoint: str) -> None:
 
 def test_annotations_of_unlabelled_images_are_not_looked_at(checkpoint: str) -> None:
     """Whoever marks labelled images so, to leave their labels out, gets what he asked for."""
-    terms = {"x": {"type": "DistillationLoss", "region": "foreground"}, "neck": {"type": "FGDLoss"}}
+    terms = {
+        "x": {"type": "DistillationLoss", "region": "foreground"},
+        "neck": {"type": "FGDLoss", "loss_weight": 1.0},
+    }
     results = []
     for empty in (True, False):
         model = student(checkpoint, distill=terms)
