@@ -229,7 +229,10 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in slugs, link
 
 
-FOLDERS = {path.name for place in (ROOT, ROOT / "mmkd") for path in place.iterdir() if path.is_dir()}
+MADE_BY_USE = {"work_dirs", "weights", "site", "build"}
+FOLDERS = {
+    path.name for place in (ROOT, ROOT / "mmkd") for path in place.iterdir() if path.is_dir()
+} - MADE_BY_USE
 PLACES = (ROOT, ROOT / "mmkd", ROOT / "tests")
 
 
