@@ -1,4 +1,4 @@
-# The recommended recipe with labels for a quarter of the cards; the other three quarters come without. In each batch
+# The same with labels for a quarter of the cards; the other three quarters come without. In each batch
 # two images have labels and six have none; an epoch is one pass over the labels, and as long as one over all cards.
 _base_ = ['./kd_quarter.py']
 

@@ -1,4 +1,4 @@
-# The recommended recipe on the quarter that has labels.
+# Class logits, boxes, centerness and features, on the quarter that has labels.
 _base_ = ['./student_quarter.py']
 
 model = dict(
