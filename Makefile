@@ -35,7 +35,7 @@ lint:
 	hadolint Dockerfile
 
 docs:
-	@python=$$(tools/install.sh test) && NO_MKDOCS_2_WARNING=1 $$python -m mkdocs build --strict --quiet
+	@python=$$(tools/install.sh test) && NO_MKDOCS_2_WARNING=1 $$python -m mkdocs build --strict
 
 check:
 	@.ci/run
