@@ -178,7 +178,8 @@ def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 def _agreement(student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> list[Tensor]:
     """The number of agreeing priors, and out of how many."""
     nothing = student.feats[0].new_zeros((), dtype=torch.float32)
-    if student.cls_logits is None or teacher.cls_logits is None:
+    layouts = student.spec.num_base_priors, teacher.spec.num_base_priors
+    if student.cls_logits is None or teacher.cls_logits is None or layouts[0] != layouts[1]:
         return [nothing, nothing]
     with torch.no_grad():
         sure_N = context.valid_N & (teacher.top_scores() > _TEACHER_SURE)

@@ -318,6 +318,24 @@ def top_scores(logits_NK: Tensor, spec: HeadSpec) -> Tensor:
     return logits_NK.softmax(dim=1)[:, : spec.num_classes].max(dim=1).values
 
 
+def by_place(
+    values_N: Tensor, sizes: Sequence[tuple[int, int]], priors: Sequence[int], images: int
+) -> list[Tensor]:
+    """Values of all priors per level, as B×(H·W)×A×….
+
+    Args:
+        values_N: one per prior, (N, …).
+        sizes: (H, W) per level.
+        priors: A per level.
+        images: B.
+    """
+    counts = [images * height * width * A for (height, width), A in zip(sizes, priors)]
+    return [
+        part.reshape(images, height * width, A, *values_N.shape[1:])
+        for part, (height, width), A in zip(values_N.split(counts), sizes, priors)
+    ]
+
+
 @dataclass(frozen=True)
 class DistillContext:
     """The parts of a batch that distillation losses need.

@@ -218,6 +218,8 @@ class Distilled(BaseDetector):
             own, taught = place.of_rows(own), place.of_rows(taught)
         else:
             own, taught = asked.compared_levels(self._layout), asked.spec
+            if term.pairs_priors and term.asks - _OF_FEATURES:
+                check_heads(own, taught, term.asks - term.of_student)
         term.check(own, taught)
         term.adapt(own, taught)
         if "own_losses" in term.needs:

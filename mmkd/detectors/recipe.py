@@ -14,11 +14,14 @@ from mmdet.models.dense_heads import GFLHead
 from mmkd.detectors.kinds import check_student
 from mmkd.errors import UserError
 from mmkd.heads import adapter_for, levels_by_stride
+from mmkd.heads.towers import TOWERS, check_towers
 from mmkd.losses.automatic import AUTO
 from mmkd.outputs import PLACES, dense_layout, example_pixels, has_dense_head, student_layout
 from mmkd.registry import MODELS, class_of
 from mmkd.structures import HeadSpec
 from mmkd.teachers import build_detector, plain_detector, teacher_model_and_checkpoint
+
+_LAYER = 3  # of CrossKDLoss, by default
 
 
 def recommended(
@@ -86,6 +89,10 @@ def recommended(
 
 def _candidates(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """By name, the variants of a loss in order of preference; the first that fits is used."""
+    if has_dense_head(own) and _crosses(own, theirs):
+        yield "cross", [_crossed(theirs)]
+        yield "neck", [{"type": "PKDLoss", "share": 2.0}]
+        return
     if has_dense_head(own):
         yield from _of_dense_head(own, theirs)
     elif _both_at("queries", own, theirs):
@@ -129,6 +136,39 @@ def _of_dense_head(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, 
     quality = _quality(own)
     if quality and quality == _quality(theirs):
         yield "quality", [{"type": "QualityLoss"}, {"type": "QualityLoss", "region": "teacher"}]
+
+
+def _crosses(own: Any, theirs: Any) -> bool:
+    """Whether the student's features can pass through the head of another type that the teacher has."""
+    if not has_dense_head(theirs) or type(own.bbox_head) is type(theirs.bbox_head):
+        return False
+    heads = own.bbox_head, theirs.bbox_head
+    try:
+        for head in heads:
+            check_towers(head, _LAYER, "")
+    except UserError:
+        return False
+    shapes = [
+        [next(getattr(head, name)[_LAYER - 1].parameters()).shape[0] for name in TOWERS] for head in heads
+    ]
+    return shapes[0] == shapes[1]
+
+
+def _crossed(theirs: Any) -> dict[str, Any]:
+    """CrossKD on all that the teacher's head gives; without assigned objects, which are the student's.
+
+    The shares are larger than the default: chosen for FCOS from ATSS, see ``docs/results-tables.md``.
+    """
+    spec = dense_layout(theirs)
+    losses = {
+        "cls": {"type": "BCKDLoss", "normalizer": "batch"}
+        if spec.use_sigmoid
+        else {**_logits(spec), "region": "all"},
+        "box": {"type": "BoxIoULoss", "region": "teacher"},
+    }
+    if _quality(theirs):
+        losses["quality"] = {"type": "QualityLoss", "region": "teacher"}
+    return {"type": "CrossKDLoss", "share": 4.0, "losses": losses}
 
 
 def _masks(place: str) -> dict[str, Any]:

@@ -9,7 +9,13 @@ EVERYTHING: frozenset[Need] = frozenset({"feats", "cls_logits", "bbox_pred", "bo
 _PER_PRIOR = EVERYTHING - {"feats"}
 
 
-def check_heads(student: HeadSpec, teacher: HeadSpec, needs: frozenset[Need] = EVERYTHING) -> None:
+def check_heads(
+    student: HeadSpec,
+    teacher: HeadSpec,
+    needs: frozenset[Need] = EVERYTHING,
+    *,
+    pairs_priors: bool = True,
+) -> None:
     """Compare the parts of two heads that the losses read.
 
     Args:
@@ -17,6 +23,8 @@ def check_heads(student: HeadSpec, teacher: HeadSpec, needs: frozenset[Need] = E
         teacher: the layout of the teacher's head.
         needs: the parts that the losses read. Classes are compared for class logits, base priors for
             everything that exists per prior, levels and strides always.
+        pairs_priors: whether a loss compares each of the student's priors with one of the teacher's. If not,
+            both only need to have priors.
 
     Raises:
         UserError: classes, levels, strides or base priors differ.
@@ -33,7 +41,8 @@ def check_heads(student: HeadSpec, teacher: HeadSpec, needs: frozenset[Need] = E
         ("levels", len(student.strides), len(teacher.strides)),
         ("strides", student.strides, teacher.strides),
     ]
-    if needs & _PER_PRIOR:
+    everywhere = all((*student.num_base_priors, *teacher.num_base_priors))
+    if needs & _PER_PRIOR and (pairs_priors or not everywhere):
         compared.append(("base priors per level", student.num_base_priors, teacher.num_base_priors))
     for what, of_student, of_teacher in compared:
         if of_student != of_teacher:
@@ -66,7 +75,10 @@ def _remedy(student: HeadSpec, teacher: HeadSpec, needs: frozenset[Need], what: 
         return f"set teacher.levels={levels}, the levels with equal strides, or use another teacher"
     general = "give the student the teacher's neck outputs and prior generator, or another teacher"
     if what.startswith("base"):
-        return f"{general}; feature losses do not need matching priors"
+        return (
+            f"{general}; feature losses do not need matching priors, nor does CrossKDLoss with losses that "
+            "read no assigned objects, like dict(type='BCKDLoss', normalizer='batch')"
+        )
     return f"{general}, or select its levels with teacher.levels"
 
 

@@ -41,6 +41,7 @@ class DistillLoss(nn.Module):
     of_student: frozenset[Need] = frozenset()  # the subset of `needs` read only from the student
     tower_layers = 0  # tower layers that both heads must have; with "towers"
     of_objects = False  # whether it reads the annotated objects of the images
+    pairs_priors = True  # whether it compares each of the student's priors with one of the teacher's
     auto_by_default = False  # whether a config without `loss_weight` means 'auto'
     ignores = False  # whether it passes boxes to ignore to the student's own losses; with "own_losses"
 
@@ -73,10 +74,14 @@ class DistillLoss(nn.Module):
         return self.needs | of_valid.get(self.valid, frozenset())
 
     @property
+    def depends_on_assignment(self) -> bool:
+        """Whether the loss depends on the objects to which the student's assigner matches its priors."""
+        return bool(self.asks & {"labels", "label_weights", "quality_targets"})
+
+    @property
     def depends_on_objects(self) -> bool:
         """Whether the loss depends on the objects of an image, through annotations or through assignment."""
-        by_assignment: frozenset[Need] = frozenset({"labels", "label_weights", "quality_targets"})
-        return self.of_objects or bool(self.asks & by_assignment)
+        return self.of_objects or self.depends_on_assignment
 
     @abstractmethod
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, context: DistillContext) -> Tensor:

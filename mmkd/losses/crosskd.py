@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -14,7 +15,7 @@ from mmkd.functional.checks import check_bool, check_whole
 from mmkd.functional.crossed import match_statistics
 from mmkd.losses.base import DistillLoss, build_losses
 from mmkd.registry import MODELS
-from mmkd.structures import OF_CONTEXT, DenseOutputs, DistillContext, HeadSpec, Levels
+from mmkd.structures import OF_CONTEXT, DenseOutputs, DistillContext, HeadSpec, Levels, by_place
 
 
 @MODELS.register_module()
@@ -70,6 +71,7 @@ class CrossKDLoss(DistillLoss):
                 remedy="move that loss out of CrossKDLoss, into `distill`",
             )
         self.of_objects = any(term.of_objects for term in self.terms.values())
+        self.pairs_priors = any(term.depends_on_assignment for term in self.terms.values())
         self.parts = inner - OF_CONTEXT
         self.needs = inner | {"towers", "layers"}
 
@@ -102,7 +104,10 @@ class CrossKDLoss(DistillLoss):
             for name, layers in student.towers.items()
         }
         crossed = context.crossed(self.layer, towers, self.parts)
-        values = [term(crossed, teacher, context.counting(term.valid)) for term in self.terms.values()]
+        values = [
+            term(crossed, teacher, _for_priors_of(teacher, student, context.counting(term.valid)))
+            for term in self.terms.values()
+        ]
         total = torch.stack(values).sum()
         return self.loss_weight * total
 
@@ -118,3 +123,14 @@ class CrossKDLoss(DistillLoss):
             return student
         with torch.autocast(student[0].device.type, enabled=False):
             return tuple(F.relu(match_statistics(s, t)) for s, t in zip(student, teacher))
+
+
+def _for_priors_of(teacher: DenseOutputs, student: DenseOutputs, context: DistillContext) -> DistillContext:
+    """The context with the teacher's priors in ``valid_N``: those at places where the student's count."""
+    own, taught = student.spec.num_base_priors, teacher.spec.num_base_priors
+    if own == taught:
+        return context
+    sizes = [(level.shape[-2], level.shape[-1]) for level in teacher.feats]
+    parts = by_place(context.valid_N, sizes, own, context.num_images)
+    valid = [part.any(dim=2, keepdim=True).expand(-1, -1, A).flatten() for part, A in zip(parts, taught)]
+    return replace(context, valid_N=torch.cat(valid))

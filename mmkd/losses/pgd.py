@@ -15,7 +15,7 @@ from mmkd.functional.quality import gaussian_weights, prediction_quality
 from mmkd.losses.feature_base import Align, FeatureLoss
 from mmkd.losses.ground_truth import gt_boxes, gt_labels
 from mmkd.registry import MODELS
-from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
+from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid, by_place
 
 
 @MODELS.register_module()
@@ -130,9 +130,9 @@ class PGDLoss(FeatureLoss):
         assert teacher.cls_logits is not None
         sizes = [(level.shape[2], level.shape[3]) for level in teacher.cls_logits]
         images, priors = context.num_images, teacher.spec.num_base_priors
-        scores = _by_level(_scores(teacher), sizes, priors, images)
-        boxes = _by_level(teacher.flat_boxes(), sizes, priors, images)
-        valid = [part.any(dim=2) for part in _by_level(context.valid_N, sizes, student_priors, images)]
+        scores = by_place(_scores(teacher), sizes, priors, images)
+        boxes = by_place(teacher.flat_boxes(), sizes, priors, images)
+        valid = [part.any(dim=2) for part in by_place(context.valid_N, sizes, student_priors, images)]
         # mmdet's anchors are centered on multiples of the stride; so are the points of most other heads.
         centers_P2 = torch.cat([_grid(*layout) for layout in zip(sizes, teacher.strides)]).to(boxes[0])
         counts = [height * width for height, width in sizes]
@@ -171,17 +171,6 @@ def _scores(outputs: DenseOutputs) -> Tensor:
     logits_NK = outputs.flat_cls_logits()
     logits_NK = logits_NK.to(torch.promote_types(logits_NK.dtype, torch.float32))
     return logits_NK.sigmoid() if outputs.spec.use_sigmoid else logits_NK.softmax(dim=1)
-
-
-def _by_level(
-    values_N: Tensor, sizes: Sequence[tuple[int, int]], priors: Sequence[int], images: int
-) -> list[Tensor]:
-    """Per level B×(H·W)×A×…."""
-    counts = [images * height * width * A for (height, width), A in zip(sizes, priors)]
-    return [
-        part.reshape(images, height * width, A, *values_N.shape[1:])
-        for part, (height, width), A in zip(values_N.split(counts), sizes, priors)
-    ]
 
 
 def _grid(size: tuple[int, int], stride: tuple[int, int]) -> Tensor:

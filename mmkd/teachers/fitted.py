@@ -52,7 +52,7 @@ class FittedTeacher(TeacherAround):
         self.awaits_classes = fewer and inner.class_names is not None
         self._num_classes = own.num_classes if self.awaits_classes else whole.num_classes
         if maps:
-            check_heads(own, self.spec, maps)
+            check_heads(own, self.spec, maps, pairs_priors=False)
 
     def _check_within(
         self, levels: Sequence[int | None], own: int, whole: int, needs: frozenset[Need]

@@ -79,6 +79,28 @@ def test_another_head_gives_boxes_and_features(tmp_path: Path) -> None:
     assert {"box", "neck"} <= set(recipe(tmp_path, tiny_atss(), fcos)["distill"])
 
 
+@pytest.mark.parametrize(
+    "student", ["retinanet/retinanet_r50_fpn_1x_coco.py", "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py"]
+)
+def test_features_pass_through_another_head_if_they_fit(tmp_path: Path, student: str) -> None:
+    atss = stock("atss/atss_r50_fpn_1x_coco.py", deep=True)
+    found = recipe(tmp_path, stock(student, deep=True), atss)
+    of_teacher = {"region": "teacher"}
+    losses = {
+        "cls": {"type": "BCKDLoss", "normalizer": "batch"},
+        "box": {"type": "BoxIoULoss", **of_teacher},
+        "quality": {"type": "QualityLoss", **of_teacher},
+    }
+    assert found["distill"] == {
+        "cross": {"type": "CrossKDLoss", "share": 4.0, "losses": losses, **AUTO},
+        "neck": {**NECK, "share": 2.0},
+    }
+    assert found["inherit"] == ["neck", "bbox_head"]
+    wider = stock(student, deep=True)
+    wider.bbox_head.update(feat_channels=2 * wider.bbox_head.feat_channels)
+    assert "cross" not in recipe(tmp_path, wider, atss)["distill"]
+
+
 def of_two_stages(folder: Path, student: str, teacher: str) -> dict[str, Any]:
     """The recipe, after a step of training with it."""
     own, theirs = small(student), small(teacher)

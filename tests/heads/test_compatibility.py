@@ -63,6 +63,14 @@ def test_only_what_is_read_is_compared(needs: set[Any], compared: set[str]) -> N
                 check_heads(SPEC, other, frozenset(needs))
 
 
+def test_priors_that_no_loss_pairs() -> None:
+    check_heads(SPEC, replace(SPEC, **OTHER_PRIORS), pairs_priors=False)
+    with pytest.raises(UserError, match="base priors"):  # without a dense head
+        check_heads(SPEC, replace(SPEC, num_base_priors=(0, 0)), pairs_priors=False)
+    with pytest.raises(UserError, match="strides"):
+        check_heads(SPEC, replace(SPEC, **OTHER_STRIDES), pairs_priors=False)
+
+
 def strided(*strides: int) -> HeadSpec:
     return replace(SPEC, strides=tuple((x, x) for x in strides), num_base_priors=(0,) * len(strides))
 

@@ -15,7 +15,8 @@ from mmkd.hooks.distill_monitor import DistillMonitorHook
 from mmkd.hooks.schedule import DistillScheduleHook
 from mmkd.registry import HOOKS
 
-from ..conftest import batch, losses_of, save_teacher, tiny_teacher
+from ..conftest import batch, build, distilled, losses_of, save_teacher, tiny_teacher
+from ..heads.cases import stock
 from .kd_runner import kd_model, kd_runner, logged
 from .toy import toy_runner
 
@@ -111,6 +112,16 @@ def test_ratio_is_proportional_to_the_weight(teacher: str) -> None:
     assert four["train/kd_cosine_cls"] == pytest.approx(one["train/kd_cosine_cls"], rel=1e-4)
     half = measured(cls={"loss_weight": 1.0}, task_loss_weight=0.5)
     assert half["train/kd_ratio_cls"] == pytest.approx(2 * one["train/kd_ratio_cls"], rel=1e-4)
+
+
+def test_priors_that_do_not_correspond_have_no_agreement() -> None:
+    student = stock("retinanet/retinanet_r50_fpn_1x_coco.py", deep=True)
+    teacher = stock("atss/atss_r50_fpn_1x_coco.py", deep=True)
+    terms = {"x": {"type": "CrossKDLoss", "losses": {"cls": {"type": "BCKDLoss", "normalizer": "batch"}}}}
+    log = Log(build(distilled(student, teacher, None, distill=terms)))
+    log.step(DistillMonitorHook(interval=1), batch((64, 64)))
+    assert log.scalars.keys() == {"train/kd_ratio_x", "train/kd_cosine_x"}
+    assert log.scalars["train/kd_ratio_x"] > 0
 
 
 def test_a_term_without_weight_is_not_measured(teacher: str) -> None:

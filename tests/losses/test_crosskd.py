@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from mmkd.errors import UserError
+from mmkd.functional.crossed import match_statistics
 from mmkd.functional.kl import kl_divergence
+from mmkd.heads import adapter_for
 from mmkd.losses.crosskd import CrossKDLoss
 from mmkd.registry import MODELS
 from mmkd.structures import OF_CONTEXT, DenseOutputs, Need, Valid
@@ -138,6 +140,61 @@ def test_heads_that_cannot_be_crossed(tmp_path: Path) -> None:
     cfg = distilled(tiny_atss(), tiny_teacher(), None, distill=crossed(1))
     cfg.teacher.cache = {"dir": str(tmp_path)}
     with pytest.raises(UserError, match="CrossKD"):
+        build(cfg)
+
+
+def test_heads_with_other_priors(tmp_path: Path) -> None:
+    """Both sides have the teacher's priors: one at each place, where the student has nine."""
+    student_cfg, teacher_cfg = (
+        stock(name, deep=True)
+        for name in ("retinanet/retinanet_r50_fpn_1x_coco.py", "atss/atss_r50_fpn_1x_coco.py")
+    )
+    checkpoint = save_teacher(tmp_path / "t.pth", teacher_cfg)
+    model = build(distilled(student_cfg, teacher_cfg, checkpoint, distill=crossed(3)))
+    teacher = build(teacher_cfg).eval()
+    teacher.load_state_dict(torch.load(checkpoint)["state_dict"])
+    data = batch((64, 128), (128, 96))  # each is padded
+    found = losses_of(model, data)["loss_kd_x"]
+
+    given = model.data_preprocessor(data, True)
+    head, taught_head = model.bbox_head, teacher.bbox_head
+    all_crossed, all_taught = [], []
+    with torch.no_grad():
+        taught_levels = teacher.extract_feat(given["inputs"])
+        for own, taught in zip(model.extract_feat(given["inputs"]), taught_levels):
+            for own_conv, taught_conv in zip(head.cls_convs[:3], taught_head.cls_convs[:3]):
+                own, taught = own_conv(own), taught_conv(taught)
+            own = F.relu(match_statistics(own, taught))
+            own, taught = taught_head.cls_convs[3](own), taught_head.cls_convs[3](taught)
+            all_crossed.append(taught_head.atss_cls(own))
+            all_taught.append(taught_head.atss_cls(taught))
+    shapes = [sample.img_shape for sample in given["data_samples"]]
+    valid_N = adapter_for(taught_head).valid_priors(taught_head, all_taught, shapes)
+    assert 0 < valid_N.sum() < len(valid_N)
+    flat = [
+        torch.cat([level.permute(0, 2, 3, 1).flatten(0, 2) for level in levels])[valid_N]
+        for levels in (all_crossed, all_taught)
+    ]
+    torch.testing.assert_close(found, kl_divergence(*flat, activation="sigmoid"), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {**KL, "region": "foreground"},
+        {**KL, "valid": "loss"},
+        {**KL, "normalizer": "foreground"},
+    ],
+    ids=["region", "valid", "normalizer"],
+)
+def test_other_priors_have_no_assigned_objects(loss: dict[str, Any]) -> None:
+    student = stock("retinanet/retinanet_r50_fpn_1x_coco.py", deep=True)
+    teacher = stock("atss/atss_r50_fpn_1x_coco.py", deep=True)
+    with pytest.raises(UserError, match=r"differ in base priors(.|\n)*\(9, (.|\n)*\(1, "):
+        build(distilled(student, teacher, None, distill=crossed(3, cls=loss)))
+    cfg = distilled(student, teacher, None, distill=crossed(3))
+    cfg.distill["own"] = KL
+    with pytest.raises(UserError, match="differ in base priors"):
         build(cfg)
 
 
