@@ -30,6 +30,9 @@ class CrossKDLoss(DistillLoss):
 
     where align matches each channel's mean and standard deviation over the batch to the teacher's.
 
+    Both sides have the teacher's priors. If the student's base priors differ, the losses must not read its
+    assigned objects (``region='foreground'``, ``normalizer='foreground'``, ``valid='loss'``).
+
     Source: Wang et al., "CrossKD: Cross-Head Knowledge Distillation for Object Detection", CVPR 2024
     (https://arxiv.org/abs/2306.11369). Reference implementation: jbwang1997/CrossKD. It means to take the
     features before the activation, but its activation works in place, so the published figures use activated
