@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -81,16 +81,20 @@ class Probe:
             teacher = read_record(self.runs.folder / TEACHER)
             if teacher is None or not teacher.finished:
                 raise UserError(f"the teacher has no results: {teacher and teacher.error}")
-        made = []
-        for part in PARTS:
+        made: dict[int, Runs] = {}
+        for budget, part in self._parts().items():
             members = [self.plan.student, *(self.plan.variants if part == 1 else ())]
             short = self._short(self.share * part, members, teacher)
             print(f"{self.share * part:.3g} of the budget", flush=True)
             short.make([name for name in rerun if name in [member.name for member in members]])
-            made.append(short)
+            made[budget] = short
         verdict = self._judge(made, teacher)
         write_json(self.folder / VERDICT, verdict)
         return verdict
+
+    def _parts(self) -> dict[int, float]:
+        """By iterations, the parts of the share; of parts with equal iterations the largest."""
+        return {short_budget(self.share * part, *self.whole[STUDENT]): part for part in PARTS}
 
     def _short(self, share: float, members: Sequence[Member], teacher: Record | None) -> Runs:
         """Runs of members with a share of their budget, from generated configs."""
@@ -111,18 +115,19 @@ class Probe:
             changed.append(replace(member, config=str(path), options={}))
         return Runs(replace(self.plan, members=tuple(changed), options={}), folder)
 
-    def _judge(self, made: Sequence[Runs], teacher: Record | None) -> dict[str, Any]:
-        iterations, epochs = self.whole[STUDENT]
+    def _judge(self, made: Mapping[int, Runs], teacher: Record | None) -> dict[str, Any]:
+        iterations, _ = self.whole[STUDENT]
         points: list[tuple[float, float]] = []
         curve = []
-        for part, short in zip(PARTS, made):
-            share = short_budget(self.share * part, iterations, epochs) / iterations
+        for budget, short in made.items():
+            share = budget / iterations
             values = list(values_of(short.records(), "mAP").get(STUDENT, {}).values())
             points += [(share, value) for value in values]
             if values:
                 curve.append({"share": share, "map_mean": statistics.fmean(values), "seeds": len(values)})
-        records = made[-1].records()
-        failed = [record for short in made for record in short.records() if record.error is not None]
+        whole = made[max(made)]
+        records = whole.records()
+        failed = [record for short in made.values() for record in short.records() if record.error is not None]
         maps = values_of(records, "mAP")
         if STUDENT not in maps:
             why = f": {failed[0].error}" if failed else ""
@@ -137,7 +142,7 @@ class Probe:
                 continue
             pairs = [maps[STUDENT][seed] for seed in maps[STUDENT].keys() & maps[member.name].keys()]
             gain = predict_gain(difference, statistics.fmean(pairs), forecast, known)
-            cosines = self._cosines(made[-1], member)
+            cosines = self._cosines(whole, member)
             variants.append(
                 {
                     "name": member.name,
@@ -154,7 +159,7 @@ class Probe:
             "evaluated_on": self.plan.evaluate,
             "seeds": list(self.plan.seeds),
             "share": curve[-1]["share"],
-            "iterations": short_budget(self.share, iterations, epochs),
+            "iterations": max(made),
             "whole_iterations": iterations,
             "student": {"curve": curve, "forecast": forecast and asdict(forecast), "why_no_forecast": why},
             "teacher": known,
@@ -178,11 +183,11 @@ class Probe:
                         found[term].append(statistics.fmean(values))
         return found
 
-    def _hours(self, made: Sequence[Runs]) -> dict[str, Any]:
+    def _hours(self, made: Mapping[int, Runs]) -> dict[str, Any]:
         """Estimated hours to train and evaluate the whole plan, without the teacher, which is ready."""
-        hours = {}
-        for member in made[-1].plan.members:
-            runs = [run for run in made[-1].all if run.member.name == member.name]
+        hours, longest = {}, made[max(made)]
+        for member in longest.plan.members:
+            runs = [run for run in longest.all if run.member.name == member.name]
             steps = [seconds_per_iteration(read_history(run.folder)) for run in runs]
             tests = [record.seconds.get("test") for run in runs if (record := read_record(run.folder))]
             known = [step for step in steps if step is not None]
@@ -191,7 +196,7 @@ class Probe:
                 whole = statistics.median(known) * self.whole[member.name][0]
                 times = 1 + _validations(self.runs.configs[member.name], *self.whole[member.name])
                 hours[member.name] = len(self.plan.seeds) * (whole + times * each) / 3600
-        spent = sum(sum(record.seconds.values()) for short in made for record in short.records())
+        spent = sum(sum(record.seconds.values()) for short in made.values() for record in short.records())
         return {"whole_plan": sum(hours.values()), "of_members": hours, "probe": spent / 3600}
 
 

@@ -91,6 +91,16 @@ def test_short_trainings_and_a_verdict(tools: ShortTools, tmp_path: Path) -> Non
     ]
 
 
+def test_equal_budgets_train_once(tools: ShortTools, tmp_path: Path) -> None:
+    """Of 100 epochs of four iterations, a tenth and a fifth are one iteration per epoch."""
+    one = Probe(Runs(small(seeds=[0]), tmp_path), 0.4, lambda cfg: (400, 100))
+    found = one.make()
+    trained = [name for tool, name, _ in tools.calls if tool == "train"]
+    assert trained == ["student", "student", "kd"]
+    assert [row["share"] for row in found["student"]["curve"]] == [0.25, 0.5]
+    assert found["iterations"] == 200
+
+
 def test_configs_are_short(tools: ShortTools, tmp_path: Path) -> None:
     probe(small(seeds=[0], **{"cfg-options": {"optim_wrapper.optimizer.lr": 0.5}}), tmp_path, 0.2).make()
     for share, batches in (("0.05", 4), ("0.1", 8), ("0.2", 16)):
