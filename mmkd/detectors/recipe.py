@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from mmdet.models.dense_heads import GFLHead
+from torch import nn
 
 from mmkd.detectors.kinds import check_student
 from mmkd.errors import UserError
@@ -81,10 +82,14 @@ def recommended(
     if not losses:
         assert first is not None
         raise first
-    parts = [part for part in _parts(own) if _shares(own, theirs, part)]
+    parts = {part: part for part in _parts(own) if _shares(own, theirs, part)}
+    if "cross" in losses:
+        parts |= _predictors(own.bbox_head, theirs.bbox_head)
     of_maps = set(losses) if dense else set(losses) & {"neck"}
     found: dict[str, Any] = {"teacher": teacher} if "levels" in teacher and of_maps == {"neck"} else {}
-    return {**found, **({"inherit": parts} if parts else {}), "distill": losses}
+    renamed = any(own_name != name for own_name, name in parts.items())
+    inherit = parts if renamed else list(parts)
+    return {**found, **({"inherit": inherit} if inherit else {}), "distill": losses}
 
 
 def _candidates(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -152,6 +157,29 @@ def _crosses(own: Any, theirs: Any) -> bool:
         [next(getattr(head, name)[_LAYER - 1].parameters()).shape[0] for name in TOWERS] for head in heads
     ]
     return shapes[0] == shapes[1]
+
+
+def _predictors(own: Any, theirs: Any) -> dict[str, str]:
+    """The last layers that mean the same in both heads under other names: class logits and centerness.
+
+    Crossed features fit the teacher's last layers, so the student's should begin as these.
+    """
+    found = {}
+    for kind in ("_cls", "_centerness"):
+        layers, taught = (
+            {name: layer for name, layer in head.named_children() if name.endswith(kind)}
+            for head in (own, theirs)
+        )
+        for name, other in zip(layers, taught):
+            if name != other and _alike(layers[name], taught[other]):
+                found[f"bbox_head.{name}"] = f"bbox_head.{other}"
+    return found
+
+
+def _alike(own: nn.Module, theirs: nn.Module) -> bool:
+    """Whether both are convolutions with weights of the same shape."""
+    both = isinstance(own, nn.Conv2d) and isinstance(theirs, nn.Conv2d)
+    return both and own.weight.shape == theirs.weight.shape
 
 
 def _crossed(theirs: Any) -> dict[str, Any]:
