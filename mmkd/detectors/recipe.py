@@ -95,7 +95,7 @@ def recommended(
 def _candidates(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """By name, the variants of a loss in order of preference; the first that fits is used."""
     if has_dense_head(own) and _crosses(own, theirs):
-        yield "cross", [_crossed(theirs)]
+        yield "cross", [_crossed(theirs, assigned) for assigned in (True, False)]
         yield "neck", [{"type": "PKDLoss", "share": 2.0}]
         return
     if has_dense_head(own):
@@ -182,20 +182,19 @@ def _alike(own: nn.Module, theirs: nn.Module) -> bool:
     return both and own.weight.shape == theirs.weight.shape
 
 
-def _crossed(theirs: Any) -> dict[str, Any]:
-    """CrossKD on all that the teacher's head gives; without assigned objects, which are the student's.
+def _crossed(theirs: Any, assigned: bool) -> dict[str, Any]:
+    """CrossKD on all that the teacher's head gives, with or without the student's assigned objects.
 
     The shares are larger than the default: chosen for FCOS from ATSS, see ``docs/results-tables.md``.
     """
     spec = dense_layout(theirs)
-    losses = {
-        "cls": {"type": "BCKDLoss", "normalizer": "batch"}
-        if spec.use_sigmoid
-        else {**_logits(spec), "region": "all"},
-        "box": {"type": "BoxIoULoss", "region": "teacher"},
+    cls, quality = ({}, {}) if assigned else ({"normalizer": "batch"}, {"region": "teacher"})
+    losses: dict[str, Any] = {
+        "cls": {"type": "BCKDLoss", **cls} if spec.use_sigmoid else {**_logits(spec), "region": "all"},
+        "box": {"type": "BoxIoULoss"},
     }
     if _quality(theirs):
-        losses["quality"] = {"type": "QualityLoss", "region": "teacher"}
+        losses["quality"] = {"type": "QualityLoss", **quality}
     return {"type": "CrossKDLoss", "share": 4.0, "losses": losses}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from keyword import iskeyword
 from textwrap import fill
 from typing import Any
 
@@ -13,12 +14,14 @@ class Code(str):
 
 
 def code(value: Any, indent: int = 0) -> str:
-    """A value as Python code, with dicts as ``dict(…)`` and one entry per line if it is long."""
+    """A value as Python code, with one entry per line if it is long; dicts as ``dict(…)`` if keys allow."""
     if isinstance(value, Code):
         return str(value)
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and not all(_is_name(key) for key in value):
+        entries, ends = [f"{code(key)}: {code(each, indent + 4)}" for key, each in value.items()], ("{", "}")
+    elif isinstance(value, Mapping):
         entries, ends = [f"{key}={code(each, indent + 4)}" for key, each in value.items()], ("dict(", ")")
     elif isinstance(value, (list, tuple)):
         entries = [code(each, indent + 4) for each in value]
@@ -30,6 +33,10 @@ def code(value: Any, indent: int = 0) -> str:
         return line
     space = " " * (indent + 4)
     return ends[0] + "\n" + "".join(f"{space}{each},\n" for each in entries) + " " * indent + ends[1][-1]
+
+
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str) and key.isidentifier() and not iskeyword(key)
 
 
 def comment(text: str) -> list[str]:

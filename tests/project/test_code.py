@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ast
+
 from mmengine.config import Config
 
 from mmkd.project.code import Code, code, comment
@@ -15,6 +17,8 @@ def test_code_is_read_as_what_it_was() -> None:
     assert cfg.long == long
     assert cfg.name == value
     assert code({"a": 1}) == "dict(a=1)"
+    renamed = {"bbox_head.conv_cls": "bbox_head.atss_cls", "class": {"a b": 1}, 3: "x" * 80}
+    assert ast.literal_eval(code(renamed)) == renamed
 
 
 def test_a_long_comment_is_wrapped() -> None:
