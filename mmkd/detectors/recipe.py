@@ -87,8 +87,7 @@ def recommended(
         parts |= _predictors(own.bbox_head, theirs.bbox_head)
     of_maps = set(losses) if dense else set(losses) & {"neck"}
     found: dict[str, Any] = {"teacher": teacher} if "levels" in teacher and of_maps == {"neck"} else {}
-    renamed = any(own_name != name for own_name, name in parts.items())
-    inherit = parts if renamed else list(parts)
+    inherit = list(parts) if all(name == other for name, other in parts.items()) else parts
     return {**found, **({"inherit": inherit} if inherit else {}), "distill": losses}
 
 
