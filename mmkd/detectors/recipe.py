@@ -64,24 +64,27 @@ def recommended(
             return error
         return None
 
-    candidates = [
-        (name, [{**loss, "loss_weight": AUTO} for loss in choices])
-        for name, choices in _candidates(own, theirs)
-    ]
-    losses = {name: choices[0] for name, choices in candidates}
-    first: UserError | None = None
-    if why_not(losses):  # all at once, because building a model is slow
+    def fitting(candidates: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+        losses: dict[str, Any] = {name: choices[0] for name, choices in candidates.items()}
+        if not why_not(losses):  # all at once, because building a model is slow
+            return losses
         losses = {}
-        for name, choices in candidates:
+        for name, choices in candidates.items():
             for loss in choices:
                 error = why_not({name: loss})
                 if error is None:
                     losses[name] = loss
                     break
-                first = first or error
+                errors.append(error)
+        return losses
+
+    errors: list[UserError] = []
+    crosses = dense and _crosses(own, theirs)
+    losses = fitting(_candidates(own, theirs, crosses))
+    if crosses and "cross" not in losses:
+        losses = fitting(_candidates(own, theirs, False))
     if not losses:
-        assert first is not None
-        raise first
+        raise errors[0]
     parts = {part: part for part in _parts(own) if _shares(own, theirs, part)}
     if "cross" in losses:
         parts |= _predictors(own.bbox_head, theirs.bbox_head)
@@ -91,19 +94,25 @@ def recommended(
     return {**found, **({"inherit": inherit} if inherit else {}), "distill": losses}
 
 
-def _candidates(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _candidates(own: Any, theirs: Any, crosses: bool) -> dict[str, list[dict[str, Any]]]:
     """By name, the variants of a loss in order of preference; the first that fits is used."""
-    if has_dense_head(own) and _crosses(own, theirs):
-        yield "cross", [_crossed(theirs, assigned) for assigned in (True, False)]
-        yield "neck", [{"type": "PKDLoss", "share": 2.0}]
-        return
+    found: dict[str, list[dict[str, Any]]]
+    if crosses:
+        found = {
+            "cross": [_crossed(theirs, assigned) for assigned in (True, False)],
+            "neck": [{"type": "PKDLoss", "share": 2.0}],
+        }
+    else:
+        found = dict(_of_outputs(own, theirs))
+    return {name: [{**loss, "loss_weight": AUTO} for loss in choices] for name, choices in found.items()}
+
+
+def _of_outputs(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     if has_dense_head(own):
         yield from _of_dense_head(own, theirs)
     elif _both_at("queries", own, theirs):
         yield from _of_queries(own, theirs)
     else:
-        if _both_at("grid", own, theirs):
-            yield "cls", [_logits(PLACES["grid"].spec(own))]
         if _both_at("rois", own, theirs):
             yield "cls", [{**_logits(PLACES["rois"].spec(own)), "region": "all"}]
             yield "box", [{"type": "BoxIoULoss"}]

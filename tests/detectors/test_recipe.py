@@ -105,6 +105,16 @@ def test_features_pass_through_another_head_if_they_fit(tmp_path: Path, student:
     assert "cross" not in recipe(tmp_path, wider, atss)["distill"]
 
 
+def test_where_only_the_classes_stop_crossed_features_outputs_are_compared(tmp_path: Path) -> None:
+    names = tuple(str(index) for index in range(80))
+    known = {"dataset_meta": {"classes": names}}
+    fcos = stock("fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py", deep=True)
+    atss = stock("atss/atss_r50_fpn_1x_coco.py", deep=True)
+    assert "cross" in recipe(tmp_path, fcos, atss, names, **known)["distill"]
+    found = recipe(tmp_path, fcos, atss, (*names[1:], "another"), **known)["distill"]
+    assert found == {"quality": {"type": "QualityLoss", **AUTO}, "neck": NECK}
+
+
 def of_two_stages(folder: Path, student: str, teacher: str) -> dict[str, Any]:
     """The recipe, after a step of training with it."""
     own, theirs = small(student), small(teacher)
