@@ -115,15 +115,12 @@ class Runs:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(str(self.folder / ".lock"), timeout=0), _ended_by_signals():
-                for run in self.all:
-                    if (
-                        run.member.name in rerun
-                        and only in (None, run.member.name)
-                        and read_record(run.folder) is not None
-                    ):
+                wanted = [run for run in self.all if only in (None, run.member.name)]
+                for run in wanted:
+                    if run.member.name in rerun and read_record(run.folder) is not None:
                         shutil.rmtree(run.folder)
-                self._refuse_changed()
-                return self._make([run for run in self.all if only in (None, run.member.name)])
+                self._refuse_changed(wanted)
+                return self._make(wanted)
         except Timeout as error:
             raise UserError(f"another comparison is running in {self.folder}") from error
 
@@ -248,9 +245,9 @@ class Runs:
         mark = fingerprint(self.evaluation(run.member), run.member.checkpoint or record.checkpoint)
         return predictions.is_file() and record.evaluated == mark
 
-    def _refuse_changed(self) -> None:
+    def _refuse_changed(self, wanted: Sequence[Run]) -> None:
         changed = []
-        for run in self.all:
+        for run in wanted:
             record = read_record(run.folder)
             if record is None or not record.fingerprint:
                 continue
