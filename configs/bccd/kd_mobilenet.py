@@ -1,4 +1,5 @@
-# MobileNetV2 learns from a ResNet.
+# MobileNetV2 learns from a ResNet: mostly by features, and without the teacher's weights, which fit its backbone only. The
+# share and this were chosen on a validation split (configs/compare/bccd_other_backbone_choice.yaml).
 _base_ = ['./mobilenet_student.py']
 
 model = dict(
@@ -6,9 +7,8 @@ model = dict(
     teacher=dict(
         config='mmkd::bccd/teacher.py',
         checkpoint='data/bccd/teacher_atss_r18_narrow.pth'),
-    inherit=['neck', 'bbox_head'],
     distill=dict(
-        cls=dict(type='DistillationLoss'),
-        box=dict(type='BoxIoULoss'),
-        quality=dict(type='QualityLoss'),
-        neck=dict(type='PKDLoss', loss_weight=0.3)))
+        cls=dict(type='DistillationLoss', loss_weight='auto'),
+        box=dict(type='BoxIoULoss', loss_weight='auto'),
+        quality=dict(type='QualityLoss', loss_weight='auto'),
+        neck=dict(type='PKDLoss', loss_weight='auto', share=8.0)))
