@@ -1,5 +1,5 @@
-# MobileNetV2 learns from a ResNet: mostly by features, and without the teacher's weights, which fit its backbone only. The
-# share and this were chosen on a validation split (configs/compare/bccd_other_backbone_choice.yaml).
+# MobileNetV2 learns from a ResNet: mostly by features, and without inherited weights, which hurt this student. Both were
+# chosen on a validation split (configs/compare/bccd_other_backbone_choice.yaml).
 _base_ = ['./mobilenet_student.py']
 
 model = dict(

@@ -64,6 +64,8 @@ def recommended(
             return error
         return None
 
+    errors: list[UserError] = []
+
     def fitting(candidates: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
         losses: dict[str, Any] = {name: choices[0] for name, choices in candidates.items()}
         if not why_not(losses):  # all at once, because building a model is slow
@@ -78,7 +80,6 @@ def recommended(
                 errors.append(error)
         return losses
 
-    errors: list[UserError] = []
     crosses = dense and _crosses(own, theirs)
     losses = fitting(_candidates(own, theirs, crosses))
     if crosses and "cross" not in losses:
