@@ -76,7 +76,8 @@ def check_overrides(cfg: Config, options: Mapping[str, Any], strict: bool) -> No
                 f"This would replace all of {key}.",
                 expected=f"dotted keys, like {key}.{inner}=…",
                 found=f"{key}={value}",
-                remedy="in a sweep file, use flat dotted `parameters` instead of nested ones",
+                remedy="write each inner key with its full dotted key; to replace all of it in a plan or on "
+                f"the command line, add {key}._delete_=true",
             )
         is_argument = key.endswith(f".{missing}") and missing in _arguments(found)
         optional = key.startswith(_OPTIONAL) or _OF_LOSSES.fullmatch(key)

@@ -70,7 +70,7 @@ def test_a_dict_does_not_replace_a_part(cfg: Config, strict: bool) -> None:
         UserError, match=r"This would replace all of optim_wrapper.*\n.*optim_wrapper\.optimizer="
     ) as error:
         check_overrides(cfg, {"optim_wrapper": {"optimizer": {"lr": 1}}}, strict)
-    assert "flat dotted" in str(error.value)
+    assert "full dotted key" in str(error.value)
     check_overrides(cfg, {"model.test_cfg.new": {"a": 1}}, strict=False)
 
 
