@@ -71,6 +71,7 @@ def test_a_dict_does_not_replace_a_part(cfg: Config, strict: bool) -> None:
     ) as error:
         check_overrides(cfg, {"optim_wrapper": {"optimizer": {"lr": 1}}}, strict)
     assert "full dotted key" in str(error.value)
+    assert "optim_wrapper._delete_=true" in str(error.value)
     check_overrides(cfg, {"model.test_cfg.new": {"a": 1}}, strict=False)
 
 
