@@ -31,10 +31,10 @@ class Gain:
 
     @property
     def verdict(self) -> str:
-        """`PAYS` if the interval is above 0, `LOSES` if it is below `SMALLEST_GAP`, else `UNDECIDED`."""
+        """`LOSES` if the interval is below `SMALLEST_GAP`, `PAYS` if it is above 0, else `UNDECIDED`."""
         if self.low is None or self.high is None:
             return UNDECIDED
-        return PAYS if self.low > 0 else LOSES if self.high < SMALLEST_GAP else UNDECIDED
+        return LOSES if self.high < SMALLEST_GAP else PAYS if self.low > 0 else UNDECIDED
 
 
 def predict_gain(

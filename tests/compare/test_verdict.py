@@ -18,6 +18,7 @@ SURE = Forecast(0.45, 0.44, 0.46)
         (CLEAR, SURE, 0.6, PAYS),
         (CLEAR, SURE, 0.43, LOSES),  # the student passes its teacher
         (CLEAR, SURE, 0.40, LOSES),  # it has, by now
+        (CLEAR, Forecast(0.449, 0.449, 0.449), 0.45, LOSES),  # all but 0.001 of the gap closes by itself
         (CLEAR, Forecast(0.45, 0.42, 0.70), 0.6, UNDECIDED),
         (CLEAR, None, 0.6, UNDECIDED),
         (CLEAR, SURE, None, UNDECIDED),
