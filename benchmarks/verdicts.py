@@ -38,7 +38,6 @@ from mmkd.compare.verdict import predict_gain
 # A shorter training (plan, student, variant) and a longer one (plan, variant) of the same pair and recipe.
 BUDGETS = (
     ("bccd_sweep", "student", "kd_features", "bccd_long", "kd_features"),
-    ("bccd_other_backbone", "student", "kd_mobilenet", "bccd_other_backbone_plateau", "kd_mobilenet"),
     ("txl_pbc", "student", "kd", "txl_pbc_plateau", "kd"),
     ("cards_plateau", "student", "kd_auto", "cards_plateau_long", "kd_auto"),
 )
