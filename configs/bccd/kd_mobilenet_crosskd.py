@@ -1,0 +1,19 @@
+# MobileNetV2 learns from a ResNet by CrossKD and features. The shares, and that nothing is inherited, were chosen on a
+# validation split (docs/results-tables.md).
+_base_ = ['./mobilenet_student.py']
+
+model = dict(
+    type='KDSingleStageDetector',
+    teacher=dict(
+        config='mmkd::bccd/teacher.py',
+        checkpoint='data/bccd/teacher_atss_r18_narrow.pth'),
+    distill=dict(
+        cross=dict(
+            type='CrossKDLoss',
+            loss_weight='auto',
+            share=4.0,
+            losses=dict(
+                cls=dict(type='BCKDLoss'),
+                box=dict(type='BoxIoULoss'),
+                quality=dict(type='QualityLoss'))),
+        neck=dict(type='PKDLoss', loss_weight='auto', share=8.0)))
