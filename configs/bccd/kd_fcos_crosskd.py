@@ -18,7 +18,6 @@ model = dict(
         cross=dict(
             type='CrossKDLoss',
             loss_weight='auto',
-            share=4.0,
             losses=dict(
                 cls=dict(type='BCKDLoss'),
                 box=dict(type='BoxIoULoss'),

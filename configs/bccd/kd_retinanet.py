@@ -12,7 +12,6 @@ model = dict(
         cross=dict(
             type='CrossKDLoss',
             loss_weight='auto',
-            share=4.0,
             losses=dict(
                 cls=dict(type='BCKDLoss', normalizer='batch'),
                 box=dict(type='BoxIoULoss', region='teacher'),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmkd.errors import UserError, check_arguments, naming
 from mmkd.functional.checks import check_choice, check_number
-from mmkd.losses.automatic import AutoWeight
+from mmkd.losses.automatic import DEFAULT_SHARE, AutoWeight
 from mmkd.losses.turns import Turns
 from mmkd.registry import MODELS, class_of
 from mmkd.structures import DenseOutputs, DistillContext, HeadSpec, Need, Valid
@@ -43,6 +43,7 @@ class DistillLoss(nn.Module):
     of_objects = False  # whether it reads the annotated objects of the images
     pairs_priors = True  # whether it compares each of the student's priors with one of the teacher's
     auto_by_default = False  # whether a config without `loss_weight` means 'auto'
+    default_share = DEFAULT_SHARE  # of an automatic weight
     ignores = False  # whether it passes boxes to ignore to the student's own losses; with "own_losses"
 
     def __init__(self, loss_weight: float = 1.0, valid: Valid = "image") -> None:

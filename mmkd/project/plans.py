@@ -11,6 +11,7 @@ import yaml
 
 from mmkd.project.dataset import DataSet
 from mmkd.project.fit import Fit
+from mmkd.registry import class_of
 
 
 def compare_text(project: Path, fit: Fit, data: DataSet) -> str:
@@ -49,10 +50,11 @@ def sweep_text(project: Path, recipe: Mapping[str, Any], rate: float) -> str:
     def around(low: float, high: float) -> dict[str, Any]:
         return {"min": low, "max": high, "distribution": "log_uniform_values"}
 
+    defaults = {name: class_of(loss).default_share for name, loss in recipe["distill"].items()}
     shares = {
-        f"model.distill.{name}.share": around(0.1, 2.0)
-        for name in ("cls", "neck")
-        if name in recipe["distill"]
+        f"model.distill.{name}.share": around(share / 5, share * 4)
+        for name, share in defaults.items()
+        if name in ("cls", "cross", "neck")
     }
     command = ["${env}", "${interpreter}", "-m", "mmkd", "train", _path(project, "kd.py")]
     content = {

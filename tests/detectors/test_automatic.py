@@ -132,7 +132,7 @@ def test_no_raw_value_of_a_loss_enters_training(teacher: str) -> None:
     """PGD's first one is in the hundreds where the task's is 2."""
     raw = losses_of(kd_model(teacher, distill={"x": {"type": "PGDLoss", "loss_weight": 100.0}}), batch())
     assert raw["loss_kd_x"] > 700
-    tamed = losses_of(kd_model(teacher, distill={"x": {"type": "PGDLoss", "loss_weight": "auto"}}), batch())
+    tamed = losses_of(kd_model(teacher, distill={"x": {"type": "PGDLoss", "share": 0.5}}), batch())
     task = task_loss(tamed, ["x"])
     assert 0 < tamed["loss_kd_x"] < 0.5 * task
     assert weight_of(tamed) < 0.01

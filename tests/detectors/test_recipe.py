@@ -90,7 +90,7 @@ def test_features_pass_through_another_head_if_they_fit(tmp_path: Path, student:
         losses["cls"].update(normalizer="batch")
         losses["quality"].update(region="teacher")
     assert found["distill"] == {
-        "cross": {"type": "CrossKDLoss", "share": 4.0, "losses": losses, **AUTO},
+        "cross": {"type": "CrossKDLoss", "losses": losses, **AUTO},
         "neck": {**NECK, "share": 2.0},
     }
     same = {"neck": "neck", "bbox_head": "bbox_head"}

@@ -7,7 +7,6 @@ import pytest
 
 from mmkd.errors import UserError
 from mmkd.losses import AutoWeight, registered_losses, split_shares
-from mmkd.losses.automatic import DEFAULT_SHARE
 
 
 def measured(*ratios: float, share: float = 0.1) -> AutoWeight:
@@ -71,7 +70,7 @@ def test_its_state() -> None:
 @pytest.mark.parametrize(
     ("given", "share"),
     [
-        ({"loss_weight": "auto"}, DEFAULT_SHARE),
+        ({"loss_weight": "auto"}, 4.0),
         ({"loss_weight": "auto", "share": 0.2}, 0.2),
         ({"share": 2}, 2.0),
         ({"loss_weight": 3.0}, None),
@@ -86,9 +85,16 @@ def test_spelling(given: dict[str, Any], share: float | None) -> None:
 
 
 @pytest.mark.parametrize("kind", registered_losses())
+def test_the_share_of_each_group(kind: str) -> None:
+    on_features = {"CosineLoss", "CWDLoss", "FGDLoss", "FitNetsLoss", "MGDLoss", "PGDLoss", "PKDLoss"}
+    share = 4.0 if kind in on_features | {"CrossKDLoss"} else 0.5
+    assert split_shares({"x": {"type": kind, "loss_weight": "auto"}})[1] == {"x": share}
+
+
+@pytest.mark.parametrize("kind", registered_losses())
 def test_without_a_weight(kind: str) -> None:
     of_large_images = {"FGDLoss", "MGDLoss", "PGDLoss"}
-    assert split_shares({"x": {"type": kind}})[1] == ({"x": DEFAULT_SHARE} if kind in of_large_images else {})
+    assert split_shares({"x": {"type": kind}})[1] == ({"x": 4.0} if kind in of_large_images else {})
     assert split_shares({"x": {"type": kind, "loss_weight": 1.0}})[1] == {}
 
 

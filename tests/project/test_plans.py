@@ -37,12 +37,15 @@ def test_the_plan_is_one_that_compare_reads(folder: str, name: str) -> None:
 
 
 def test_the_sweep_is_one_that_the_tool_reads(tmp_path: Path) -> None:
-    recipe = {"distill": {"cls": {}, "box": {}}}
+    kinds = {"cls": "DistillationLoss", "box": "BoxIoULoss", "neck": "PKDLoss"}
+    recipe = {"distill": {name: {"type": kind, "loss_weight": "auto"} for name, kind in kinds.items()}}
     (tmp_path / "sweep.yaml").write_text(sweep_text(Path("mine"), recipe, 0.01))
     sweep = read_sweep(tmp_path / "sweep.yaml")
-    assert sorted(sweep.parameters) == ["model.distill.cls.share", "optim_wrapper.optimizer.lr"]
-    rate = sweep.parameters["optim_wrapper.optimizer.lr"]
-    assert (rate["min"], rate["max"]) == (0.0025, 0.04)
+    assert {name: (one["min"], one["max"]) for name, one in sweep.parameters.items()} == {
+        "optim_wrapper.optimizer.lr": (0.0025, 0.04),
+        "model.distill.cls.share": (0.1, 2.0),
+        "model.distill.neck.share": (0.8, 16.0),
+    }
 
 
 def test_the_commands_are_understood() -> None:
