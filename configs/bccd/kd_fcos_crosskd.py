@@ -1,6 +1,6 @@
 # FCOS learns from ATSS by CrossKD and features, and inherits also the layers that ATSS calls otherwise: class logits and
-# centerness mean the same in both heads, box deltas do not. The shares are larger than the default of 0.5: they were chosen
-# on a validation split (configs/compare/bccd_other_head_choice.yaml).
+# centerness mean the same in both heads, box deltas do not. The features' share was chosen on a validation split
+# (configs/compare/bccd_other_head_choice.yaml).
 _base_ = ['./fcos_student.py']
 
 model = dict(

@@ -1,4 +1,4 @@
-# MobileNetV2 learns from a ResNet by CrossKD and features. The shares, and that nothing is inherited, were chosen on a
+# MobileNetV2 learns from a ResNet by CrossKD and features. The features' share, and that nothing is inherited, were chosen on a
 # validation split (docs/results-tables.md).
 _base_ = ['./mobilenet_student.py']
 

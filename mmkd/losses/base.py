@@ -25,9 +25,9 @@ class DistillLoss(nn.Module):
 
     Args:
         loss_weight: factor ≥ 0 of the term. At 0 the term is not computed. In a config it may be ``'auto'``,
-            optionally with ``share``: the detector then sets the weight, see `AutoWeight`, and builds the
-            loss with 1. Losses whose published weight suits one image size are ``'auto'`` in a config
-            without a weight (``auto_by_default``).
+            optionally with ``share`` (by default ``default_share``): the detector then sets the weight, see
+            `AutoWeight`, and builds the loss with 1. Losses whose published weight suits one image size are
+            ``'auto'`` in a config without a weight (``auto_by_default``).
         valid: which priors count, for losses on priors. ``'image'``: priors inside their image; ``'pad'``:
             also priors in the image's own padding, up to ``pad_shape``, as in mmdet's anchor heads;
             ``'loss'``: priors with a weight in the student's classification loss, i.e. ``'pad'`` without the
