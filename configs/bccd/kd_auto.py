@@ -1,5 +1,5 @@
 # The recipe that we recommend: class logits, boxes, centerness, the neck's features and inherited weights. No number is in
-# it, each weight sets itself (docs/methods.md, "Weights that set themselves").
+# it, each weight sets itself (docs/methods.md, "Automatic weights").
 _base_ = ['./kd_inherit.py']
 
 model = dict(

@@ -86,15 +86,16 @@ def test_spelling(given: dict[str, Any], share: float | None) -> None:
 
 @pytest.mark.parametrize("kind", registered_losses())
 def test_the_share_of_each_group(kind: str) -> None:
-    on_features = {"CosineLoss", "CWDLoss", "FGDLoss", "FitNetsLoss", "MGDLoss", "PGDLoss", "PKDLoss"}
-    share = 4.0 if kind in on_features | {"CrossKDLoss"} else 0.5
+    large = {"CosineLoss", "CrossKDLoss", "CWDLoss", "FGDLoss", "FitNetsLoss", "PGDLoss", "PKDLoss"}
+    share = 4.0 if kind in large else 0.5
     assert split_shares({"x": {"type": kind, "loss_weight": "auto"}})[1] == {"x": share}
 
 
 @pytest.mark.parametrize("kind", registered_losses())
 def test_without_a_weight(kind: str) -> None:
-    of_large_images = {"FGDLoss", "MGDLoss", "PGDLoss"}
-    assert split_shares({"x": {"type": kind}})[1] == ({"x": 4.0} if kind in of_large_images else {})
+    of_large_images = {"FGDLoss": 4.0, "MGDLoss": 0.5, "PGDLoss": 4.0}
+    expected = {"x": of_large_images[kind]} if kind in of_large_images else {}
+    assert split_shares({"x": {"type": kind}})[1] == expected
     assert split_shares({"x": {"type": kind, "loss_weight": 1.0}})[1] == {}
 
 
