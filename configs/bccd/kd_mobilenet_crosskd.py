@@ -1,13 +1,10 @@
 # MobileNetV2 learns from a ResNet by CrossKD and features. The features' share, and that nothing is inherited, were chosen on a
 # validation split (docs/results-tables.md).
-_base_ = ['./mobilenet_student.py']
+_base_ = ['./kd_mobilenet.py']
 
 model = dict(
-    type='KDSingleStageDetector',
-    teacher=dict(
-        config='mmkd::bccd/teacher.py',
-        checkpoint='data/bccd/teacher_atss_r18_narrow.pth'),
     distill=dict(
+        _delete_=True,
         cross=dict(
             type='CrossKDLoss',
             loss_weight='auto',

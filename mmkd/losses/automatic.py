@@ -60,7 +60,7 @@ class AutoWeight(nn.Module):
         0.005
     """
 
-    def __init__(self, share: float = DEFAULT_SHARE) -> None:
+    def __init__(self, share: float) -> None:
         super().__init__()
         self.share = share
         self.done = 0  # iterations with the term

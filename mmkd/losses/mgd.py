@@ -44,7 +44,7 @@ class MGDLoss(FeatureLoss):
     """
 
     auto_by_default = True
-    default_share = 0.5  # with 4 it gained nothing on blood cells (docs/results-tables.md)
+    default_share = 0.5  # with 4 it had less on both validation splits (docs/results-tables.md)
 
     def __init__(
         self,
