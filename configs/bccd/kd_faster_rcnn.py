@@ -1,4 +1,5 @@
-# The narrow Faster R-CNN, distilled: its own regions through the teacher's box head, class logits of its RPN, features.
+# The narrow Faster R-CNN, distilled: its own regions through the teacher's box head, features. No number is in it, each weight
+# sets itself.
 _base_ = ['./faster_rcnn_student.py']
 
 model = dict(
@@ -9,6 +10,10 @@ model = dict(
         checkpoint='work_dirs/faster_rcnn_teacher/epoch_20.pth'),
     inherit=['neck', 'rpn_head', 'roi_head'],
     distill=dict(
-        cls=dict(type='DistillationLoss', activation='softmax', region='all'),
-        box=dict(type='BoxIoULoss'),
-        neck=dict(type='PKDLoss', loss_weight=0.3)))
+        cls=dict(
+            type='DistillationLoss',
+            loss_weight='auto',
+            activation='softmax',
+            region='all'),
+        box=dict(type='BoxIoULoss', loss_weight='auto'),
+        neck=dict(type='PKDLoss', loss_weight='auto')))
