@@ -99,10 +99,11 @@ def _candidates(own: Any, theirs: Any, crosses: bool) -> dict[str, list[dict[str
     """By name, the variants of a loss in order of preference; the first that fits is used."""
     found: dict[str, list[dict[str, Any]]]
     if crosses:
+        # The share was chosen for FCOS from ATSS, see docs/results-tables.md.
+        share = {} if _same_head(own, theirs) else {"share": 2.0}
         found = {
             "cross": [_crossed(theirs, assigned) for assigned in (True, False)],
-            # The share was chosen for FCOS from ATSS, see docs/results-tables.md.
-            "neck": [{"type": "PKDLoss", "share": 2.0}],
+            "neck": [{"type": "PKDLoss", **share}],
         }
     else:
         found = dict(_of_outputs(own, theirs))
@@ -153,9 +154,19 @@ def _of_dense_head(own: Any, theirs: Any) -> Iterator[tuple[str, list[dict[str, 
         yield "quality", [{"type": "QualityLoss"}, {"type": "QualityLoss", "region": "teacher"}]
 
 
+def _same_head(own: Any, theirs: Any) -> bool:
+    return type(own.bbox_head) is type(theirs.bbox_head)
+
+
+def _same_backbone(own: Any, theirs: Any) -> bool:
+    """Whether the backbones are of one kind: ResNeXt is a ResNet, MobileNetV2 is not."""
+    one, other = (type(getattr(model, "backbone", None)) for model in (own, theirs))
+    return issubclass(one, other) or issubclass(other, one)
+
+
 def _crosses(own: Any, theirs: Any) -> bool:
-    """Whether the student's features can pass through the head of another type that the teacher has."""
-    if not has_dense_head(theirs) or type(own.bbox_head) is type(theirs.bbox_head):
+    """Whether head or backbone differ in kind and the teacher's head can take the student's features."""
+    if not has_dense_head(theirs) or (_same_head(own, theirs) and _same_backbone(own, theirs)):
         return False
     heads = own.bbox_head, theirs.bbox_head
     try:

@@ -105,6 +105,25 @@ def test_features_pass_through_another_head_if_they_fit(tmp_path: Path, student:
     assert "cross" not in recipe(tmp_path, wider, atss)["distill"]
 
 
+def test_features_of_another_backbone_pass_through_the_teachers_head(tmp_path: Path) -> None:
+    teacher = stock("atss/atss_r50_fpn_1x_coco.py", deep=True)
+    student = copy.deepcopy(teacher)
+    student.backbone = ConfigDict(type="MobileNetV2", widen_factor=0.25, out_indices=(1, 2, 4, 6))
+    student.neck.in_channels = [8, 8, 24, 80]
+    found = recipe(tmp_path, student, teacher)
+    losses = {"cls": {"type": "BCKDLoss"}, "box": {"type": "BoxIoULoss"}, "quality": {"type": "QualityLoss"}}
+    assert found == {
+        "inherit": ["neck", "bbox_head"],
+        "distill": {"cross": {"type": "CrossKDLoss", "losses": losses, **AUTO}, "neck": NECK},
+    }
+    student.bbox_head.stacked_convs = teacher.bbox_head.stacked_convs = 1  # too few to cross
+    assert list(recipe(tmp_path, student, teacher)["distill"]) == ["cls", "box", "quality", "neck"]
+    student.backbone = ConfigDict({**teacher.backbone, "type": "ResNeXt", "groups": 2, "depth": 50})
+    student.neck.in_channels = [32, 64, 128, 256]
+    student.bbox_head.stacked_convs = teacher.bbox_head.stacked_convs = 4
+    assert "cross" not in recipe(tmp_path, student, teacher)["distill"], "a ResNeXt is a ResNet"
+
+
 def test_where_only_the_classes_stop_crossed_features_outputs_are_compared(tmp_path: Path) -> None:
     names = tuple(str(index) for index in range(80))
     known = {"dataset_meta": {"classes": names}}
