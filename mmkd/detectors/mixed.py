@@ -91,7 +91,8 @@ def _targets(detector: Any, step: Any, batch_inputs: Tensor, batch_data_samples:
         return targets
     samples = [targets[i] for i in index]
     teacher = getattr(teacher, "members", [teacher])[0]  # boxes cannot be averaged
-    found = teacher.detect(teachers_view(detector, batch_inputs[index], samples), samples)
+    with torch.autocast(batch_inputs.device.type, enabled=False):
+        found = teacher.detect(teachers_view(detector, batch_inputs[index], samples), samples)
     for i, boxes in zip(index, found, strict=True):
         targets[i] = with_boxes(targets[i], boxes[boxes.scores >= detector.pseudo_score])
     return targets

@@ -122,7 +122,8 @@ class DenseHeadAdapter:
             A = outputs.spec.num_base_priors[level]
             pred_MD = pred.permute(0, 2, 3, 1).reshape(-1, AD // A)
             pred_MD = pred_MD.to(torch.promote_types(pred.dtype, torch.float32))
-            boxes_M4 = self.decode(head, level, priors.to(pred_MD).repeat(B, 1), pred_MD)
+            with torch.autocast(device.type, enabled=False):  # GFL's integral is a matrix product
+                boxes_M4 = self.decode(head, level, priors.to(pred_MD).repeat(B, 1), pred_MD)
             decoded.append(boxes_M4.reshape(B, H, W, A * 4).permute(0, 3, 1, 2))
         return tuple(decoded)
 

@@ -160,8 +160,9 @@ class CachedTeacher(TeacherAround):
         Raises:
             UserError: the pipeline is unknown, or a sample does not identify its image.
         """
-        outputs = assemble(self.entries(inputs_BCHW, data_samples), self.spec, inputs_BCHW.device)
-        return self.inner.complete(outputs)
+        with torch.autocast(inputs_BCHW.device.type, enabled=False):
+            outputs = assemble(self.entries(inputs_BCHW, data_samples), self.spec, inputs_BCHW.device)
+            return self.inner.complete(outputs)
 
     def detect(self, inputs_BCHW: Tensor, data_samples: Sequence[Any]) -> list[Any]:
         """As `Teacher.detect`; stored in the entries if these have boxes, otherwise separately."""

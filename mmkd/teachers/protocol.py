@@ -110,12 +110,13 @@ class Teacher(ABC):
         """Start computing a batch; call the result to get the completed answer.
 
         Returns:
-            A function whose result is float32 and without gradient.
+            A function whose result is float32 and without gradient; it runs outside the student's autocast.
         """
 
         @torch.no_grad()
         def answer() -> DenseOutputs:
-            outputs = self.complete(self.answer(inputs_BCHW, data_samples))
+            with torch.autocast(inputs_BCHW.device.type, enabled=False):
+                outputs = self.complete(self.answer(inputs_BCHW, data_samples))
             return outputs.map(lambda level: level.detach().float())
 
         return answer

@@ -205,6 +205,20 @@ def test_the_teachers_own_boxes(checkpoint: str) -> None:
     assert kd(losses_of(model, data)) == kd(losses_of(answered, data))
 
 
+def test_autocast_of_the_student_does_not_reach_the_teachers_boxes(checkpoint: str) -> None:
+    model = student(checkpoint, distill={"cls": {"type": "DistillationLoss"}})
+    seen: list[torch.dtype] = []
+
+    def detect(inputs_BCHW: torch.Tensor, data_samples: Any) -> list[InstanceData]:
+        seen.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+        return [objects(0.9)] * len(inputs_BCHW)
+
+    model.teacher.detect = detect
+    with torch.autocast("cpu", torch.bfloat16):
+        losses_of(model, mixed(1))
+    assert seen == [torch.float32]
+
+
 def test_boxes_of_the_teacher_teach_on_every_image(checkpoint: str) -> None:
     """`TeacherBoxesLoss` has the student's own losses of all images, with the teacher's boxes."""
     terms = {"boxes": {"type": "TeacherBoxesLoss", "min_score": 0.05}}

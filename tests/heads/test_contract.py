@@ -137,6 +137,25 @@ def test_boxes_and_scores_are_those_that_the_head_predicts(case: Case) -> None:
 
 
 @each_head
+def test_autocast_does_not_round_what_the_head_gave(case: Case) -> None:
+    model, feats = opinionated(case)
+    head, adapter = model.bbox_head, adapter_for(model.bbox_head)
+
+    def read() -> list[Tensor]:
+        outputs = adapter.outputs(head, feats, copy.deepcopy(raw), EVERYTHING)  # YOLOv3's are changed
+        return [*outputs.levels(), *adapter.boxes(head, outputs)]
+
+    with torch.no_grad():
+        raw = head(tuple(feats))
+        expected = read()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = read()
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
+@each_head
 def test_student_in_training_and_teacher_in_eval_mean_the_same(case: Case) -> None:
     model, feats = opinionated(case)
     head = model.bbox_head

@@ -83,6 +83,21 @@ def test_half_precision_by_default_and_the_same_from_the_first_time_on(
     assert not any(level.requires_grad or level.is_inference() for level in first.levels())
 
 
+@pytest.mark.parametrize("shapes", [((96, 128), (96, 128)), ((90, 128), (60, 64))])
+@pytest.mark.parametrize("top", [None, 5])
+def test_autocast_of_the_student_does_not_reach_it(
+    checkpoint: str, tmp_path: Path, shapes: tuple[tuple[int, int], ...], top: int | None
+) -> None:
+    teacher = make(checkpoint, tmp_path, NEEDS | {"boxes"}, top=top)
+    inputs, samples = view(tmp_path, *shapes)
+    for _ in range(2):  # computed, then read
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = teacher.ask(inputs, samples)()
+        assert alike(found, make(checkpoint, tmp_path / "other", NEEDS | {"boxes"}, top=top)(inputs, samples))
+        assert {level.dtype for level in found.levels()} == {torch.float32}
+    assert (teacher.read, teacher.computed) == (2, 2)
+
+
 def test_an_answer_does_not_depend_on_the_rest_of_the_batch(checkpoint: str, tmp_path: Path) -> None:
     teacher = make(checkpoint, tmp_path, dtype="fp32")
     inputs, samples = view(tmp_path, (90, 128), (60, 64))

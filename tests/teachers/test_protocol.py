@@ -149,6 +149,31 @@ def test_its_answers_are_cached(tmp_path: Path) -> None:
     assert other.computed == 2
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_autocast_of_the_student_does_not_reach_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cached: bool
+) -> None:
+    seen: list[torch.dtype] = []
+    answer = ConstantTeacher.answer
+
+    def watched(*args: Any) -> DenseOutputs:
+        seen.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+        return answer(*args)
+
+    monkeypatch.setattr(ConstantTeacher, "answer", watched)
+    data = batch()
+    (tmp_path / "image.jpg").touch()
+    for sample in data["data_samples"]:
+        sample.set_metainfo({"img_path": str(tmp_path / "image.jpg")})
+    student = model(entry(**({"cache": {"dir": str(tmp_path / "cache")}} if cached else {})))
+    if cached:
+        student.teacher.for_pipeline("LoadImageFromFile()")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = losses_of(student, data)
+    assert losses["loss_kd_cls"] > 0
+    assert set(seen) == {torch.float32}
+
+
 def test_without_an_identity_there_is_no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ConstantTeacher, "identity", None)
     with pytest.raises(UserError, match=r"it has no `identity`(.|\n)*ConstantTeacher"):
