@@ -9,6 +9,6 @@ model = dict(
         checkpoint='work_dirs/bccd_gfl/teacher/epoch_40.pth'),
     inherit=['neck', 'bbox_head'],
     distill=dict(
-        cls=dict(type='DistillationLoss'),
-        box=dict(type='LocalizationDistillationLoss'),
-        neck=dict(type='PKDLoss', loss_weight=0.3)))
+        cls=dict(type='DistillationLoss', loss_weight='auto'),
+        box=dict(type='LocalizationDistillationLoss', loss_weight='auto'),
+        neck=dict(type='PKDLoss', loss_weight='auto')))
