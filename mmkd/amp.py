@@ -10,6 +10,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from mmengine.runner.amp import autocast
 
+from mmkd.errors import UserError
 from mmkd.registry import OPTIM_WRAPPERS, name_in
 
 
@@ -24,9 +25,24 @@ class BFloat16OptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
-        """Run forward passes inside under autocast."""
-        with super().optim_context(model), autocast(dtype=torch.bfloat16):
-            yield
+        """Run forward passes inside under autocast.
+
+        Raises:
+            UserError: a layer or loss of the model does not compute in bfloat16 on this device.
+        """
+        try:
+            with super().optim_context(model), autocast(dtype=torch.bfloat16):
+                yield
+        except RuntimeError as error:
+            if "BFloat16" not in str(error):
+                raise
+            raise UserError(
+                f"Cannot train {type(model).__name__} in bfloat16.",
+                expected="layers and losses that compute in bfloat16; on CPUs RoIAlign and deformable "
+                "convolutions do not",
+                found=f"{type(error).__name__}: {error}",
+                remedy="train without --amp, or with optim_wrapper.type='OptimWrapper'",
+            ) from error
 
 
 def use_amp(cfg: Any, device: str) -> None:

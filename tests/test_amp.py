@@ -19,6 +19,7 @@ from mmkd.errors import UserError
 
 from .conftest import batch, build, distilled, losses_of, repeats, save_teacher, tiny_atss, tiny_teacher
 from .distributed import LD, TERMS, losses_and_gradients
+from .outputs import two_stage
 
 # Value and direction of the gradient, against float32: measured 0.0032 and 0.012, the worst of all terms.
 VALUE, DIRECTION = 0.01, 0.05
@@ -56,6 +57,17 @@ def test_forward_in_bfloat16_and_the_rest_in_float32() -> None:
     assert seen == [torch.bfloat16] * 2
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32, "autocast ended"
+
+
+def test_a_student_whose_layers_lack_bfloat16_is_refused() -> None:
+    model = build(two_stage.small(two_stage.FASTER))
+    wrapper = build_optim_wrapper(
+        model, {"type": "BFloat16OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.1}}
+    )
+    with pytest.raises(UserError, match=r"Cannot train FasterRCNN in bfloat16(.|\n)*without --amp"):
+        model.train_step(two_stage.batch(), wrapper)
+    with pytest.raises(RuntimeError, match="another"), wrapper.optim_context(model):
+        raise RuntimeError("another error")
 
 
 @pytest.fixture(scope="module")
