@@ -37,7 +37,7 @@ class BFloat16OptimWrapper(OptimWrapper):
             if "BFloat16" not in str(error):
                 raise
             raise UserError(
-                f"Cannot train {type(model).__name__} in bfloat16.",
+                f"Cannot train {type(getattr(model, 'module', model)).__name__} in bfloat16.",
                 expected="layers and losses that compute in bfloat16; on CPUs RoIAlign and deformable "
                 "convolutions do not",
                 found=f"{type(error).__name__}: {error}",
