@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner.amp import autocast
 
@@ -36,8 +37,9 @@ class BFloat16OptimWrapper(OptimWrapper):
         except RuntimeError as error:
             if "BFloat16" not in str(error):
                 raise
+            student = model.module if is_model_wrapper(model) else model
             raise UserError(
-                f"Cannot train {type(getattr(model, 'module', model)).__name__} in bfloat16.",
+                f"Cannot train {type(student).__name__} in bfloat16.",
                 expected="layers and losses that compute in bfloat16; on CPUs RoIAlign and deformable "
                 "convolutions do not",
                 found=f"{type(error).__name__}: {error}",

@@ -196,7 +196,7 @@ class FrozenTeacher(Teacher):
         If no loss reads its detections, a detector with all heads is built for this, in float32.
         """
         image_shapes = [sample.img_shape for sample in data_samples]
-        with torch.inference_mode(), torch.autocast(inputs_BCHW.device.type, enabled=False):
+        with torch.inference_mode():
             pixels_BCHW = self.pixels(inputs_BCHW.float(), image_shapes)
             return detect(self._whole.to(inputs_BCHW.device), pixels_BCHW, image_shapes)
 
